@@ -1,0 +1,157 @@
+package translate
+
+import (
+	"iter"
+	"maps"
+
+	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/watch"
+)
+
+// Type is a kind of xDS resource.
+type Type uint8
+
+// The types that the mesh uses, in the order in which they are added. Removals
+// go the other way.
+const (
+	Cluster Type = iota
+	Endpoint
+	Secret
+	Listener
+	Route
+	NumTypes
+)
+
+var typeURLs = [NumTypes]string{
+	Cluster:  "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+	Endpoint: "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+	Secret:   "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+	Listener: "type.googleapis.com/envoy.config.listener.v3.Listener",
+	Route:    "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+}
+
+// URL returns the type URL of the xDS protocol.
+func (t Type) URL() string { return typeURLs[t] }
+
+// TypeOf returns the type with the type URL.
+func TypeOf(url string) (Type, bool) {
+	for t, u := range typeURLs {
+		if u == url {
+			return Type(t), true
+		}
+	}
+	return 0, false
+}
+
+// Ref names a resource that another one needs.
+type Ref struct {
+	Type Type
+	Name string
+}
+
+// Resource is one Envoy resource, checked and encoded once. Every view and
+// every stream shares the pointer.
+type Resource struct {
+	Type    Type
+	Name    string
+	Version string // hash of the content: equal on every replica
+	Body    []byte // the message, encoded deterministically: the value of its Any
+	// Keys of the mesh file that made it, most specific first
+	// ("circuit_breakers.custom.lake_service"); policy.Mesh.Source has the line.
+	Keys []string
+	// Refs are what it needs to work: a listener its secrets and routes, a
+	// cluster its secrets, a route its clusters.
+	Refs []Ref
+}
+
+// Profile is what makes one proxy's configuration differ from another's.
+// Proxies with equal profiles share a [View].
+type Profile struct {
+	Service string
+	Kind    Kind
+	Address string // where inbound and metrics bind; empty: every address
+	Zone    string
+
+	AppPort, MeshPort uint16 // 0: unknown, no inbound listener
+	OutboundPort      uint16
+	MetricsPort       uint16 // 0: no metrics listener
+}
+
+// Kind is the kind of client.
+type Kind uint8
+
+// The kinds of clients.
+const (
+	Sidecar   Kind = iota
+	Proxyless      // grpc-go's own xDS client
+)
+
+// Fleet is the set of distinct profiles of the connected proxies.
+type Fleet struct {
+	profiles map[Profile]struct{}
+}
+
+// NewFleet returns the fleet of the given profiles.
+func NewFleet(profiles iter.Seq[Profile]) *Fleet {
+	f := &Fleet{profiles: make(map[Profile]struct{})}
+	for p := range profiles {
+		f.profiles[p] = struct{}{}
+	}
+	return f
+}
+
+// Profiles iterates over the profiles, in no order.
+func (f *Fleet) Profiles() iter.Seq[Profile] { return maps.Keys(f.profiles) }
+
+// Has reports whether a connected proxy has the profile.
+func (f *Fleet) Has(p Profile) bool {
+	_, ok := f.profiles[p]
+	return ok
+}
+
+// Input is all that a snapshot is made of.
+type Input struct {
+	Mesh    *policy.Mesh
+	Catalog *watch.Catalog
+	Fleet   *Fleet
+	Roots   []byte // the trust bundle, PEM; empty while mTLS is off
+}
+
+// View is what one profile's proxies see: a set of resources a type. Sets are
+// shared with every view that has the same content.
+type View struct {
+	Profile Profile
+	Sets    [NumTypes]*Set
+	// Missing says, for people, what was left out for want of metadata.
+	Missing []string
+}
+
+// Held is a resource that could not be made, or failed a check: the last good
+// one stays in its place, if there was one.
+type Held struct {
+	Type  Type
+	Name  string
+	Keys  []string
+	Cause string
+}
+
+// Snapshot is one state of the whole fleet's configuration.
+type Snapshot struct {
+	Input Input
+	// Views that differ from the predecessor's, and those that are gone.
+	Changed []*View
+	Removed []Profile
+	Held    []Held
+	// Notes are findings about the input for people: names that match nothing,
+	// instances left out, upstreams that do not exist.
+	Notes []string
+
+	views map[Profile]*View
+	state *state // what makes the next one cheap
+}
+
+// View returns the view of a profile, or nil.
+func (s *Snapshot) View(p Profile) *View { return s.views[p] }
+
+// Views iterates over all views, in no order.
+func (s *Snapshot) Views() iter.Seq[*View] { return maps.Values(s.views) }
