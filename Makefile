@@ -1,0 +1,46 @@
+# The two commands of the README are `make demo` and `make test`.
+
+SHELL := /bin/bash
+GO    ?= go
+TOOLS := $(CURDIR)/.tools/bin
+export PATH := $(TOOLS):$(PATH)
+
+.PHONY: demo test unit e2e lint tools build clean
+
+## demo: a whole mesh on this machine, live (ONCE=1: run the script and exit; CATALOG=file: without Consul)
+demo: tools-demo build
+	@$(GO) run ./demo $(if $(ONCE),--once) $(if $(CATALOG),--catalog $(CATALOG))
+
+## build: the binary, into bin/
+build:
+	@$(GO) build -trimpath -o bin/controlplane ./cmd/controlplane
+
+## test: everything, with the real components
+test: tools
+	@tools/test.sh
+
+## unit: the tests that start no Envoy of their own
+unit:
+	$(GO) test ./...
+
+## e2e: the tests against real Envoy, Consul and Prometheus
+e2e: tools
+	$(GO) test -count=1 ./e2e/...
+
+## lint: gofumpt, go vet, golangci-lint (with the import direction)
+lint: tools-lint
+	@tools/lint.sh
+
+## tools: install Envoy, Consul, Prometheus and the linters, each only if it is missing
+tools:
+	@tools/install.sh envoy consul prometheus lint
+
+tools-demo:
+	@tools/install.sh envoy $(if $(filter file,$(CATALOG)),,consul)
+
+tools-lint:
+	@tools/install.sh lint
+
+## clean: remove what was built and installed here
+clean:
+	rm -rf bin .tools

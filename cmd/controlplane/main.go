@@ -1,0 +1,47 @@
+// Command controlplane serves Envoy configuration made of a Consul catalog and
+// the operators' mesh file. This package owns the command line and the wiring
+// of the rooms; it decides nothing about the mesh.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := newRootCommand().ExecuteContext(ctx)
+	stop()
+	os.Exit(exitCode(err))
+}
+
+// exitCode prints an error as one line, unless it was shown already, and
+// returns 2 for a wrong command line and 1 for everything else.
+func exitCode(err error) int {
+	var usage usageError
+	var shown shownError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &shown):
+		return 1
+	case errors.As(err, &usage):
+		fmt.Fprintf(os.Stderr, "controlplane: %v\n", err)
+		return 2
+	default:
+		fmt.Fprintf(os.Stderr, "controlplane: %v\n", err)
+		return 1
+	}
+}
+
+// usageError is a wrong flag or argument.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// shownError is an error that the command has printed in a form of its own.
+type shownError struct{ error }

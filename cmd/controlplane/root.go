@@ -1,0 +1,59 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "controlplane",
+		Short:         "Serve Envoys the configuration of a mesh",
+		Long:          "controlplane watches a Consul catalog and the operators' mesh file, and serves a fleet of\nEnvoys over ADS, with SPIFFE certificates by SDS.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          subcommandOnly,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.AddCommand(newServeCommand(), newValidateCommand(), newBootstrapCommand(), newTokenCommand(), newVersionCommand())
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
+	})
+	wrapUsage(root)
+	return root
+}
+
+// subcommandOnly refuses a word that is no subcommand.
+func subcommandOnly(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := ""
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = fmt.Sprintf(", did you mean %s?", strings.Join(near, " or "))
+	}
+	return fmt.Errorf("unknown command %q%s", args[0], hint)
+}
+
+// wrapUsage makes what a command's arguments or required flags lack exit with
+// 2, like a wrong flag.
+func wrapUsage(cmd *cobra.Command) {
+	args := cmd.Args
+	if args == nil {
+		args = cobra.NoArgs
+	}
+	cmd.Args = func(cmd *cobra.Command, a []string) error {
+		if err := args(cmd, a); err != nil {
+			return usageError{err}
+		}
+		if err := cmd.ValidateRequiredFlags(); err != nil {
+			return usageError{err}
+		}
+		return nil
+	}
+	for _, sub := range cmd.Commands() {
+		wrapUsage(sub)
+	}
+}
