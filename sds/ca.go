@@ -1,0 +1,312 @@
+package sds
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+const (
+	rootLife = 10 * 365 * 24 * time.Hour
+	// An intermediate is replaced at half of its life. It lives at least twice
+	// as long as the certificates that it signs, so that none is cut short.
+	intermediateLife = 7 * 24 * time.Hour
+	// backdate is what NotBefore lies in the past, for peers whose clock is late.
+	backdate = time.Minute
+)
+
+// CA is the embedded certificate authority: a root that lies in the data
+// directory, and an intermediate that never leaves this process and signs the
+// SVIDs. It is safe for concurrent use.
+type CA struct {
+	td     spiffeid.TrustDomain
+	root   *x509.Certificate
+	key    *ecdsa.PrivateKey
+	rootID string
+	bundle *x509bundle.Bundle
+
+	mu           sync.Mutex
+	intermediate *issuer
+}
+
+// issuer is a certificate that signs others.
+type issuer struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// svid is a certificate with its private key, ready to be served.
+type svid struct {
+	id                  spiffeid.ID
+	cert                []byte // DER
+	key                 []byte // PKCS #8, DER
+	issuer              *issuer
+	serial              string // hex, as Envoy's /certs writes it
+	issued              time.Time
+	notBefore, notAfter time.Time
+}
+
+func newCA(root *x509.Certificate, key *ecdsa.PrivateKey, now time.Time) (*CA, error) {
+	td, err := rootTrustDomain(root)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case now.Before(root.NotBefore):
+		return nil, fmt.Errorf("the root is valid from %s, later than now: is the clock right?", root.NotBefore.Format(time.RFC3339))
+	case now.After(root.NotAfter):
+		return nil, fmt.Errorf("the root expired at %s", root.NotAfter.Format(time.RFC3339))
+	case root.KeyUsage&x509.KeyUsageCertSign == 0:
+		return nil, errors.New("the root's key usage does not allow it to sign certificates")
+	case root.MaxPathLen == 0:
+		return nil, errors.New("the root's path length leaves no room for an intermediate")
+	}
+	if err := root.CheckSignatureFrom(root); err != nil {
+		return nil, fmt.Errorf("the root is not self-signed: %w", err)
+	}
+	return &CA{
+		td:     td,
+		root:   root,
+		key:    key,
+		rootID: rootID(root),
+		bundle: x509bundle.FromX509Authorities(td, []*x509.Certificate{root}),
+	}, nil
+}
+
+// rootID names a root in the version of a secret.
+func rootID(root *x509.Certificate) string {
+	sum := sha256.Sum256(root.Raw)
+	return hex.EncodeToString(sum[:8])
+}
+
+// TrustDomain returns the trust domain of the authority.
+func (c *CA) TrustDomain() spiffeid.TrustDomain { return c.td }
+
+// Roots returns the trust bundle, as PEM.
+func (c *CA) Roots() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: c.root.Raw})
+}
+
+// RootExpires returns when the root, and with it every certificate, expires.
+func (c *CA) RootExpires() time.Time { return c.root.NotAfter }
+
+// TrustDomainOf returns the trust domain of a root certificate in PEM, as the
+// data directory's ca.pem holds it.
+func TrustDomainOf(caPEM []byte) (spiffeid.TrustDomain, error) {
+	block, _ := pem.Decode(caPEM)
+	if block == nil || block.Type != pemCertificate {
+		return spiffeid.TrustDomain{}, fmt.Errorf("want a PEM block %q", pemCertificate)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return spiffeid.TrustDomain{}, err
+	}
+	return rootTrustDomain(cert)
+}
+
+// rootTrustDomain reads the URI SAN that the X.509-SVID specification wants in
+// a signing certificate: the trust domain, without a path.
+func rootTrustDomain(root *x509.Certificate) (spiffeid.TrustDomain, error) {
+	if !root.BasicConstraintsValid || !root.IsCA {
+		return spiffeid.TrustDomain{}, errors.New("not the certificate of an authority")
+	}
+	if len(root.URIs) != 1 {
+		return spiffeid.TrustDomain{}, fmt.Errorf("want one URI SAN, the trust domain; have %d", len(root.URIs))
+	}
+	id, err := spiffeid.FromURI(root.URIs[0])
+	if err != nil {
+		return spiffeid.TrustDomain{}, err
+	}
+	if id.Path() != "" {
+		return spiffeid.TrustDomain{}, fmt.Errorf("the URI SAN %s has a path: not a root", id)
+	}
+	return id.TrustDomain(), nil
+}
+
+func newKey() (*ecdsa.PrivateKey, error) {
+	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+}
+
+// newSerial returns a positive serial number of exactly 20 bytes, the most
+// that RFC 5280 allows, 158 bits of it random.
+func newSerial() (*big.Int, error) {
+	b := make([]byte, 20)
+	if _, err := rand.Read(b); err != nil {
+		return nil, err
+	}
+	b[0] = b[0]&0x7f | 0x40
+	return new(big.Int).SetBytes(b), nil
+}
+
+// newRoot makes a root certificate; both results are DER.
+func newRoot(td spiffeid.TrustDomain, now time.Time) (cert, pkcs8 []byte, err error) {
+	key, err := newKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	template, err := authority(td, "root", now, now.Add(rootLife))
+	if err != nil {
+		return nil, nil, err
+	}
+	template.MaxPathLen = 1
+	cert, err = x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	pkcs8, err = x509.MarshalPKCS8PrivateKey(key)
+	return cert, pkcs8, err
+}
+
+// authority is the template of a signing certificate. Its subject is unique:
+// two authorities with one subject confuse those who build chains.
+func authority(td spiffeid.TrustDomain, role string, now, notAfter time.Time) (*x509.Certificate, error) {
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	return &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: td.Name() + " " + role, SerialNumber: serial.Text(16)},
+		URIs:                  []*url.URL{td.ID().URL()},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              notAfter,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		SignatureAlgorithm:    x509.ECDSAWithSHA256,
+	}, nil
+}
+
+// issuerFor returns an intermediate that outlives certificates of the lifetime.
+func (c *CA) issuerFor(now time.Time, ttl time.Duration) (*issuer, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if i := c.intermediate; i != nil {
+		half := i.cert.NotAfter.Sub(i.cert.NotBefore) / 2
+		left := i.cert.NotAfter.Sub(now)
+		// A clock that was set back makes the intermediate one from the future.
+		if !now.Before(i.cert.NotBefore) && left > half && (left >= ttl || i.cert.NotAfter.Equal(c.root.NotAfter)) {
+			return i, nil
+		}
+	}
+	i, err := c.newIntermediate(now, max(intermediateLife, 2*ttl+backdate))
+	if err != nil {
+		return nil, fmt.Errorf("issue intermediate: %w", err)
+	}
+	c.intermediate = i
+	return i, nil
+}
+
+func (c *CA) newIntermediate(now time.Time, life time.Duration) (*issuer, error) {
+	if !now.Before(c.root.NotAfter) {
+		return nil, fmt.Errorf("the root expired at %s", c.root.NotAfter.Format(time.RFC3339))
+	}
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	template, err := authority(c.td, "intermediate", now, earlier(now.Add(life), c.root.NotAfter))
+	if err != nil {
+		return nil, err
+	}
+	template.MaxPathLenZero = true
+	der, err := x509.CreateCertificate(rand.Reader, template, c.root, &key.PublicKey, c.key)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, err
+	}
+	return &issuer{cert: cert, key: key}, nil
+}
+
+// issue makes a certificate for the identity, with a key of its own, and
+// checks it.
+func (c *CA) issue(now time.Time, id spiffeid.ID, ttl time.Duration) (*svid, error) {
+	i, err := c.issuerFor(now, ttl)
+	if err != nil {
+		return nil, err
+	}
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	keyID, err := subjectKeyID(&key.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial,
+		// The subject stays empty and there is no DNS SAN: Envoy's RBAC falls
+		// back to either, and identity must have one place.
+		URIs:                  []*url.URL{id.URL()},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              earlier(now.Add(ttl), i.cert.NotAfter),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		BasicConstraintsValid: true,
+		SubjectKeyId:          keyID,
+		SignatureAlgorithm:    x509.ECDSAWithSHA256,
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, template, i.cert, &key.PublicKey, i.key)
+	if err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	s := &svid{
+		id: id, cert: cert, key: pkcs8, issuer: i,
+		serial: hex.EncodeToString(serial.Bytes()),
+		issued: now, notBefore: template.NotBefore, notAfter: template.NotAfter,
+	}
+	if err := c.check(s, now); err != nil {
+		return nil, fmt.Errorf("the new certificate of %s is not fit to be served: %w", id, err)
+	}
+	return s, nil
+}
+
+// subjectKeyID follows RFC 7093 section 2 method 1. crypto/x509 sets it for
+// authorities only.
+func subjectKeyID(key *ecdsa.PublicKey) ([]byte, error) {
+	point, err := key.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(point)
+	return sum[:20], nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// chain returns the certificate and its intermediate as PEM. The root is left
+// out: a peer has it, or must not believe it.
+func (s *svid) chain() []byte {
+	leaf := pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: s.cert})
+	return append(leaf, pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: s.issuer.cert.Raw})...)
+}

@@ -1,0 +1,332 @@
+package sds
+
+import (
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// The files of the data directory.
+const (
+	caFile       = "ca.pem"
+	caKeyFile    = "ca-key.pem"
+	tokenKeyFile = "token-key.pem"
+)
+
+const (
+	pemCertificate = "CERTIFICATE"
+	pemPrivateKey  = "PRIVATE KEY" // PKCS #8
+)
+
+// Open opens the data directory of the mesh with the trust domain, and makes
+// it, with a new root and a new token key, on the first start:
+//
+//	ca.pem         the root certificate, which proxies pin
+//	ca-key.pem     its private key
+//	token-key.pem  the key that signs the proxies' tokens
+//
+// A token key that is missing beside a root is made anew; that revokes every
+// token. Keys that others can read, files that belong to another user, a key
+// that is not the certificate's, and another trust domain are refused.
+// Processes that open one directory at the same time agree on its content.
+func Open(dir, trustDomain string) (*CA, *Tokens, error) {
+	td, err := parseTrustDomain(trustDomain)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("data directory: %w", err)
+	}
+	unlock, err := lockDir(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer unlock()
+	if err := checkDir(dir); err != nil {
+		return nil, nil, err
+	}
+	if err := fill(dir, td); err != nil {
+		return nil, nil, fmt.Errorf("data directory: %w", err)
+	}
+
+	ca, err := loadCA(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	if ca.td != td {
+		return nil, nil, fmt.Errorf("%s is the root of trust domain %q, the mesh's is %q: use another data directory for it",
+			filepath.Join(dir, caFile), ca.td, td)
+	}
+	key, err := readKey(filepath.Join(dir, tokenKeyFile))
+	if err != nil {
+		return nil, nil, err
+	}
+	tokens, err := newTokens(td, key)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", filepath.Join(dir, tokenKeyFile), err)
+	}
+	return ca, tokens, nil
+}
+
+// OpenTokens opens only what it takes to mint tokens: the trust domain, from
+// the root certificate, and the token key. It makes nothing.
+func OpenTokens(dir string) (*Tokens, error) {
+	if err := checkDir(dir); err != nil {
+		return nil, err
+	}
+	root, err := readRoot(filepath.Join(dir, caFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s has no %s: the control plane makes it on its first start", dir, caFile)
+	}
+	if err != nil {
+		return nil, err
+	}
+	td, err := rootTrustDomain(root)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, caFile), err)
+	}
+	key, err := readKey(filepath.Join(dir, tokenKeyFile))
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := newTokens(td, key)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, tokenKeyFile), err)
+	}
+	return tokens, nil
+}
+
+func parseTrustDomain(name string) (spiffeid.TrustDomain, error) {
+	td, err := spiffeid.TrustDomainFromString(name)
+	if err != nil {
+		return td, fmt.Errorf("trust domain %q: %w", name, err)
+	}
+	if td.Name() != name {
+		return td, fmt.Errorf("trust domain %q: want the bare name, %q", name, td.Name())
+	}
+	if len(name) > 255 { // SPIFFE-ID section 2.1
+		return td, fmt.Errorf("trust domain has %d bytes, the limit is 255", len(name))
+	}
+	return td, nil
+}
+
+// lockDir holds other processes off until unlock is called.
+func lockDir(dir string) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("lock data directory %s: %w", dir, err)
+	}
+	return func() { _ = f.Close() }, nil // closing releases the lock
+}
+
+// fill makes what is missing. The root's certificate and key are one thing:
+// with only one of them there, a new pair would cut off the fleet in silence.
+func fill(dir string, td spiffeid.TrustDomain) error {
+	haveCert, err := exists(filepath.Join(dir, caFile))
+	if err != nil {
+		return err
+	}
+	haveKey, err := exists(filepath.Join(dir, caKeyFile))
+	if err != nil {
+		return err
+	}
+	haveToken, err := exists(filepath.Join(dir, tokenKeyFile))
+	if err != nil {
+		return err
+	}
+	switch {
+	case haveCert && !haveKey:
+		return fmt.Errorf("%s has %s without %s: restore the key", dir, caFile, caKeyFile)
+	case haveKey && !haveCert:
+		return fmt.Errorf("%s has %s without %s: restore the certificate, or remove the key to begin with a new root", dir, caKeyFile, caFile)
+	case !haveCert:
+		cert, key, err := newRoot(td, wallClock())
+		if err != nil {
+			return err
+		}
+		if err := writePEM(dir, caKeyFile, pemPrivateKey, key, 0o600); err != nil {
+			return err
+		}
+		if err := writePEM(dir, caFile, pemCertificate, cert, 0o644); err != nil {
+			return err
+		}
+	}
+	if haveToken {
+		return nil
+	}
+	key, err := newKey()
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	return writePEM(dir, tokenKeyFile, pemPrivateKey, der, 0o600)
+}
+
+func exists(path string) (bool, error) {
+	_, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func writePEM(dir, name, kind string, der []byte, mode os.FileMode) error {
+	return writeFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode)
+}
+
+// writeFile puts a file in place whole or not at all, also when the machine
+// stops in between.
+func writeFile(path string, data []byte, mode os.FileMode) (err error) {
+	dir, name := filepath.Split(path)
+	if dir == "" {
+		dir = "."
+	}
+	f, err := os.CreateTemp(dir, "."+name+".*") // O_EXCL, 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if err := f.Chmod(mode); err != nil {
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close() //nolint:errcheck // read only
+	return d.Sync()
+}
+
+// checkDir refuses a directory in which somebody else could swap the files.
+// That others may list it is no harm: the keys have modes of their own.
+func checkDir(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("data directory %s is no directory", dir)
+	}
+	if err := checkOwner(dir, info); err != nil {
+		return err
+	}
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		return fmt.Errorf("data directory %s can be written by others (mode %04o): chmod go-w %[1]s", dir, mode)
+	}
+	return nil
+}
+
+func checkOwner(path string, info fs.FileInfo) error {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fmt.Errorf("%s: owner unknown", path)
+	}
+	if euid := os.Geteuid(); int(stat.Uid) != euid {
+		return fmt.Errorf("%s belongs to user %d, this process runs as %d", path, stat.Uid, euid)
+	}
+	return nil
+}
+
+// readKey reads a private key that nobody else may read.
+func readKey(path string) (*ecdsa.PrivateKey, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // read only
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if err := checkOwner(path, info); err != nil {
+		return nil, err
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return nil, fmt.Errorf("%s can be read by others (mode %04o): chmod 600 %[1]s", path, mode)
+	}
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return nil, err
+	}
+	block, rest := pem.Decode(data)
+	if block == nil || block.Type != pemPrivateKey || len(rest) > 0 {
+		return nil, fmt.Errorf("%s: want one PEM block %q", path, pemPrivateKey)
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("%s: want an ECDSA key, have %T", path, parsed)
+	}
+	return key, nil
+}
+
+func readRoot(path string) (*x509.Certificate, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	block, rest := pem.Decode(data)
+	if block == nil || block.Type != pemCertificate || len(rest) > 0 {
+		return nil, fmt.Errorf("%s: want one PEM block %q", path, pemCertificate)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return cert, nil
+}
+
+func loadCA(dir string) (*CA, error) {
+	cert, err := readRoot(filepath.Join(dir, caFile))
+	if err != nil {
+		return nil, err
+	}
+	key, err := readKey(filepath.Join(dir, caKeyFile))
+	if err != nil {
+		return nil, err
+	}
+	if !key.PublicKey.Equal(cert.PublicKey) {
+		return nil, fmt.Errorf("%s is not the key of %s", filepath.Join(dir, caKeyFile), filepath.Join(dir, caFile))
+	}
+	ca, err := newCA(cert, key, wallClock())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, caFile), err)
+	}
+	return ca, nil
+}

@@ -1,0 +1,237 @@
+package sds
+
+import (
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"google.golang.org/protobuf/proto"
+)
+
+var errReleased = errors.New("the lease is released")
+
+// Lease is one proxy's claim to a certificate of its own, from when its stream
+// is authenticated until that ends. The certificate is issued when it is first
+// asked for and renewed until the lease is released. It is safe for concurrent
+// use.
+type Lease struct {
+	m       *Manager
+	id      spiffeid.ID
+	node    string
+	changed func()
+
+	issuing sync.Mutex // one attempt at a time; taken before m.mu
+
+	// The rest is guarded by m.mu.
+	released bool
+	cert     *svid     // nil: none issued yet
+	adopted  bool      // the proxy holds a certificate that cert is not
+	serial   string    // of what the proxy is to hold
+	version  string    // likewise
+	due      time.Time // of the renewal or the next attempt
+	index    int       // in the queue, -1: not there
+	failures int       // since the last success
+	cause    error     // of the last failure
+}
+
+// Lease starts a lease for a proxy of the service. The function is called
+// after each renewal, when [Lease.Secret] has something new: it must not block,
+// nor call the lease. Who asks must have been authenticated as that service.
+func (m *Manager) Lease(service, node string, changed func()) (*Lease, error) {
+	id, err := ServiceID(m.ca.td, service)
+	if err != nil {
+		return nil, err
+	}
+	l := &Lease{m: m, id: id, node: node, changed: changed, index: -1}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.leases[l] = struct{}{}
+	return l, nil
+}
+
+// Release ends the lease. The certificate is forgotten; it stays valid until
+// it expires.
+func (l *Lease) Release() {
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	l.released = true
+	l.cert = nil
+	l.m.queue.remove(l)
+	delete(l.m.leases, l)
+}
+
+// Secret returns the proxy's certificate and key as an encoded Envoy Secret of
+// the given name, and its version, <root>.<renewal, Unix seconds>.<serial>.
+// It issues when there is none yet. While issuing fails it returns the last
+// good one, and after that has expired, the error; attempts go on by
+// themselves, and the first to succeed calls the changed function.
+func (l *Lease) Secret(name string) (body []byte, version string, err error) {
+	cert, version, err := l.current()
+	if err != nil {
+		return nil, "", err
+	}
+	body, err = encodeSecret(name, cert)
+	if err != nil {
+		return nil, "", fmt.Errorf("encode secret %s: %w", name, err)
+	}
+	return body, version, nil
+}
+
+func (l *Lease) current() (*svid, string, error) {
+	if cert, version, ok := l.usable(); ok {
+		return cert, version, nil
+	}
+	l.issuing.Lock()
+	if cert, version, ok := l.usable(); ok { // another call was faster
+		l.issuing.Unlock()
+		return cert, version, nil
+	}
+	l.m.mu.Lock()
+	replaces := l.adopted
+	l.m.mu.Unlock()
+	cert, version, err := l.attempt()
+	l.issuing.Unlock()
+	if err == nil && replaces {
+		l.changed() // under another name the proxy still holds the adopted one
+	}
+	return cert, version, err
+}
+
+func (l *Lease) usable() (*svid, string, bool) {
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	return l.cert, l.version, l.cert != nil && l.m.now().Before(l.cert.notAfter)
+}
+
+// renew replaces the certificate, whatever its age.
+func (l *Lease) renew() error {
+	l.issuing.Lock()
+	defer l.issuing.Unlock()
+	_, _, err := l.attempt()
+	return err
+}
+
+// attempt issues a certificate and sets when that happens next; l.issuing is
+// held.
+func (l *Lease) attempt() (*svid, string, error) {
+	m := l.m
+	m.mu.Lock()
+	released, ttl := l.released, m.ttl
+	m.mu.Unlock()
+	if released {
+		return nil, "", errReleased
+	}
+	cert, err := m.issue(m.now(), l.id, ttl)
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l.released {
+		return nil, "", errReleased
+	}
+	now := m.now()
+	if err != nil {
+		m.failed.Add(1)
+		urgent := l.cert != nil && l.cert.notAfter.Sub(now) < l.cert.notAfter.Sub(l.cert.issued)/10
+		m.schedule(l, now.Add(retryAfter(l.failures, urgent)))
+		l.failures++
+		l.cause = err
+		return nil, "", err
+	}
+	m.issued.Add(1)
+	l.cert, l.adopted, l.failures, l.cause = cert, false, 0, nil
+	m.schedule(l, renewalOf(cert, m.rotation, now))
+	l.serial = cert.serial
+	l.version = fmt.Sprintf("%s.%d.%s", m.ca.rootID, l.due.Unix(), cert.serial)
+	return cert, l.version, nil
+}
+
+// Adopt takes over the certificate that a proxy reports to hold when it
+// reconnects, by its version, so that a restart of the control plane does not
+// issue for the whole fleet. It reports whether there is nothing to send: the
+// version is of a trusted root and its renewal lies ahead, and will be kept.
+func (l *Lease) Adopt(version string) bool {
+	m := l.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l.released {
+		return false
+	}
+	if l.version != "" {
+		return l.version == version
+	}
+	root, due, serial, ok := parseVersion(version)
+	now := m.now()
+	if !ok || root != m.ca.rootID || !due.After(now) {
+		return false
+	}
+	if due.After(now.Add(m.rotation)) { // the rotation is shorter now
+		due = soon(serial, m.rotation, now)
+	}
+	l.adopted, l.serial, l.version = true, serial, version
+	m.schedule(l, due)
+	return true
+}
+
+// Info describes the certificate that the proxy is to hold.
+type Info struct {
+	SPIFFEID string
+	Node     string
+	Serial   string // hex; empty: none yet
+	// NotBefore and NotAfter are zero for an adopted certificate.
+	NotBefore, NotAfter time.Time
+	Adopted             bool
+	RenewAt             time.Time // of the renewal, or of the next attempt after a failure
+	Error               string    // why the last attempt failed; empty: it did not
+}
+
+// Info returns what the lease stands for, for people.
+func (l *Lease) Info() Info {
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	info := Info{SPIFFEID: l.id.String(), Node: l.node, Serial: l.serial, Adopted: l.adopted, RenewAt: l.due}
+	if l.cert != nil {
+		info.NotBefore, info.NotAfter = l.cert.notBefore, l.cert.notAfter
+	}
+	if l.cause != nil {
+		info.Error = l.cause.Error()
+	}
+	return info
+}
+
+func parseVersion(version string) (root string, due time.Time, serial string, ok bool) {
+	parts := strings.Split(version, ".")
+	if len(parts) != 3 {
+		return "", time.Time{}, "", false
+	}
+	unix, err := strconv.ParseInt(parts[1], 10, 64)
+	if err != nil {
+		return "", time.Time{}, "", false
+	}
+	if b, err := hex.DecodeString(parts[2]); err != nil || len(b) != 20 {
+		return "", time.Time{}, "", false
+	}
+	return parts[0], time.Unix(unix, 0), parts[2], true
+}
+
+// encodeSecret encodes the message that Envoy's SDS wants, always to the same
+// bytes.
+func encodeSecret(name string, s *svid) ([]byte, error) {
+	inline := func(b []byte) *corev3.DataSource {
+		return &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: b}}
+	}
+	return proto.MarshalOptions{Deterministic: true}.Marshal(&tlsv3.Secret{
+		Name: name,
+		Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
+			CertificateChain: inline(s.chain()),
+			PrivateKey:       inline(pem.EncodeToMemory(&pem.Block{Type: pemPrivateKey, Bytes: s.key})),
+		}},
+	})
+}

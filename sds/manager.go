@@ -1,0 +1,227 @@
+package sds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// tick bounds how long the manager sleeps while a renewal is ahead. Timers
+// stand still while a machine is suspended and do not follow a clock that is
+// set; so the time of day is looked at this often.
+const tick = 10 * time.Second
+
+// Options are the settings of a [Manager].
+type Options struct {
+	// Rotation is the age at which a certificate is replaced at the latest; TTL
+	// is its lifetime, which must be longer.
+	Rotation, TTL time.Duration
+	// Now is the time of day; nil is the machine's clock.
+	Now func() time.Time
+	// Log gets failures and recoveries; nil discards them.
+	Log *slog.Logger
+}
+
+// Manager issues and renews the SVIDs of the connected proxies. Renewals need
+// [Manager.Run]; all else works without it.
+type Manager struct {
+	ca    *CA
+	now   func() time.Time
+	log   *slog.Logger
+	issue func(now time.Time, id spiffeid.ID, ttl time.Duration) (*svid, error)
+
+	server serverCert
+	wake   chan struct{} // the first renewal moved
+
+	issued, failed atomic.Uint64
+
+	mu            sync.Mutex
+	rotation, ttl time.Duration
+	leases        map[*Lease]struct{}
+	queue         queue
+}
+
+// NewManager returns a manager that issues from the authority.
+func NewManager(ca *CA, o Options) (*Manager, error) {
+	if err := checkLifetimes(o.Rotation, o.TTL); err != nil {
+		return nil, err
+	}
+	m := &Manager{
+		ca: ca, now: o.Now, log: o.Log, issue: ca.issue,
+		wake:     make(chan struct{}, 1),
+		rotation: o.Rotation, ttl: o.TTL,
+		leases: make(map[*Lease]struct{}),
+	}
+	if m.now == nil {
+		m.now = wallClock
+	}
+	if m.log == nil {
+		m.log = slog.New(slog.DiscardHandler)
+	}
+	return m, nil
+}
+
+func checkLifetimes(rotation, ttl time.Duration) error {
+	if rotation < time.Second {
+		return fmt.Errorf("rotation of certificates every %s: the least is 1s", rotation)
+	}
+	if ttl <= rotation {
+		return fmt.Errorf("certificates that live %s cannot be rotated at an age of %s: they must live longer", ttl, rotation)
+	}
+	return nil
+}
+
+// Roots returns the trust bundle, as PEM.
+func (m *Manager) Roots() []byte { return m.ca.Roots() }
+
+// TrustDomain returns the trust domain of the certificates.
+func (m *Manager) TrustDomain() spiffeid.TrustDomain { return m.ca.td }
+
+// Stats are counters and the state of all leases.
+type Stats struct {
+	Leases int
+	// Issued counts the proxies' certificates that were made, Failed the
+	// attempts that were not, since the start.
+	Issued, Failed uint64
+	// Failing is how many leases wait for another attempt.
+	Failing int
+	// EarliestExpiry is the first time at which a served certificate expires;
+	// zero without one. Those that were adopted are not in it.
+	EarliestExpiry time.Time
+	// RootExpires is when the root expires.
+	RootExpires time.Time
+}
+
+// Stats returns counters for metrics. Its cost is in proportion to the number
+// of leases.
+func (m *Manager) Stats() Stats {
+	s := Stats{Issued: m.issued.Load(), Failed: m.failed.Load(), RootExpires: m.ca.RootExpires()}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.Leases = len(m.leases)
+	for l := range m.leases {
+		if l.failures > 0 {
+			s.Failing++
+		}
+		if l.cert != nil && (s.EarliestExpiry.IsZero() || l.cert.notAfter.Before(s.EarliestExpiry)) {
+			s.EarliestExpiry = l.cert.notAfter
+		}
+	}
+	return s
+}
+
+// SetLifetimes changes the rotation and the lifetime of certificates, and
+// draws every renewal again. A certificate that is already older than the new
+// rotation is renewed within a quarter of it, not at once: the whole fleet may
+// be in that state.
+func (m *Manager) SetLifetimes(rotation, ttl time.Duration) error {
+	if err := checkLifetimes(rotation, ttl); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if rotation == m.rotation && ttl == m.ttl {
+		return nil
+	}
+	shorter := rotation < m.rotation
+	m.rotation, m.ttl = rotation, ttl
+	now := m.now()
+	for l := range m.leases {
+		switch {
+		case l.failures > 0: // its next attempt is soon
+		case l.cert != nil:
+			m.schedule(l, renewalOf(l.cert, rotation, now))
+		case l.adopted && shorter:
+			// Its age is not known, so it may be due already.
+			m.schedule(l, earlier(l.due, soon(l.serial, rotation, now)))
+		}
+	}
+	return nil
+}
+
+// schedule sets when a lease is renewed; m.mu is held.
+func (m *Manager) schedule(l *Lease, due time.Time) {
+	l.due = due
+	m.queue.set(l)
+	if m.queue.first() == l {
+		m.poke()
+	}
+}
+
+func (m *Manager) poke() {
+	select {
+	case m.wake <- struct{}{}:
+	default: // already woken
+	}
+}
+
+// Run renews certificates until the context ends. It calls the leases'
+// changed functions, one at a time.
+func (m *Manager) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.wake:
+		case <-timer.C:
+		}
+		m.renewDue(ctx)
+		if wait, ok := m.untilNext(); ok {
+			timer.Reset(wait)
+		} else {
+			timer.Stop()
+		}
+	}
+}
+
+func (m *Manager) untilNext() (time.Duration, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := m.queue.first()
+	if l == nil {
+		return 0, false
+	}
+	return min(max(l.due.Sub(m.now()), 0), tick), true
+}
+
+// renewDue renews what is due. Failures come in crowds, so it logs one line a
+// pass and not one a proxy.
+func (m *Manager) renewDue(ctx context.Context) {
+	var failures int
+	var cause error
+	for ctx.Err() == nil {
+		l := m.popDue()
+		if l == nil {
+			break
+		}
+		switch err := l.renew(); {
+		case err == nil:
+			l.changed()
+		case !errors.Is(err, errReleased):
+			failures++
+			cause = err
+		}
+	}
+	if failures > 0 {
+		m.log.Warn("certificates were not renewed; proxies keep the last ones, attempts go on", "count", failures, "error", cause)
+	}
+}
+
+func (m *Manager) popDue() *Lease {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := m.queue.first()
+	if l == nil || l.due.After(m.now()) {
+		return nil
+	}
+	m.queue.remove(l)
+	return l
+}

@@ -1,0 +1,452 @@
+package sds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
+)
+
+const day = 24 * time.Hour
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fleet is a manager at work, in the bubble of a test.
+type fleet struct {
+	*Manager
+	clock   *clock
+	changes atomic.Int64 // calls of the leases' changed functions
+	broken  atomic.Bool  // the authority fails
+}
+
+// clock is the bubble's time of day, plus the time that the machine slept.
+type clock struct{ asleep atomic.Int64 }
+
+func (c *clock) now() time.Time { return time.Now().Round(0).Add(time.Duration(c.asleep.Load())) }
+
+// suspend lets time pass of which timers know nothing.
+func (c *clock) suspend(d time.Duration) { c.asleep.Add(int64(d)) }
+
+func newFleet(t *testing.T, rotation, ttl time.Duration) *fleet {
+	t.Helper()
+	ca, _, _ := open(t)
+	f := &fleet{clock: &clock{}}
+	m, err := NewManager(ca, Options{Rotation: rotation, TTL: ttl, Now: f.clock.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Manager = m
+	m.issue = func(now time.Time, id spiffeid.ID, ttl time.Duration) (*svid, error) {
+		if f.broken.Load() {
+			return nil, errors.New("the authority is down")
+		}
+		return ca.issue(now, id, ttl)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = m.Run(ctx)
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return f
+}
+
+func (f *fleet) lease(t *testing.T, node string) *Lease {
+	t.Helper()
+	l, err := f.Lease("web", node, func() { f.changes.Add(1) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// version is that of the secret that the lease serves now.
+func version(t *testing.T, l *Lease) string {
+	t.Helper()
+	_, v, err := l.Secret("default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func TestASecretIsWhatEnvoyWants(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, day, 2*day)
+		l := f.lease(t, "web-1")
+		if info := l.Info(); info.Serial != "" {
+			t.Error("a certificate was issued before anybody asked for it")
+		}
+		body, v, err := l.Secret("default")
+		if err != nil {
+			t.Fatal(err)
+		}
+		secret := new(tlsv3.Secret)
+		if err := proto.Unmarshal(body, secret); err != nil {
+			t.Fatal(err)
+		}
+		if err := secret.ValidateAll(); err != nil {
+			t.Error(err)
+		}
+		if secret.GetName() != "default" {
+			t.Errorf("name %q", secret.GetName())
+		}
+		pair := secret.GetTlsCertificate()
+		parsed, err := x509svid.Parse(pair.GetCertificateChain().GetInlineBytes(), pair.GetPrivateKey().GetInlineBytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := parsed.ID.String(); got != "spiffe://datapunk/web" {
+			t.Errorf("identity %s", got)
+		}
+		info := l.Info()
+		if want := fmt.Sprintf("%s.%d.%s", f.ca.rootID, info.RenewAt.Unix(), info.Serial); v != want {
+			t.Errorf("version %s, want %s", v, want)
+		}
+		if !info.NotAfter.Equal(parsed.Certificates[0].NotAfter.Local()) && info.NotAfter.Sub(parsed.Certificates[0].NotAfter).Abs() > time.Second {
+			t.Errorf("info says it expires at %s, the certificate at %s", info.NotAfter, parsed.Certificates[0].NotAfter)
+		}
+		again, v2, err := l.Secret("default")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v2 != v || string(again) != string(body) {
+			t.Error("asking again gave something else")
+		}
+	})
+}
+
+func TestRenewalComesInTheLastQuarterOfTheRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, day, 2*day)
+		l := f.lease(t, "web-1")
+		old := version(t, l)
+		time.Sleep(18*time.Hour - time.Second)
+		if v := version(t, l); v != old || f.changes.Load() != 0 {
+			t.Fatal("renewed before 75 % of the rotation")
+		}
+		renewAt := l.Info().RenewAt
+		time.Sleep(6*time.Hour + 2*time.Second)
+		if v := version(t, l); v == old || f.changes.Load() != 1 {
+			t.Fatalf("not renewed at 100 %% of the rotation; %d changes", f.changes.Load())
+		}
+		issued := l.Info().NotBefore.Add(time.Minute)
+		if late := issued.Sub(renewAt); late < 0 || late > time.Second {
+			t.Errorf("renewed %s after it was due", late)
+		}
+	})
+}
+
+func TestARenewalSparesOtherProxies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, day, 2*day)
+		one := f.lease(t, "web-1")
+		version(t, one)
+		time.Sleep(12 * time.Hour)
+		two := f.lease(t, "web-2")
+		v := version(t, two)
+		time.Sleep(12 * time.Hour)
+		if version(t, two) != v {
+			t.Error("web-2 was renewed with web-1")
+		}
+	})
+}
+
+func TestAMachineThatSleptRenewsOnWaking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, day, 2*day)
+		l := f.lease(t, "web-1")
+		old := version(t, l)
+		time.Sleep(time.Minute)
+		f.clock.suspend(30 * time.Hour)
+		time.Sleep(tick + time.Second)
+		if f.changes.Load() != 1 || version(t, l) == old {
+			t.Error("not renewed within a tick of waking")
+		}
+	})
+}
+
+func TestWhileTheAuthorityIsDownTheLastGoodIsServedUntilItExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, day, 2*day)
+		l := f.lease(t, "web-1")
+		old := version(t, l)
+		f.broken.Store(true)
+		time.Sleep(47 * time.Hour)
+		if version(t, l) != old || f.changes.Load() != 0 {
+			t.Error("the last good one is not served")
+		}
+		if info := l.Info(); info.Error == "" {
+			t.Error("nobody can see that renewal fails")
+		}
+		s := f.Stats()
+		if s.Failing != 1 || s.Failed < 50 || s.Failed > 23*60*2 {
+			t.Errorf("stats %+v: attempts must go on, at a decent rate", s)
+		}
+		time.Sleep(2 * time.Hour)
+		if _, _, err := l.Secret("default"); err == nil {
+			t.Error("an expired certificate left")
+		}
+		f.broken.Store(false)
+		time.Sleep(retryMost)
+		if f.changes.Load() != 1 || version(t, l) == old {
+			t.Error("not renewed once the authority was back")
+		}
+		if info := l.Info(); info.Error != "" {
+			t.Errorf("still in error: %s", info.Error)
+		}
+	})
+}
+
+func TestAFirstIssueThatFailsIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, day, 2*day)
+		f.broken.Store(true)
+		l := f.lease(t, "web-1")
+		if _, _, err := l.Secret("default"); err == nil {
+			t.Fatal("want the failure")
+		}
+		f.broken.Store(false)
+		time.Sleep(2 * time.Second)
+		if f.changes.Load() != 1 {
+			t.Error("the proxy was not told")
+		}
+	})
+}
+
+func TestAReconnectingProxyKeepsItsCertificate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, day, 2*day)
+		first := f.lease(t, "web-1")
+		held := version(t, first)
+		due := first.Info().RenewAt
+		first.Release()
+		time.Sleep(time.Hour)
+		issued := f.Stats().Issued
+
+		l := f.lease(t, "web-1")
+		if !l.Adopt(held) || !l.Adopt(held) {
+			t.Fatal("a good certificate was not adopted")
+		}
+		info := l.Info()
+		if !info.Adopted || info.RenewAt.Unix() != due.Unix() || f.Stats().Issued != issued {
+			t.Errorf("info %+v, due %s", info, due)
+		}
+		time.Sleep(info.RenewAt.Sub(f.clock.now()) + time.Second)
+		if f.changes.Load() != 1 || version(t, l) == held {
+			t.Error("not renewed when the adopted one was due")
+		}
+		if l.Adopt(held) {
+			t.Error("the old one was adopted over the new")
+		}
+	})
+}
+
+func TestVersionsThatAreNotAdopted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, day, 2*day)
+		serial := "40" + fmt.Sprintf("%038x", 1)
+		ahead := f.clock.now().Add(time.Hour).Unix()
+		for name, v := range map[string]string{
+			"empty":          "",
+			"nonsense":       "a.b.c",
+			"another root":   fmt.Sprintf("0123456789abcdef.%d.%s", ahead, serial),
+			"due":            fmt.Sprintf("%s.%d.%s", f.ca.rootID, f.clock.now().Unix(), serial),
+			"no serial":      fmt.Sprintf("%s.%d.", f.ca.rootID, ahead),
+			"short serial":   fmt.Sprintf("%s.%d.0102", f.ca.rootID, ahead),
+			"too many parts": fmt.Sprintf("%s.%d.%s.x", f.ca.rootID, ahead, serial),
+		} {
+			if f.lease(t, "web-1").Adopt(v) {
+				t.Errorf("%s: %q was adopted", name, v)
+			}
+		}
+		l := f.lease(t, "web-1")
+		if !l.Adopt(fmt.Sprintf("%s.%d.%s", f.ca.rootID, f.clock.now().Add(1000*day).Unix(), serial)) {
+			t.Fatal("want it adopted, and renewed soon")
+		}
+		if in := l.Info().RenewAt.Sub(f.clock.now()); in > 6*time.Hour {
+			t.Errorf("a proxy can put its renewal off to %s from now", in)
+		}
+	})
+}
+
+func TestAnAdoptedCertificateThatIsAskedForUnderASecondNameIsReplacedUnderBoth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, day, 2*day)
+		held := version(t, f.lease(t, "web-1"))
+		l := f.lease(t, "web-1")
+		l.Adopt(held)
+		_, v, err := l.Secret("spiffe://datapunk/web")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.changes.Load() != 1 || version(t, l) != v || v == held {
+			t.Error("the proxy would hold two certificates")
+		}
+	})
+}
+
+func TestAReleasedLeaseIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, day, 2*day)
+		l := f.lease(t, "web-1")
+		version(t, l)
+		l.Release()
+		l.Release()
+		time.Sleep(2 * day)
+		if _, _, err := l.Secret("default"); !errors.Is(err, errReleased) {
+			t.Errorf("error %v", err)
+		}
+		if s := f.Stats(); f.changes.Load() != 0 || s.Leases != 0 || s.Issued != 1 {
+			t.Errorf("changes %d, stats %+v", f.changes.Load(), s)
+		}
+	})
+}
+
+func TestAShorterRotationTakesEffectAtOnceAndSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 200
+		f := newFleet(t, day, 2*day)
+		for i := range n {
+			version(t, f.lease(t, fmt.Sprint("web-", i)))
+		}
+		time.Sleep(10 * time.Minute)
+		if err := f.SetLifetimes(20*time.Second, 40*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		// All are overdue now: the first round takes a quarter of the rotation,
+		// and no second of it has the whole fleet.
+		before := int64(0)
+		for s := range 5 {
+			time.Sleep(time.Second)
+			now := f.changes.Load()
+			if step := now - before; step == 0 || step > n/2 {
+				t.Errorf("%d renewals in second %d", step, s)
+			}
+			before = now
+		}
+		if before != n {
+			t.Errorf("%d of %d renewed within a quarter of the rotation", before, n)
+		}
+		time.Sleep(20 * time.Second)
+		if now := f.changes.Load(); now < 2*n {
+			t.Errorf("%d renewals after the second round, want at least %d", now, 2*n)
+		}
+		l := f.lease(t, "last")
+		version(t, l)
+		if info := l.Info(); info.NotAfter.Sub(info.NotBefore) != 40*time.Second+backdate {
+			t.Errorf("a new certificate lives from %s to %s", info.NotBefore, info.NotAfter)
+		}
+	})
+}
+
+func TestALongerRotationNeverLetsACertificateExpire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 20*time.Second, 40*time.Second)
+		l := f.lease(t, "web-1")
+		version(t, l)
+		if err := f.SetLifetimes(day, 2*day); err != nil {
+			t.Fatal(err)
+		}
+		info := l.Info()
+		if !info.RenewAt.Before(info.NotAfter.Add(-10 * time.Second)) {
+			t.Errorf("renewal at %s, expiry at %s", info.RenewAt, info.NotAfter)
+		}
+	})
+}
+
+func TestEveryRedrawKeepsTheRenewalWithinTheNewWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, day, 2*day)
+		l := f.lease(t, "web-1")
+		held := version(t, l)
+		issued := f.clock.now()
+		if err := f.SetLifetimes(12*time.Hour, day); err != nil {
+			t.Fatal(err)
+		}
+		if age := l.Info().RenewAt.Sub(issued); age < 9*time.Hour || age > 12*time.Hour {
+			t.Errorf("renewal at an age of %s", age)
+		}
+		if version(t, l) != held {
+			t.Error("an edit of the rotation changed the secret itself")
+		}
+	})
+}
+
+func TestLifetimesThatAreRefused(t *testing.T) {
+	ca, _, _ := open(t)
+	for _, o := range []Options{{}, {Rotation: day, TTL: day}, {Rotation: day}, {Rotation: -day, TTL: day}, {Rotation: time.Millisecond, TTL: day}} {
+		if _, err := NewManager(ca, o); err == nil {
+			t.Errorf("rotation %s with lifetime %s was accepted", o.Rotation, o.TTL)
+		}
+	}
+}
+
+func TestNoProxyIsTheControlPlane(t *testing.T) {
+	ca, _, _ := open(t)
+	m, err := NewManager(ca, Options{Rotation: day, TTL: 2 * day})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, service := range []string{"control-plane", "", "a/b", ".."} {
+		if _, err := m.Lease(service, "web-1", func() {}); err == nil {
+			t.Errorf("service %q got a lease", service)
+		}
+	}
+}
+
+// 10,000 proxies that connect within a minute must not renew together later.
+func TestRenewalsOfALargeFleetStaySpread(t *testing.T) {
+	const proxies = 10_000
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var issued []time.Time
+	for i := range proxies {
+		issued = append(issued, start.Add(time.Duration(i)*time.Minute/proxies))
+	}
+	for generation := 1; generation <= 5; generation++ {
+		minutes := make(map[int64]int)
+		peak := 0
+		for i, at := range issued {
+			serial, err := newSerial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := &svid{serial: fmt.Sprintf("%x", serial), issued: at, notAfter: at.Add(2 * day)}
+			due := renewalOf(s, day, at)
+			if age := due.Sub(at); age < 18*time.Hour || age > day {
+				t.Fatalf("renewal at an age of %s", age)
+			}
+			minutes[due.Unix()/60]++
+			peak = max(peak, minutes[due.Unix()/60])
+			issued[i] = due
+		}
+		t.Logf("generation %d: at most %d renewals in a minute", generation, peak)
+		if peak >= 100 {
+			t.Errorf("generation %d: %d renewals in one minute", generation, peak)
+		}
+	}
+}
+
+func TestAttemptsBackOff(t *testing.T) {
+	for failures, most := range []time.Duration{1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300} {
+		most *= time.Second
+		for range 100 {
+			if d := retryAfter(failures, false); d < most/2 || d >= most {
+				t.Fatalf("after %d failures: %s, want %s to %s", failures, d, most/2, most)
+			}
+		}
+	}
+	if d := retryAfter(20, true); d >= retryUrgent {
+		t.Errorf("short of expiry: %s", d)
+	}
+}

@@ -1,0 +1,324 @@
+package sds
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// serveRenewal runs an xDS port that only renews tokens, and returns its address.
+func serveRenewal(t *testing.T, network, address string, tokens *Tokens, o ...grpc.ServerOption) string {
+	t.Helper()
+	l, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer(o...)
+	RegisterRenewal(s, tokens, slog.New(slog.DiscardHandler))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Serve(l)
+	}()
+	t.Cleanup(func() { s.Stop(); <-done })
+	return l.Addr().String()
+}
+
+func xdsTLS(t *testing.T, ca *CA) grpc.ServerOption {
+	t.Helper()
+	m, err := NewManager(ca, Options{Rotation: day, TTL: 2 * day})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return grpc.Creds(credentials.NewTLS(m.ServerTLS()))
+}
+
+func clientOf(t *testing.T, ca *CA) *RenewLoop {
+	t.Helper()
+	return &RenewLoop{CAPEM: ca.Roots(), File: filepath.Join(t.TempDir(), "token.yaml"), Log: slog.New(slog.DiscardHandler)}
+}
+
+func TestAValidTokenIsExchangedForTheNext(t *testing.T) {
+	ca, tokens, _ := open(t)
+	address := serveRenewal(t, "tcp", "127.0.0.1:0", tokens, xdsTLS(t, ca))
+	r := clientOf(t, ca)
+	r.Addresses = []string{"127.0.0.1:1", address} // the first is dead
+	creds, err := r.credentials()
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := mint(t, tokens, "web", "web-1", 90*time.Minute)
+	next, err := r.call(t.Context(), creds, old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	was, _ := tokens.Verify(old)
+	is, err := tokens.Verify(next)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if is.Service != "web" || is.Node != "web-1" || is.Expires.Sub(is.Issued) != 90*time.Minute || is.ID == was.ID {
+		t.Errorf("was %+v, is %+v", was, is)
+	}
+}
+
+func TestRenewalOverAUnixSocket(t *testing.T) {
+	ca, tokens, _ := open(t)
+	path := filepath.Join(t.TempDir(), "xds.sock")
+	serveRenewal(t, "unix", path, tokens, xdsTLS(t, ca))
+	r := clientOf(t, ca)
+	r.Addresses = []string{"unix:" + path}
+	creds, err := r.credentials()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.call(t.Context(), creds, mint(t, tokens, "web", "web-1", day)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestATokenIsShownOnlyToTheControlPlane(t *testing.T) {
+	ca, tokens, _ := open(t)
+	other, _, _ := open(t)
+	id := webID(t, ca)
+	proxy, err := NewManager(ca, Options{Rotation: day, TTL: 2 * day})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A proxy of the mesh that poses as the xDS port has a certificate of the
+	// same root, but not that name.
+	s, err := ca.issue(wallClock(), id, day)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy.server.svid, proxy.server.loaded = s, mustLoad(t, s)
+	for name, tt := range map[string]struct {
+		creds grpc.ServerOption
+		want  string
+	}{
+		"another root":       {xdsTLS(t, other), "unknown authority"},
+		"a proxy's identity": {grpc.Creds(credentials.NewTLS(proxy.ServerTLS())), `unexpected ID "spiffe://datapunk/web"`},
+		"no TLS":             {grpc.Creds(insecure.NewCredentials()), "does not look like a TLS handshake"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := clientOf(t, ca)
+			r.Addresses = []string{serveRenewal(t, "tcp", "127.0.0.1:0", tokens, tt.creds)}
+			creds, err := r.credentials()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = r.call(t.Context(), creds, mint(t, tokens, "web", "web-1", day))
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestRenewalsThatAreRefused(t *testing.T) {
+	ca, tokens, _ := open(t)
+	address := serveRenewal(t, "tcp", "127.0.0.1:0", tokens, xdsTLS(t, ca))
+	creds, err := clientOf(t, ca).credentials()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(creds))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close() //nolint:errcheck // end of the test
+	good := mint(t, tokens, "web", "web-1", day)
+	for name, headers := range map[string][]string{
+		"no token":      {},
+		"two tokens":    {"Bearer " + good, "Bearer " + good},
+		"no scheme":     {good},
+		"another one":   {"Basic " + good},
+		"a forged one":  {"Bearer " + good + "x"},
+		"an empty one":  {"Bearer "},
+		"spelled small": {"bearer " + good},
+	} {
+		ctx := t.Context()
+		for _, h := range headers {
+			ctx = metadata.AppendToOutgoingContext(ctx, "authorization", h)
+		}
+		err := conn.Invoke(ctx, renewMethod, &emptypb.Empty{}, new(wrapperspb.StringValue))
+		if status.Code(err) != codes.Unauthenticated {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestNoTokenLeavesInTheClear(t *testing.T) {
+	_, tokens, _ := open(t)
+	address := serveRenewal(t, "tcp", "127.0.0.1:0", tokens)
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close() //nolint:errcheck // end of the test
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+mint(t, tokens, "web", "web-1", day))
+	if err := conn.Invoke(ctx, renewMethod, &emptypb.Empty{}, new(wrapperspb.StringValue)); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("error %v", err)
+	}
+}
+
+// loopAt runs a RenewLoop in the bubble against the authority itself.
+func loopAt(t *testing.T, r *RenewLoop, exchange func(token string) (string, error)) <-chan error {
+	t.Helper()
+	r.exchange = func(_ context.Context, token string) (string, error) { return exchange(token) }
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	t.Cleanup(cancel)
+	return done
+}
+
+func TestTheLoopRenewsAtHalfOfTheTokensLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, tokens, _ := open(t)
+		r := clientOf(t, ca)
+		if err := WriteSecretFile(r.File, mint(t, tokens, "web", "web-1", time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		calls := 0
+		loopAt(t, r, func(token string) (string, error) {
+			calls++
+			c, err := tokens.Verify(token)
+			if err != nil {
+				return "", err
+			}
+			return tokens.Mint(c.Service, c.Node, c.Expires.Sub(c.Issued))
+		})
+		time.Sleep(29 * time.Minute)
+		if calls != 0 {
+			t.Error("renewed before half of its life")
+		}
+		time.Sleep(2 * time.Minute)
+		if calls != 1 {
+			t.Errorf("%d renewals at half of its life", calls)
+		}
+		time.Sleep(day)
+		raw, err := ReadSecretFile(r.File)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tokens.Verify(raw); err != nil {
+			t.Errorf("a day later: %v", err)
+		}
+		if calls < 47 || calls > 50 {
+			t.Errorf("%d renewals in a day", calls)
+		}
+	})
+}
+
+func TestTheLoopOutlivesAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, tokens, _ := open(t)
+		r := clientOf(t, ca)
+		var log bytes.Buffer
+		r.Log = slog.New(slog.NewTextHandler(&log, nil))
+		old := mint(t, tokens, "web", "web-1", time.Hour)
+		if err := WriteSecretFile(r.File, old); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		calls := 0
+		next := ""
+		loopAt(t, r, func(string) (string, error) {
+			calls++
+			if time.Since(start) < 50*time.Minute {
+				return "", errors.New("connection refused")
+			}
+			next = mint(t, tokens, "web", "web-1", time.Hour)
+			return next, nil
+		})
+		time.Sleep(55 * time.Minute)
+		if got, err := ReadSecretFile(r.File); err != nil || got != next || next == "" {
+			t.Errorf("not renewed after the outage: %v", err)
+		}
+		if calls > 60 {
+			t.Errorf("%d attempts in 20 minutes", calls)
+		}
+		if s := log.String(); !strings.Contains(s, "connection refused") || strings.Contains(s, old) || strings.Contains(s, next) {
+			t.Errorf("log:\n%s", s)
+		}
+	})
+}
+
+func TestTheLoopStopsWhenOnlyAnOperatorCanHelp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, tokens, _ := open(t)
+		r := clientOf(t, ca)
+		if err := WriteSecretFile(r.File, mint(t, tokens, "web", "web-1", time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		done := loopAt(t, r, func(string) (string, error) { return "", errors.New("down") })
+		time.Sleep(2 * time.Hour)
+		select {
+		case err := <-done:
+			if err == nil || !strings.Contains(err.Error(), "mint a new one") {
+				t.Errorf("error %v", err)
+			}
+		default:
+			t.Error("it still tries, with an expired token")
+		}
+	})
+}
+
+func TestATokenThatAnOperatorReplacesIsNotOverwritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, tokens, _ := open(t)
+		r := clientOf(t, ca)
+		if err := WriteSecretFile(r.File, mint(t, tokens, "web", "web-1", time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		operators := mint(t, tokens, "web", "web-1", 30*day)
+		loopAt(t, r, func(string) (string, error) {
+			if err := WriteSecretFile(r.File, operators); err != nil {
+				return "", err
+			}
+			return tokens.Mint("web", "web-1", time.Hour)
+		})
+		time.Sleep(2 * time.Hour)
+		if got, err := ReadSecretFile(r.File); err != nil || got != operators {
+			t.Errorf("the operator's token is gone: %v", err)
+		}
+	})
+}
+
+func TestALateControlPlaneIsNotFlooded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, tokens, _ := open(t)
+		r := clientOf(t, ca)
+		late := *tokens
+		late.now = func() time.Time { return time.Now().Add(-50 * time.Minute) }
+		if err := WriteSecretFile(r.File, mint(t, &late, "web", "web-1", time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		calls := 0
+		loopAt(t, r, func(string) (string, error) {
+			calls++
+			return late.Mint("web", "web-1", time.Hour)
+		})
+		time.Sleep(5 * time.Minute)
+		if calls != 1 {
+			t.Errorf("%d renewals in 5 minutes", calls)
+		}
+	})
+}

@@ -1,0 +1,72 @@
+package sds
+
+import (
+	"crypto/ecdsa"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// serverLife is how long a certificate of the xDS port lives. It is replaced
+// at half of that, by the first handshake after it: proxies look at it only in
+// a handshake, so nothing has to be pushed.
+const serverLife = 24 * time.Hour
+
+type serverCert struct {
+	mu     sync.Mutex
+	svid   *svid
+	loaded *tls.Certificate
+}
+
+// ServerTLS returns the TLS settings of the xDS port: TLS 1.3 and HTTP/2 only,
+// with a certificate for spiffe://<trust domain>/control-plane that is renewed
+// in memory. Clients show no certificate, they prove themselves by token.
+func (m *Manager) ServerTLS() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		NextProtos: []string{"h2"},
+		// A resumed session would go on under a root that is no longer trusted.
+		SessionTicketsDisabled: true,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return m.serverCertificate()
+		},
+	}
+}
+
+func (m *Manager) serverCertificate() (*tls.Certificate, error) {
+	c := &m.server
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := m.now()
+	if c.svid != nil && now.After(c.svid.notBefore) && now.Sub(c.svid.issued) < c.svid.notAfter.Sub(c.svid.issued)/2 {
+		return c.loaded, nil
+	}
+	svid, loaded, err := m.issueServer(now)
+	if err != nil {
+		m.log.Error("the certificate of the xDS port was not renewed", "error", err)
+		if c.svid != nil && now.Before(c.svid.notAfter) {
+			return c.loaded, nil
+		}
+		return nil, err
+	}
+	c.svid, c.loaded = svid, loaded
+	return loaded, nil
+}
+
+func (m *Manager) issueServer(now time.Time) (*svid, *tls.Certificate, error) {
+	s, err := m.issue(now, controlPlaneID(m.ca.td), serverLife)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := x509.ParsePKCS8PrivateKey(s.key)
+	if err != nil {
+		return nil, nil, err
+	}
+	signer, ok := key.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, nil, fmt.Errorf("want an ECDSA key, have %T", key)
+	}
+	return s, &tls.Certificate{Certificate: [][]byte{s.cert, s.issuer.cert.Raw}, PrivateKey: signer}, nil
+}

@@ -1,0 +1,176 @@
+package sds
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+const (
+	// Audience is the "aud" of a token: it opens the xDS port and nothing else.
+	Audience = "xds"
+	// MaxTokenTTL is the longest life of a token.
+	MaxTokenTTL = 366 * 24 * time.Hour
+
+	minTokenTTL   = time.Second
+	maxTokenBytes = 4096
+	maxNodeBytes  = 256
+	clockLeeway   = 60 * time.Second // for iat and nbf; exp has none
+)
+
+// Tokens mints and verifies the tokens with which proxies prove who they are:
+// ES256 JWTs bound to one service and one node. It is safe for concurrent use.
+type Tokens struct {
+	td    spiffeid.TrustDomain
+	key   *ecdsa.PrivateKey
+	keyID string
+	now   func() time.Time
+}
+
+// Claims is what a token proves.
+type Claims struct {
+	Service string
+	Node    string // the node.id
+	Issued  time.Time
+	Expires time.Time // the stream must end then
+	ID      string    // of the token, fit for logs
+}
+
+// claims is the payload of the JWT.
+type claims struct {
+	jwt.RegisteredClaims
+	Node string `json:"node"`
+}
+
+func newTokens(td spiffeid.TrustDomain, key *ecdsa.PrivateKey) (*Tokens, error) {
+	if key.Curve != elliptic.P256() {
+		return nil, errors.New("ES256 wants a key on P-256")
+	}
+	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(der)
+	return &Tokens{td: td, key: key, keyID: hex.EncodeToString(sum[:8]), now: wallClock}, nil
+}
+
+// TrustDomain returns the trust domain that the tokens are for.
+func (t *Tokens) TrustDomain() spiffeid.TrustDomain { return t.td }
+
+// Mint returns a token that lets the node act as the service for the lifetime,
+// at most [MaxTokenTTL].
+func (t *Tokens) Mint(service, node string, ttl time.Duration) (string, error) {
+	id, err := ServiceID(t.td, service)
+	if err != nil {
+		return "", err
+	}
+	if err := checkNode(node); err != nil {
+		return "", err
+	}
+	if ttl < minTokenTTL || ttl > MaxTokenTTL {
+		return "", fmt.Errorf("a token cannot live %s: want %s to %s", ttl, minTokenTTL, MaxTokenTTL)
+	}
+	tokenID := make([]byte, 16)
+	if _, err := rand.Read(tokenID); err != nil {
+		return "", err
+	}
+	now := t.now().Truncate(time.Second)
+	token := jwt.NewWithClaims(jwt.SigningMethodES256, claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer:    t.td.Name(),
+			Audience:  jwt.ClaimStrings{Audience},
+			Subject:   id.String(),
+			IssuedAt:  jwt.NewNumericDate(now),
+			NotBefore: jwt.NewNumericDate(now),
+			ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
+			ID:        base64.RawURLEncoding.EncodeToString(tokenID),
+		},
+		Node: node,
+	})
+	token.Header["kid"] = t.keyID
+	raw, err := token.SignedString(t.key)
+	if err != nil {
+		return "", fmt.Errorf("sign token: %w", err)
+	}
+	return raw, nil
+}
+
+func checkNode(node string) error {
+	switch {
+	case node == "":
+		return errors.New("node is empty")
+	case len(node) > maxNodeBytes:
+		return fmt.Errorf("node has %d bytes, the limit is %d", len(node), maxNodeBytes)
+	case !utf8.ValidString(node) || strings.ContainsFunc(node, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return fmt.Errorf("node %q has control characters", node)
+	}
+	return nil
+}
+
+// Verify returns what a token proves now, or why it proves nothing. The reason
+// is for our log: a client is told only that it was refused.
+func (t *Tokens) Verify(raw string) (Claims, error) {
+	if len(raw) > maxTokenBytes {
+		return Claims{}, fmt.Errorf("token has %d bytes, the limit is %d", len(raw), maxTokenBytes)
+	}
+	var c claims
+	_, err := jwt.NewParser(
+		jwt.WithValidMethods([]string{jwt.SigningMethodES256.Alg()}),
+		jwt.WithIssuer(t.td.Name()),
+		jwt.WithAudience(Audience),
+		jwt.WithExpirationRequired(),
+		jwt.WithNotBeforeRequired(),
+		jwt.WithIssuedAt(),
+		jwt.WithLeeway(clockLeeway),
+		jwt.WithTimeFunc(t.now),
+		jwt.WithStrictDecoding(),
+	).ParseWithClaims(raw, &c, func(token *jwt.Token) (any, error) {
+		if token.Header["kid"] != t.keyID {
+			return nil, fmt.Errorf("key %v is not ours", token.Header["kid"])
+		}
+		return &t.key.PublicKey, nil
+	})
+	if err != nil {
+		return Claims{}, err
+	}
+	return t.claims(&c)
+}
+
+// claims checks what the JWT library does not.
+func (t *Tokens) claims(c *claims) (Claims, error) {
+	if c.IssuedAt == nil {
+		return Claims{}, errors.New("token has no iat")
+	}
+	if expires := c.ExpiresAt.Time; !t.now().Before(expires) {
+		return Claims{}, fmt.Errorf("token expired at %s", expires.UTC().Format(time.RFC3339))
+	}
+	if life := c.ExpiresAt.Sub(c.IssuedAt.Time); life <= 0 || life > MaxTokenTTL {
+		return Claims{}, fmt.Errorf("token lives %s, the limit is %s", life, MaxTokenTTL)
+	}
+	id, err := spiffeid.FromString(c.Subject)
+	if err != nil {
+		return Claims{}, fmt.Errorf("token subject: %w", err)
+	}
+	service := strings.TrimPrefix(id.Path(), "/")
+	if want, err := ServiceID(t.td, service); err != nil {
+		return Claims{}, fmt.Errorf("token subject: %w", err)
+	} else if want != id {
+		return Claims{}, fmt.Errorf("token subject %s is of another trust domain", id)
+	}
+	if err := checkNode(c.Node); err != nil {
+		return Claims{}, fmt.Errorf("token: %w", err)
+	}
+	return Claims{Service: service, Node: c.Node, Issued: c.IssuedAt.Time, Expires: c.ExpiresAt.Time, ID: c.ID}, nil
+}

@@ -1,0 +1,263 @@
+package sds
+
+import (
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+func mint(t *testing.T, tokens *Tokens, service, node string, life time.Duration) string {
+	t.Helper()
+	raw, err := tokens.Mint(service, node, life)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+func TestATokenProvesItsServiceAndItsNode(t *testing.T) {
+	_, tokens, _ := open(t)
+	c, err := tokens.Verify(mint(t, tokens, "lake_service", "lake-1", 30*day))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Service != "lake_service" || c.Node != "lake-1" || c.ID == "" {
+		t.Errorf("claims %+v", c)
+	}
+	if life := c.Expires.Sub(c.Issued); life != 30*day {
+		t.Errorf("it lives %s", life)
+	}
+}
+
+func TestATokenSaysWhatTheDocumentationSays(t *testing.T) {
+	_, tokens, _ := open(t)
+	parts := strings.Split(mint(t, tokens, "web", "web-1", day), ".")
+	var header, payload map[string]any
+	for i, into := range []*map[string]any{&header, &payload} {
+		data, err := base64.RawURLEncoding.DecodeString(parts[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(data, into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if header["alg"] != "ES256" || header["kid"] != tokens.keyID {
+		t.Errorf("header %v", header)
+	}
+	for _, name := range []string{"iat", "nbf", "exp", "jti"} {
+		if payload[name] == nil {
+			t.Errorf("no %s", name)
+		}
+	}
+	if payload["iss"] != "datapunk" || payload["sub"] != "spiffe://datapunk/web" || payload["node"] != "web-1" {
+		t.Errorf("payload %v", payload)
+	}
+}
+
+func TestTokensThatAreNotMinted(t *testing.T) {
+	_, tokens, _ := open(t)
+	tests := map[string]struct {
+		service, node string
+		life          time.Duration
+	}{
+		"the control plane's name": {"control-plane", "web-1", day},
+		"no service":               {"", "web-1", day},
+		"a path":                   {"a/b", "web-1", day},
+		"no node":                  {"web", "", day},
+		"a node with a line break": {"web", "a\nb", day},
+		"a node of 257 bytes":      {"web", strings.Repeat("n", 257), day},
+		"no life":                  {"web", "web-1", 0},
+		"over a leap year":         {"web", "web-1", MaxTokenTTL + time.Second},
+	}
+	for name, tt := range tests {
+		if _, err := tokens.Mint(tt.service, tt.node, tt.life); err == nil {
+			t.Errorf("%s: minted", name)
+		}
+	}
+}
+
+func TestATokenEndsToTheSecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, tokens, _ := open(t)
+		raw := mint(t, tokens, "web", "web-1", time.Minute)
+		time.Sleep(time.Minute - time.Nanosecond)
+		if _, err := tokens.Verify(raw); err != nil {
+			t.Errorf("before: %v", err)
+		}
+		time.Sleep(time.Nanosecond)
+		if _, err := tokens.Verify(raw); err == nil {
+			t.Error("expiry has a leeway")
+		}
+	})
+}
+
+func TestAClockThatIsAMinuteLateIsForgiven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, tokens, _ := open(t)
+		raw := mint(t, tokens, "web", "web-1", day)
+		for _, tt := range []struct {
+			late time.Duration
+			ok   bool
+		}{{59 * time.Second, true}, {61 * time.Second, false}} {
+			tokens.now = func() time.Time { return time.Now().Add(-tt.late) }
+			if _, err := tokens.Verify(raw); (err == nil) != tt.ok {
+				t.Errorf("%s late: %v", tt.late, err)
+			}
+		}
+	})
+}
+
+// Each token is good but for one thing.
+func TestHostileTokens(t *testing.T) {
+	_, tokens, _ := open(t)
+	_, foreign, _ := open(t)
+	publicDER, err := x509.MarshalPKIXPublicKey(&tokens.key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	publicPEM := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: publicDER})
+
+	now := time.Now()
+	good := func() jwt.MapClaims {
+		return jwt.MapClaims{
+			"iss": "datapunk", "aud": "xds", "sub": "spiffe://datapunk/web", "node": "web-1", "jti": "1",
+			"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(day).Unix(),
+		}
+	}
+	sign := func(method jwt.SigningMethod, kid any, key any, c jwt.Claims) string {
+		token := jwt.NewWithClaims(method, c)
+		if kid != nil {
+			token.Header["kid"] = kid
+		}
+		raw, err := token.SignedString(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	ours := func(c jwt.Claims) string { return sign(jwt.SigningMethodES256, tokens.keyID, tokens.key, c) }
+	with := func(name string, value any) string {
+		c := good()
+		c[name] = value
+		return ours(c)
+	}
+	without := func(name string) string {
+		c := good()
+		delete(c, name)
+		return ours(c)
+	}
+	if _, err := tokens.Verify(ours(good())); err != nil {
+		t.Fatalf("the good one: %v", err)
+	}
+	raw := ours(good())
+	for name, hostile := range map[string]string{
+		"empty":                           "",
+		"not a token":                     "a.b.c",
+		"alg none":                        sign(jwt.SigningMethodNone, tokens.keyID, jwt.UnsafeAllowNoneSignatureType, good()),
+		"HS256 with the public key":       sign(jwt.SigningMethodHS256, tokens.keyID, publicPEM, good()),
+		"HS256 with the public key, DER":  sign(jwt.SigningMethodHS256, tokens.keyID, publicDER, good()),
+		"another key under our kid":       sign(jwt.SigningMethodES256, tokens.keyID, foreign.key, good()),
+		"another kid":                     sign(jwt.SigningMethodES256, foreign.keyID, tokens.key, good()),
+		"no kid":                          sign(jwt.SigningMethodES256, nil, tokens.key, good()),
+		"a kid that is no string":         sign(jwt.SigningMethodES256, []string{tokens.keyID}, tokens.key, good()),
+		"no signature":                    raw[:strings.LastIndexByte(raw, '.')+1],
+		"blanks around it":                " " + raw + " ",
+		"another mesh's key":              sign(jwt.SigningMethodES256, foreign.keyID, foreign.key, good()),
+		"expired":                         with("exp", now.Add(-time.Second).Unix()),
+		"no expiry":                       without("exp"),
+		"expiry that is no number":        with("exp", "tomorrow"),
+		"not yet valid":                   with("nbf", now.Add(time.Hour).Unix()),
+		"no nbf":                          without("nbf"),
+		"from the future":                 with("iat", now.Add(time.Hour).Unix()),
+		"no iat":                          without("iat"),
+		"lives two years":                 with("exp", now.Add(2*MaxTokenTTL).Unix()),
+		"another audience":                with("aud", "vault"),
+		"no audience":                     without("aud"),
+		"another issuer":                  with("iss", "elsewhere"),
+		"no subject":                      without("sub"),
+		"subject of another trust domain": with("sub", "spiffe://elsewhere/web"),
+		"subject of two segments":         with("sub", "spiffe://datapunk/web/x"),
+		"subject without a path":          with("sub", "spiffe://datapunk"),
+		"the control plane itself":        with("sub", "spiffe://datapunk/control-plane"),
+		"no node":                         without("node"),
+		"a node that is no string":        with("node", 7),
+		"too long":                        with("x", strings.Repeat("x", 5000)),
+	} {
+		if c, err := tokens.Verify(hostile); err == nil {
+			t.Errorf("%s: accepted as %+v", name, c)
+		} else if raw := hostile; len(raw) > 60 && strings.Contains(err.Error(), raw[len(raw)-20:]) {
+			t.Errorf("%s: the error quotes the token", name)
+		}
+	}
+}
+
+func TestATokenFileIsEnvoysSecret(t *testing.T) {
+	_, tokens, _ := open(t)
+	path := filepath.Join(t.TempDir(), "xds-token.yaml")
+	for range 2 { // the second replaces the first
+		raw := mint(t, tokens, "web", "web-1", day)
+		if err := WriteSecretFile(path, raw); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("mode %04o", info.Mode().Perm())
+		}
+		got, err := ReadSecretFile(path)
+		if err != nil || got != raw {
+			t.Errorf("read back: %v", err)
+		}
+	}
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil || len(entries) != 1 {
+		t.Errorf("files left behind: %v, %v", entries, err)
+	}
+}
+
+func TestATokenFileMayBeWrittenByHand(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token.yaml")
+	write := func(s string) {
+		if err := os.WriteFile(path, []byte(s), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("resources:\n- '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  name: xds_token\n  generic_secret: {secret: {inline_string: 'Bearer abc'}}\n")
+	if got, err := ReadSecretFile(path); err != nil || got != "abc" {
+		t.Errorf("%q, %v", got, err)
+	}
+	for _, bad := range []string{"", "\t", "resources: []", "resources: [{name: other, generic_secret: {secret: {inline_string: 'Bearer abc'}}}]", "resources: [{name: xds_token, generic_secret: {secret: {inline_string: abc}}}]"} {
+		write(bad)
+		if _, err := ReadSecretFile(path); err == nil {
+			t.Errorf("%q was read", bad)
+		}
+	}
+}
+
+func FuzzVerify(f *testing.F) {
+	_, tokens, _ := open(f)
+	raw, err := tokens.Mint("web", "web-1", day)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	f.Add("..")
+	f.Fuzz(func(t *testing.T, s string) {
+		c, err := tokens.Verify(s)
+		if err == nil && s != raw {
+			t.Errorf("forged %+v: %q", c, s)
+		}
+	})
+}

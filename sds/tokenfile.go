@@ -1,0 +1,80 @@
+package sds
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// TokenSecret is the name of the secret in a token file, by which an Envoy's
+// bootstrap refers to it.
+const TokenSecret = "xds_token"
+
+const (
+	secretType = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+	bearer     = "Bearer "
+)
+
+// secretFile is what Envoy reads from a watched file: a discovery response of
+// one Secret.
+type secretFile struct {
+	Resources []secretResource `json:"resources" yaml:"resources"`
+}
+
+type secretResource struct {
+	Type    string        `json:"@type" yaml:"@type"`
+	Name    string        `json:"name" yaml:"name"`
+	Generic genericSecret `json:"generic_secret" yaml:"generic_secret"`
+}
+
+type genericSecret struct {
+	Secret inlineString `json:"secret" yaml:"secret"`
+}
+
+type inlineString struct {
+	Inline string `json:"inline_string" yaml:"inline_string"`
+}
+
+// WriteSecretFile writes a token as the file from which an Envoy takes its
+// authorization header, readable by its owner alone. It renames it into place,
+// which is what Envoy watches for. The content is YAML that is JSON too, since
+// Envoy tells the two apart by the file's name.
+func WriteSecretFile(path, token string) error {
+	data, err := json.Marshal(secretFile{Resources: []secretResource{{
+		Type:    secretType,
+		Name:    TokenSecret,
+		Generic: genericSecret{Secret: inlineString{Inline: bearer + token}},
+	}}})
+	if err != nil {
+		return err
+	}
+	if err := writeFile(path, append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("token file: %w", err)
+	}
+	return nil
+}
+
+// ReadSecretFile returns the token of a file that [WriteSecretFile] wrote.
+// Errors do not quote the file.
+func ReadSecretFile(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("token file: %w", err)
+	}
+	var f secretFile
+	if err := yaml.Unmarshal(data, &f); err != nil {
+		return "", fmt.Errorf("token file %s is not YAML", path)
+	}
+	for _, r := range f.Resources {
+		if r.Name != TokenSecret {
+			continue
+		}
+		if token, ok := strings.CutPrefix(r.Generic.Secret.Inline, bearer); ok && token != "" {
+			return token, nil
+		}
+	}
+	return "", fmt.Errorf("token file %s has no secret %q with a bearer token", path, TokenSecret)
+}
