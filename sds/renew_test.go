@@ -113,7 +113,7 @@ func TestATokenIsShownOnlyToTheControlPlane(t *testing.T) {
 		want  string
 	}{
 		"another root":       {xdsTLS(t, other), "unknown authority"},
-		"a proxy's identity": {grpc.Creds(credentials.NewTLS(proxy.ServerTLS())), `unexpected ID "spiffe://datapunk/web"`},
+		"a proxy's identity": {grpc.Creds(credentials.NewTLS(proxy.ServerTLS())), "unexpected ID"},
 		"no TLS":             {grpc.Creds(insecure.NewCredentials()), "does not look like a TLS handshake"},
 	} {
 		t.Run(name, func(t *testing.T) {
