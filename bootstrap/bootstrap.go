@@ -1,0 +1,188 @@
+// Package bootstrap makes the bootstrap of one Envoy: who it is, where its
+// control planes are and how it proves itself to them. All else comes over the
+// stream.
+//
+// The package owns the names that the rest of the configuration relies on: the
+// cluster [AdminCluster], which the metrics listener sends scrapes to, and the
+// keys of the node's metadata. It reads no files and knows nothing of the mesh.
+package bootstrap
+
+import (
+	"fmt"
+	"time"
+
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	overloadv3 "github.com/envoyproxy/go-control-plane/envoy/config/overload/v3"
+	connectionsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/resource_monitors/downstream_connections/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+// The static clusters.
+const (
+	XDSCluster   = "xds"
+	AdminCluster = "mesh_admin" // Envoy's own admin socket
+)
+
+// The ports that hold where Options leave them 0.
+const (
+	DefaultOutboundPort = 15001
+	DefaultMetricsPort  = 9102
+)
+
+// maxConnections is how many connections an Envoy takes in all. Without a
+// limit it warns at its start, and ends when it has no file descriptors left.
+const maxConnections = 50_000
+
+// Options describe one Envoy.
+type Options struct {
+	Service string // which service it is the sidecar of
+	NodeID  string // unique in the mesh
+
+	AppPort      uint16 // where the application listens, on loopback
+	MeshPort     uint16 // where the sidecar takes mTLS from its peers
+	OutboundPort uint16 // where the application's calls enter, on loopback; 0: [DefaultOutboundPort]
+	MetricsPort  uint16 // where Prometheus scrapes; 0: [DefaultMetricsPort]
+	Address      string // the IP that mesh and metrics ports are bound to; empty: every one
+	Zone         string // optional
+	Version      string // of the application, optional
+
+	// AdminSocket is the path of Envoy's admin socket, which only its own user
+	// can open.
+	AdminSocket string
+
+	// XDSAddresses are the control planes: HOST:PORT or unix:PATH.
+	XDSAddresses []string
+	// CAPEM is the root that their certificates must chain to, TrustDomain the
+	// one that they must be of (empty: the root's own), TokenFile the path of the
+	// file with the proxy's token. Plaintext stands instead of all three.
+	CAPEM       []byte
+	TrustDomain string
+	TokenFile   string
+	Plaintext   bool
+}
+
+// New returns the whole bootstrap of an Envoy. Two calls with the same options
+// return equal messages.
+func New(o Options) (*bootstrapv3.Bootstrap, error) {
+	if o.OutboundPort == 0 {
+		o.OutboundPort = DefaultOutboundPort
+	}
+	if o.MetricsPort == 0 {
+		o.MetricsPort = DefaultMetricsPort
+	}
+	addresses, err := o.check()
+	if err != nil {
+		return nil, err
+	}
+	xds, err := xdsCluster(&o, addresses)
+	if err != nil {
+		return nil, err
+	}
+	overload, err := overloadManager()
+	if err != nil {
+		return nil, err
+	}
+	node, err := node(&o)
+	if err != nil {
+		return nil, err
+	}
+	b := &bootstrapv3.Bootstrap{
+		Node:             node,
+		Admin:            admin(o.AdminSocket),
+		DynamicResources: dynamicResources(),
+		StaticResources: &bootstrapv3.Bootstrap_StaticResources{
+			Clusters: []*clusterv3.Cluster{xds, adminCluster(o.AdminSocket)},
+		},
+		OverloadManager: overload,
+		StatsConfig:     statsConfig(),
+	}
+	if err := b.ValidateAll(); err != nil {
+		return nil, fmt.Errorf("bootstrap: %w", err)
+	}
+	return b, nil
+}
+
+// node says who the Envoy is. The control plane reads these keys and no others.
+func node(o *Options) (*corev3.Node, error) {
+	metadata := map[string]any{
+		"service":       o.Service,
+		"app_port":      int64(o.AppPort),
+		"mesh_port":     int64(o.MeshPort),
+		"outbound_port": int64(o.OutboundPort),
+		"metrics_port":  int64(o.MetricsPort),
+	}
+	for key, value := range map[string]string{"address": o.Address, "version": o.Version, "zone": o.Zone} {
+		if value != "" {
+			metadata[key] = value
+		}
+	}
+	fields, err := structpb.NewStruct(metadata)
+	if err != nil {
+		return nil, fmt.Errorf("node metadata: %w", err)
+	}
+	n := &corev3.Node{Id: o.NodeID, Cluster: o.Service, Metadata: fields}
+	if o.Zone != "" {
+		n.Locality = &corev3.Locality{Zone: o.Zone}
+	}
+	return n, nil
+}
+
+// dynamicResources let clusters and listeners come over one delta stream, and
+// with it all that those refer to.
+func dynamicResources() *bootstrapv3.Bootstrap_DynamicResources {
+	overADS := func() *corev3.ConfigSource {
+		return &corev3.ConfigSource{
+			ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
+			ResourceApiVersion:    corev3.ApiVersion_V3,
+			// Never go on without them: an Envoy that starts before its control
+			// plane waits for it.
+			InitialFetchTimeout: durationpb.New(0),
+		}
+	}
+	return &bootstrapv3.Bootstrap_DynamicResources{
+		AdsConfig: &corev3.ApiConfigSource{
+			ApiType:             corev3.ApiConfigSource_DELTA_GRPC,
+			TransportApiVersion: corev3.ApiVersion_V3,
+			// The node is 61 KB, most of it a list of extensions.
+			SetNodeOnFirstMessageOnly: true,
+			GrpcServices: []*corev3.GrpcService{{
+				TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{
+					ClusterName: XDSCluster,
+					RetryPolicy: &corev3.RetryPolicy{RetryBackOff: &corev3.BackoffStrategy{
+						// Envoy's own goes to 30 s, which a proxy then stays away
+						// after a restart of 12.
+						BaseInterval: durationpb.New(250 * time.Millisecond),
+						MaxInterval:  durationpb.New(5 * time.Second),
+					}},
+				}},
+			}},
+		},
+		CdsConfig: overADS(),
+		LdsConfig: overADS(),
+	}
+}
+
+func overloadManager() (*overloadv3.OverloadManager, error) {
+	config, err := pack(&connectionsv3.DownstreamConnectionsConfig{MaxActiveDownstreamConnections: maxConnections})
+	if err != nil {
+		return nil, err
+	}
+	return &overloadv3.OverloadManager{ResourceMonitors: []*overloadv3.ResourceMonitor{{
+		Name:       "envoy.resource_monitors.global_downstream_max_connections",
+		ConfigType: &overloadv3.ResourceMonitor_TypedConfig{TypedConfig: config},
+	}}}, nil
+}
+
+// pack encodes a message for an Any, always to the same bytes.
+func pack(m proto.Message) (*anypb.Any, error) {
+	a := new(anypb.Any)
+	if err := anypb.MarshalFrom(a, m, proto.MarshalOptions{Deterministic: true}); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
