@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"bytes"
 	"fmt"
+	"strings"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	"go.yaml.in/yaml/v4"
@@ -37,14 +38,31 @@ func YAML(b *bootstrapv3.Bootstrap) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// restyle turns the flow style of JSON into blocks. Strings keep their quotes
-// only where they need them, which the encoder knows.
+// restyle turns the flow style of JSON into blocks. Of the strings, those keep
+// quotes that this encoder knows to need them, and those that Envoy's parser
+// would take for something else.
 func restyle(n *yaml.Node) {
 	n.Style = 0
-	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" && bytes.ContainsRune([]byte(n.Value), '\n') {
-		n.Style = yaml.LiteralStyle
+	if n.Kind == yaml.ScalarNode && n.Tag == "!!str" {
+		switch {
+		case strings.ContainsRune(n.Value, '\n'):
+			n.Style = yaml.LiteralStyle
+		case ambiguous(n.Value):
+			n.Style = yaml.SingleQuotedStyle
+		}
 	}
 	for _, child := range n.Content {
 		restyle(child)
 	}
+}
+
+// ambiguous reports whether a plain scalar may be read as a boolean or a
+// number. Envoy's parser follows YAML 1.1, the encoder YAML 1.2.
+func ambiguous(s string) bool {
+	switch strings.ToLower(s) {
+	case "", "y", "n", "yes", "no", "on", "off", "inf", "infinity", "nan":
+		return true
+	}
+	first := s[0] | 0x20 // lower case
+	return (first < 'a' || first > 'z') && s[0] != '/'
 }

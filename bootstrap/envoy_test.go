@@ -1,0 +1,198 @@
+package bootstrap
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"datapunk.dev/controlplane/sds"
+)
+
+// envoy finds the real Envoy; without it the test fails.
+func envoy(t *testing.T) string {
+	t.Helper()
+	if path := os.Getenv("ENVOY"); path != "" {
+		return path
+	}
+	if path, err := exec.LookPath("envoy"); err == nil {
+		return path
+	}
+	path, err := filepath.Abs("../.tools/bin/envoy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("no Envoy: set ENVOY, or run make tools: %v", err)
+	}
+	return path
+}
+
+// socketDir is a directory with a path that is short enough for sockets.
+func socketDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "boot")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// settle gives the options paths that exist, and writes the bootstrap.
+func settle(t *testing.T, dir string, o *Options) string {
+	t.Helper()
+	o.AdminSocket = filepath.Join(dir, "admin.sock")
+	if !o.Plaintext {
+		o.TokenFile = filepath.Join(dir, "token.yaml")
+		if err := sds.WriteSecretFile(o.TokenFile, "a.b.c"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(dir, "bootstrap.yaml")
+	if err := os.WriteFile(path, render(t, *o), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestEnvoyAcceptsEachBootstrap(t *testing.T) {
+	for name, o := range examples(t) {
+		t.Run(name, func(t *testing.T) {
+			path := settle(t, socketDir(t), &o)
+			out, err := exec.Command(envoy(t), "--mode", "validate", "-l", "warning", "-c", path).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if got := strings.TrimSpace(string(out)); !strings.HasSuffix(got, "OK") || strings.Contains(got, "\n") {
+				t.Errorf("it said:\n%s", got)
+			}
+		})
+	}
+}
+
+// startEnvoy runs Envoy until the test ends and returns its admin interface.
+// When it has ended, its log must be empty.
+func startEnvoy(t *testing.T, o Options) *http.Client {
+	t.Helper()
+	path := settle(t, socketDir(t), &o)
+	var log bytes.Buffer
+	cmd := exec.Command(envoy(t), "-c", path, "-l", "warning", "--disable-hot-restart", "--concurrency", "1")
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", o.AdminSocket)
+		},
+	}}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+		for line := range strings.Lines(log.String()) {
+			if !strings.Contains(line, "caught ENVOY_SIGTERM") {
+				t.Errorf("Envoy logged: %s", line)
+			}
+		}
+	})
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		response, err := client.Get("http://admin/ready")
+		if err == nil {
+			_ = response.Body.Close()
+			return client
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("Envoy does not answer: %v", err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func get(t *testing.T, admin *http.Client, path string) (int, string) {
+	t.Helper()
+	response, err := admin.Get("http://admin" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close() //nolint:errcheck // read only
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+func TestEnvoyStartsWithAnEmptyLogWhereThereIsNoControlPlane(t *testing.T) {
+	for name, addresses := range map[string][]string{
+		"nobody listens":            {"127.0.0.1:1"},
+		"no such socket":            {"unix:/nonexistent/xds.sock"},
+		"a name that has no answer": {"control.invalid:18000"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			admin := startEnvoy(t, sidecar(t, func(o *Options) { o.XDSAddresses = addresses }))
+			time.Sleep(2 * time.Second) // it has tried, more than once
+			if _, body := get(t, admin, "/ready"); !strings.Contains(body, "INITIALIZING") {
+				t.Errorf("it is %q without a control plane", strings.TrimSpace(body))
+			}
+			if _, body := get(t, admin, "/stats?filter=deprecated_feature_use"); strings.TrimSpace(body) != "runtime.deprecated_feature_use: 0" {
+				t.Errorf("deprecated features: %s", body)
+			}
+		})
+	}
+}
+
+func TestTheAdminSocketShowsAndDoesNotAct(t *testing.T) {
+	o := sidecar(t, func(o *Options) { o.XDSAddresses = []string{"127.0.0.1:1"} })
+	admin := startEnvoy(t, o)
+	for _, path := range []string{"/stats", "/stats/prometheus", "/clusters", "/config_dump", "/listeners", "/certs", "/server_info"} {
+		if status, _ := get(t, admin, path); status != http.StatusOK {
+			t.Errorf("%s: %d", path, status)
+		}
+	}
+	for _, path := range []string{"/quitquitquit", "/drain_listeners", "/logging?level=debug", "/runtime_modify", "/reset_counters", "/healthcheck/fail", "/memory"} {
+		response, err := admin.Post("http://admin"+path, "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != http.StatusForbidden {
+			t.Errorf("POST %s: %d, want 403", path, response.StatusCode)
+		}
+	}
+	if _, dump := get(t, admin, "/config_dump"); strings.Contains(dump, "a.b.c") {
+		t.Error("the token is in the dump")
+	}
+}
+
+// What Envoy says of itself must be what was asked for, with its types.
+func TestEnvoyIsWhoItWasToldToBe(t *testing.T) {
+	o := examples(t)["words-that-look-like-values"]
+	o.XDSAddresses = []string{"127.0.0.1:1"}
+	_, body := get(t, startEnvoy(t, o), "/server_info")
+	var info struct {
+		Node struct {
+			ID       string         `json:"id"`
+			Cluster  string         `json:"cluster"`
+			Metadata map[string]any `json:"metadata"`
+		} `json:"node"`
+	}
+	if err := json.Unmarshal([]byte(body), &info); err != nil {
+		t.Fatal(err)
+	}
+	n := info.Node
+	if n.ID != "on" || n.Cluster != "1e3" || n.Metadata["version"] != "y" || n.Metadata["zone"] != "nan" || n.Metadata["mesh_port"] != 15443.0 {
+		t.Errorf("node %+v", n)
+	}
+}
