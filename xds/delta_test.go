@@ -1,0 +1,227 @@
+package xds
+
+import (
+	"testing"
+	"testing/synctest"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+
+	"datapunk.dev/controlplane/translate"
+)
+
+const (
+	cds = translate.Cluster
+	eds = translate.Endpoint
+	sds = translate.Secret
+	lds = translate.Listener
+	rds = translate.Route
+)
+
+// protocolTest runs a test in a bubble with a published world.
+func protocolTest(name string, t *testing.T, f func(t *testing.T, w *world)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(testServer(),
+				cluster("a", "1"), cluster("b", "1"),
+				endpoint("a", "1"), endpoint("b", "1"),
+				listener("in", "1"), listener("out", "1"),
+				route("out", "1", "a", "b"))
+			w.publish()
+			f(t, w)
+			synctest.Wait()
+		})
+	})
+}
+
+func TestDelta(t *testing.T) {
+	protocolTest("an initial request without names is a subscription to everything", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.subscribe(cds)
+		c.expect("cluster a@1 b@1")
+		w.put(cluster("b", "2")).publish()
+		c.expect("cluster b@2")
+		w.put(cluster("c", "1")).publish()
+		c.expect("cluster c@1")
+		w.remove(cds, "a").publish()
+		c.expect("cluster -a")
+		c.silence("all is acknowledged")
+	})
+	protocolTest("only Listener and Cluster have the legacy wildcard", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.subscribe(eds)
+		c.silence("an assignment must be named")
+	})
+	protocolTest("a request for * is a subscription to everything", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.subscribe(cds, "*")
+		c.expect("cluster a@1 b@1")
+		w.put(cluster("c", "1")).publish()
+		c.expect("cluster c@1")
+		c.unsubscribe(cds, "*")
+		w.put(cluster("c", "2")).publish()
+		c.silence("it unsubscribed from *")
+	})
+	protocolTest("a wildcard is answered even if there is nothing", t, func(t *testing.T, w *world) {
+		w.remove(lds, "in", "out").publish()
+		c := openDelta(t, w.server)
+		c.subscribe(lds)
+		c.expect("listener")
+		c.silence("answered")
+	})
+	protocolTest("a stream that has named a resource has no legacy wildcard", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.subscribe(cds, "a")
+		c.expect("cluster a@1")
+		c.unsubscribe(cds, "a")
+		c.request(cds)
+		c.silence("an empty list is an empty list")
+		w.put(cluster("a", "2")).publish()
+		c.silence("it unsubscribed")
+	})
+	protocolTest("a client gets what it named and only that", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.subscribe(eds, "b")
+		c.expect("endpoint b@1")
+		w.put(endpoint("a", "2")).publish()
+		c.silence("a was not asked for")
+		c.subscribe(eds, "a")
+		c.expect("endpoint a@2")
+		w.put(endpoint("a", "3"), endpoint("b", "3")).publish()
+		c.expect("endpoint a@3 b@3")
+	})
+	protocolTest("a missing name is reported as removed, and sent when it appears", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.subscribe(eds, "a", "later")
+		c.expect("endpoint a@1 -later")
+		c.silence("once")
+		w.put(endpoint("later", "1")).publish()
+		c.expect("endpoint later@1")
+		w.remove(eds, "later").publish()
+		c.expect("endpoint -later")
+	})
+	protocolTest("a name that is subscribed to again is sent again", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.subscribe(eds, "a", "b")
+		c.expect("endpoint a@1 b@1")
+		c.subscribe(eds, "a")
+		c.expect("endpoint a@1")
+		c.subscribe(eds, "none")
+		c.expect("endpoint -none")
+		c.subscribe(eds, "none")
+		c.expect("endpoint -none")
+	})
+	protocolTest("unsubscribe is not answered; resubscribe is", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.subscribe(eds, "a", "b")
+		c.expect("endpoint a@1 b@1")
+		c.unsubscribe(eds, "a")
+		c.silence("no answer to an unsubscription")
+		w.put(endpoint("a", "2")).publish()
+		c.silence("a is not subscribed to")
+		c.subscribe(eds, "a")
+		c.expect("endpoint a@2")
+	})
+	protocolTest("unsubscribing a name under a wildcard is answered", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.subscribe(cds, "*", "a", "zz")
+		c.expect("cluster a@1 b@1 -zz")
+		c.unsubscribe(cds, "a")
+		c.expect("cluster a@1")
+		c.unsubscribe(cds, "zz")
+		c.expect("cluster -zz")
+		w.put(cluster("a", "2")).publish()
+		c.expect("cluster a@2")
+	})
+	protocolTest("a wildcard can be added to names", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.subscribe(cds, "a")
+		c.expect("cluster a@1")
+		c.subscribe(cds, "*")
+		c.expect("cluster b@1")
+	})
+	protocolTest("initial_resource_versions: what the client has is not sent, what is gone is removed", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.reconnect(cds, nil, "a", "1", "b", "0", "gone", "1")
+		c.expect("cluster b@1 -gone")
+		c.reconnect(eds, []string{"a", "b"}, "a", "1", "b", "1")
+		c.expect("endpoint b@1") // b's cluster changed: it warms again
+		c.reconnect(lds, nil, "in", "1", "out", "1")
+		c.expect("listener") // a wildcard is answered
+		c.reconnect(rds, []string{"out"}, "out", "1")
+		c.silence("the client has it")
+		w.put(route("out", "2", "a")).publish()
+		c.expect("route out@2")
+	})
+	protocolTest("a fresh client of another replica is sent nothing that it has", t, func(t *testing.T, w *world) {
+		other := newWorld(testServer(), cluster("b", "1"), cluster("a", "1"))
+		other.publish()
+		c := openDelta(t, other.server)
+		c.reconnect(cds, nil, "a", "1", "b", "1")
+		c.expect("cluster")
+	})
+	protocolTest("a stale nonce makes a subscription no less valid", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.subscribe(eds, "a")
+		c.peek("endpoint a@1")
+		c.request(eds, func(r *discovery.DeltaDiscoveryRequest) {
+			r.ResponseNonce = "of another age"
+			r.ResourceNamesSubscribe = []string{"b"}
+		})
+		c.expect("endpoint b@1")
+	})
+	protocolTest("an ACK may change the subscription too", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.subscribe(eds, "a")
+		m := c.peek("endpoint a@1")
+		c.request(eds, func(r *discovery.DeltaDiscoveryRequest) {
+			r.ResponseNonce = m.Nonce
+			r.ResourceNamesSubscribe = []string{"b"}
+			r.ResourceNamesUnsubscribe = []string{"a"}
+		})
+		c.expect("endpoint b@1")
+		w.put(endpoint("a", "2")).publish()
+		c.silence("a is not subscribed to")
+	})
+	protocolTest("nonces differ, and the version of a type moves with its content", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.subscribe(cds)
+		one := c.expect("cluster a@1 b@1")
+		w.put(cluster("a", "2")).publish()
+		two := c.expect("cluster a@2")
+		w.put(cluster("a", "1")).publish()
+		three := c.expect("cluster a@1")
+		if one.Nonce == two.Nonce || two.Nonce == three.Nonce {
+			t.Error("a nonce came twice")
+		}
+		if one.SystemVersionInfo == two.SystemVersionInfo || one.SystemVersionInfo != three.SystemVersionInfo {
+			t.Errorf("versions %s, %s, %s: the third content is the first", one.SystemVersionInfo, two.SystemVersionInfo, three.SystemVersionInfo)
+		}
+	})
+	protocolTest("a request of an unknown type ends nothing", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.send(&discovery.DeltaDiscoveryRequest{Node: c.takeNode(), TypeUrl: "type.googleapis.com/envoy.service.runtime.v3.Runtime"})
+		c.silence("not served")
+		c.subscribe(cds)
+		c.expect("cluster a@1 b@1")
+	})
+	protocolTest("a request without a type on ADS is an error", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.send(&discovery.DeltaDiscoveryRequest{Node: c.takeNode()})
+		if got := status.Code(c.end()); got != codes.InvalidArgument {
+			t.Errorf("code %v", got)
+		}
+	})
+	protocolTest("a separate service needs no type and serves only its own", t, func(t *testing.T, w *world) {
+		c := deltaClient{open(t, w.server, delta, eds.URL())}
+		c.send(&discovery.DeltaDiscoveryRequest{Node: c.takeNode(), ResourceNamesSubscribe: []string{"a"}})
+		c.expect("endpoint a@1")
+		c.subscribe(cds)
+		if got := status.Code(c.end()); got != codes.InvalidArgument {
+			t.Errorf("code %v", got)
+		}
+	})
+}

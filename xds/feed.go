@@ -1,0 +1,412 @@
+package xds
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"datapunk.dev/controlplane/translate"
+)
+
+// feed is the state of one type on one stream: what the client asked for, what
+// it has, and what is on its way.
+//
+// What the client has is base, the set that was last sent to it, but for the
+// names in diffs. So a stream holds a pointer and the exceptions, and a change
+// is found by asking the new set what differs from base.
+type feed struct {
+	stream *stream
+	typ    translate.Type
+
+	sub    subscription
+	answer bool           // the client asked for something: it need not wait for its own answers
+	owed   bool           // a response is owed, be it empty
+	base   *translate.Set // nil: nothing was sent yet
+	diffs  map[string]*diff
+
+	inflight []*response // sent and neither acknowledged nor rejected, oldest first
+	nonce    string      // of the newest response
+	version  string      // version_info of the newest response
+	trials   [][]string  // names to try in a response of their own each, see nack.go
+
+	reported  int    // how many versions the client reported when it came
+	claims    string // the version_info that it came with, SotW only
+	postponed bool   // a removal waited in the last push
+}
+
+// diff is what the client has of one name, where that is not what base says.
+// The zero value: it has nothing.
+type diff struct {
+	has     *translate.Resource // the last that it took, as far as is known
+	version string              // what it says it has (initial_resource_versions)
+	tell    bool                // it must be told: it asked, or it rejected a response with the name
+	held    *hold               // the content that it rejected
+	since   time.Time           // when it first had to wait for a cluster
+}
+
+// change is one resource put, or removed (res is nil), in a response.
+type change struct {
+	name   string
+	res    *translate.Resource
+	before *translate.Resource // what the client had
+	fresh  bool                // the client had nothing of that name
+}
+
+// response is one that was sent, until the client answers it.
+type response struct {
+	nonce   string
+	version string // of the whole type, for people
+	at      time.Time
+	changes []change
+	view    *view
+	leases  uint64              // how many secrets of the lease were sent before it
+	fresh   map[string]struct{} // names of the fresh changes; made when asked for
+}
+
+const (
+	// maxInFlight is how many responses of a type may be unanswered before
+	// changes of the view wait for an answer, however long that takes.
+	maxInFlight = 8
+	// maxUnanswered bounds what is remembered of a client that never answers.
+	maxUnanswered = 64
+)
+
+// push sends what the client lacks of this type and may have now.
+func (f *feed) push(v *view, now time.Time) {
+	if !f.sub.active {
+		return
+	}
+	f.postponed = false
+	if len(f.trials) > 0 {
+		f.pushTrials(v, now)
+		if len(f.trials) > 0 {
+			return
+		}
+	}
+	if !f.answer && !f.mayPush(v, now) {
+		return
+	}
+	changes, waiting := f.plan(v, now)
+	f.answer = false
+	if len(changes) > 0 || f.owed && !waiting {
+		f.send(v, changes, now)
+	}
+}
+
+// mayPush reports whether a change of the view may be sent now. While a
+// response is unanswered changes gather, for a short time.
+func (f *feed) mayPush(v *view, now time.Time) bool {
+	if f.base == v.sets[f.typ] && len(f.diffs) == 0 && !f.owed {
+		return false // nothing to send
+	}
+	n := len(f.inflight)
+	if n == 0 {
+		return true
+	}
+	if n >= maxInFlight {
+		return false
+	}
+	open := f.inflight[n-1].at.Add(f.stream.server.options.Timeouts.Coalesce)
+	if now.Before(open) {
+		f.stream.pushAgainAt(open)
+		return false
+	}
+	return true
+}
+
+// plan moves base to the view and returns what to send to get there. What may
+// not be sent yet stays in diffs; waiting says that there is such a thing.
+func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
+	first := f.base == nil
+	f.advance(v)
+	if first && f.claims != "" && f.claims == v.digests[f.typ].String() && f.sub.wildcard && f.fullState() {
+		f.version, f.owed = f.claims, false // it has all of it from another stream
+		f.stream.status.acknowledged(f.typ, f.claims)
+		return nil, false
+	}
+	consider := func(name string, d *diff) {
+		c, verdict := f.consider(v, name, d, now)
+		switch verdict {
+		case send:
+			changes = append(changes, c)
+			delete(f.diffs, name)
+		case wait:
+			waiting = true
+			f.note(name, d)
+		case nothing:
+			delete(f.diffs, name)
+		}
+	}
+	if first {
+		for name := range f.wanted() {
+			d := f.diffs[name]
+			if d == nil {
+				d = &diff{tell: f.sub.names.has(name)}
+			}
+			consider(name, d)
+		}
+	}
+	if len(f.diffs) > 0 {
+		for _, name := range slices.Sorted(maps.Keys(f.diffs)) {
+			consider(name, f.diffs[name])
+		}
+	}
+	if len(f.diffs) == 0 {
+		f.diffs = nil
+	}
+	return changes, waiting
+}
+
+// advance makes the view's set the base. What changed since the last one goes
+// into diffs.
+func (f *feed) advance(v *view) {
+	set := v.sets[f.typ]
+	if f.base == set || f.base == nil {
+		f.base = set
+		return
+	}
+	if names, ok := set.ChangedSince(f.base); ok {
+		for _, name := range names {
+			f.differs(name)
+		}
+	} else {
+		for r := range f.base.All() {
+			if n := set.Get(r.Name); n == nil || n.Version != r.Version {
+				f.differs(r.Name)
+			}
+		}
+		for r := range set.All() {
+			if f.base.Get(r.Name) == nil {
+				f.differs(r.Name)
+			}
+		}
+	}
+	f.base = set
+}
+
+// differs notes that base is about to say, or says, something else of the name
+// than what the client has, and returns the note. It is nil for a name that
+// the client did not ask for.
+func (f *feed) differs(name string) *diff {
+	if !f.sub.has(name) {
+		return nil
+	}
+	d := f.diffs[name]
+	if d == nil {
+		d = &diff{has: f.has(name)}
+		f.note(name, d)
+	}
+	return d
+}
+
+// has returns what the client has of a name that is not in diffs.
+func (f *feed) has(name string) *translate.Resource {
+	if f.typ == translate.Secret && f.stream.secrets.leased(name) {
+		return f.stream.secrets.sent[name]
+	}
+	if f.base == nil {
+		return nil
+	}
+	return f.base.Get(name)
+}
+
+// wanted iterates over the names that the client asked for: those that base
+// has, and those that were named and may not exist.
+func (f *feed) wanted() func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		if f.sub.wildcard {
+			for r := range f.base.All() {
+				if !yield(r.Name) {
+					return
+				}
+			}
+		}
+		for _, name := range f.sub.names.names {
+			if f.sub.wildcard && f.base.Get(name) != nil {
+				continue
+			}
+			if !yield(name) {
+				return
+			}
+		}
+	}
+}
+
+type verdict uint8
+
+const (
+	nothing verdict = iota // the client has what it should have
+	send
+	wait // for something else to be acknowledged, or to change
+)
+
+// consider decides what becomes of one name.
+func (f *feed) consider(v *view, name string, d *diff, now time.Time) (change, verdict) {
+	target, err := f.target(v, name, d)
+	if errors.Is(err, ErrNoSecret) {
+		return change{}, nothing
+	}
+	if err != nil {
+		return change{}, wait
+	}
+	c := change{name: name, res: target, before: d.has, fresh: d.has == nil && d.version == ""}
+	if !d.tell && (target == nil && c.fresh || target != nil && target.Version == d.known()) {
+		return c, nothing
+	}
+	if d.held != nil {
+		if d.held.stands(f.stream, v, target) {
+			return c, wait
+		}
+		d.held = nil
+	}
+	if target == nil {
+		// A name that the client asks for and that does not exist is answered
+		// at once. What it has goes when nothing needs it any more.
+		if d.has != nil && !f.stream.mayRemove(f.typ, v, now) {
+			f.postponed = true
+			return c, wait
+		}
+		return c, send
+	}
+	if !f.stream.mayAdd(v, target, d, now) {
+		return c, wait
+	}
+	return c, send
+}
+
+func (d *diff) known() string {
+	if d.has != nil {
+		return d.has.Version
+	}
+	return d.version
+}
+
+// target returns the resource that the client is to have, nil for none.
+func (f *feed) target(v *view, name string, d *diff) (*translate.Resource, error) {
+	if f.typ == translate.Secret && f.stream.secrets.leased(name) {
+		return f.stream.secrets.get(name, d.tell)
+	}
+	return v.get(f.typ, name), nil
+}
+
+// send sends a response with the changes.
+func (f *feed) send(v *view, changes []change, now time.Time) {
+	f.owed = false
+	s := f.stream
+	var resources []*translate.Resource
+	var removed []string
+	version := v.digests[f.typ].String()
+	if s.protocol == sotw {
+		resources, version = f.stateOfTheWorld(v, changes)
+		if len(resources) == 0 && !f.fullState() {
+			return // SotW cannot say that something does not exist
+		}
+	} else {
+		resources, removed = split(changes)
+	}
+	r := &response{
+		nonce: s.nonce(), version: version, at: now, changes: changes,
+		view: v, leases: s.secrets.count,
+	}
+	f.nonce, f.version = r.nonce, version
+	f.inflight = append(f.inflight, r)
+	if len(f.inflight) > maxUnanswered {
+		f.inflight = slices.Delete(f.inflight, 0, 1)
+	}
+	frame := newFrame(s.protocol, f.typ, version, r.nonce, resources, removed)
+	s.server.metrics.pushed(f.typ, frame.size)
+	s.status.sent(f.typ, version)
+	switch f.typ {
+	case translate.Cluster:
+		s.order.clustersSent(s, changes)
+	case translate.Secret:
+		s.secrets.wasSent(changes)
+	}
+	s.send(frame)
+}
+
+func split(changes []change) (resources []*translate.Resource, removed []string) {
+	resources = make([]*translate.Resource, 0, len(changes))
+	for _, c := range changes {
+		if c.res == nil {
+			removed = append(removed, c.name)
+		} else {
+			resources = append(resources, c.res)
+		}
+	}
+	return resources, removed
+}
+
+// answered takes the response with the nonce, and those before it, out of
+// flight. A later response may replace an earlier one before the client has
+// answered that: Envoy acknowledges clusters only when all are warm.
+func (f *feed) answered(nonce string) *response {
+	i := slices.IndexFunc(f.inflight, func(r *response) bool { return r.nonce == nonce })
+	if nonce == "" || i < 0 {
+		return nil
+	}
+	r := f.inflight[i]
+	f.inflight = slices.Delete(f.inflight, 0, i+1)
+	return r
+}
+
+// acknowledged notes an ACK.
+func (f *feed) acknowledged(r *response) {
+	f.stream.server.metrics.acked(f.typ, time.Since(r.at))
+	f.stream.status.acknowledged(f.typ, r.version)
+}
+
+// subscribe adds names. "If the client subscribes to a resource that it is
+// subscribed to already, the server must send it again", and for one that does
+// not exist say so: every name is told.
+func (f *feed) subscribe(names []string) {
+	if len(names) == 0 {
+		return
+	}
+	f.sub.named = true
+	f.answer = true
+	if f.base != nil { // else every name is new: see plan
+		for _, name := range names {
+			if d := f.differs(name); d != nil {
+				d.tell = true
+			} else {
+				f.note(name, &diff{tell: true})
+			}
+		}
+	}
+	f.sub.names = f.stream.server.names.with(f.sub.names, names)
+}
+
+// subscribeAll turns the wildcard on. "The server must send everything that it
+// has, and must answer even if that is nothing."
+func (f *feed) subscribeAll() {
+	if f.sub.wildcard {
+		return
+	}
+	f.answer, f.owed = true, true
+	if f.base != nil {
+		for r := range f.base.All() {
+			if !f.sub.names.has(r.Name) {
+				f.note(r.Name, &diff{})
+			}
+		}
+	}
+	f.sub.wildcard = true
+}
+
+func (f *feed) note(name string, d *diff) {
+	if f.diffs == nil {
+		f.diffs = make(map[string]*diff)
+	}
+	f.diffs[name] = d
+}
+
+// forget drops the notes of names that are no longer subscribed to.
+func (f *feed) forget() {
+	for name := range f.diffs {
+		if !f.sub.has(name) {
+			delete(f.diffs, name)
+		}
+	}
+}

@@ -1,0 +1,92 @@
+package xds
+
+import (
+	"hash/maphash"
+	"runtime"
+	"slices"
+	"sort"
+	"sync"
+	"weak"
+)
+
+// nameSet is an immutable, sorted list of resource names. Streams that ask for
+// the same names share one: a thousand names a stream would otherwise be most
+// of its memory.
+type nameSet struct{ names []string }
+
+var noNames = &nameSet{}
+
+func (s *nameSet) has(name string) bool {
+	_, ok := slices.BinarySearch(s.names, name)
+	return ok
+}
+
+// nameSets finds the set with given names, and forgets those that no stream
+// uses.
+type nameSets struct {
+	seeds [2]maphash.Seed
+	mu    sync.Mutex
+	sets  map[nameKey]weak.Pointer[nameSet]
+}
+
+// nameKey identifies a list of names whatever their order: the sums of two
+// keyed hashes, 128 bits that a client cannot aim at.
+type nameKey struct {
+	count int
+	sums  [2]uint64
+}
+
+func newNameSets() *nameSets {
+	return &nameSets{
+		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
+		sets:  make(map[nameKey]weak.Pointer[nameSet]),
+	}
+}
+
+// of returns the set of the names. It keeps none of the strings if the set is
+// there already.
+func (t *nameSets) of(names []string) *nameSet {
+	if len(names) == 0 {
+		return noNames
+	}
+	key := nameKey{count: len(names)}
+	for _, n := range names {
+		key.sums[0] += maphash.String(t.seeds[0], n)
+		key.sums[1] += maphash.String(t.seeds[1], n)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.sets[key].Value(); s != nil {
+		return s
+	}
+	sorted := slices.Clone(names)
+	sort.Strings(sorted)
+	s := &nameSet{names: slices.Clip(slices.Compact(sorted))}
+	t.sets[key] = weak.Make(s)
+	runtime.AddCleanup(s, t.forget, key)
+	return s
+}
+
+func (t *nameSets) forget(key nameKey) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.sets[key].Value() == nil {
+		delete(t.sets, key)
+	}
+}
+
+// with returns the set that has the given names too.
+func (t *nameSets) with(s *nameSet, names []string) *nameSet {
+	all := slices.Concat(s.names, names)
+	sort.Strings(all)
+	return t.of(slices.Compact(all))
+}
+
+// without returns the set that lacks the given names.
+func (t *nameSets) without(s *nameSet, names []string) *nameSet {
+	gone := slices.Sorted(slices.Values(names))
+	return t.of(slices.DeleteFunc(slices.Clone(s.names), func(n string) bool {
+		_, ok := slices.BinarySearch(gone, n)
+		return ok
+	}))
+}

@@ -1,0 +1,73 @@
+package xds
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"datapunk.dev/controlplane/translate"
+)
+
+// Options configure a [Server]. Only Logger is required.
+type Options struct {
+	Logger *slog.Logger
+	// Metrics is where the server's metrics are registered; nil: nowhere.
+	Metrics prometheus.Registerer
+	// OnFleet is told when the set of distinct profiles changes. Calls come one
+	// at a time, from a goroutine that holds up no stream.
+	OnFleet func(*translate.Fleet)
+	// Authenticate says who opened a stream, from its context. An error refuses
+	// the stream. Nil is plaintext mode: a proxy is what its node.cluster says,
+	// and no private key is sent to anyone.
+	Authenticate func(context.Context) (Credential, error)
+	// Issuer has the certificates of the proxies; nil while mTLS is off.
+	Issuer Issuer
+	// Locate returns the place in the mesh file ("mesh.yaml:28:7") that made a
+	// resource with the given keys, or an empty string. It is called when a
+	// client rejects one.
+	Locate func(keys []string) string
+	// Timeouts; a zero field takes its default.
+	Timeouts Timeouts
+}
+
+// Timeouts bound how long a stream waits for its client.
+type Timeouts struct {
+	// Warm is how long a route or listener waits for the acknowledgement of
+	// the clusters that it needs, and removed clusters for that of the routes.
+	// Envoy acknowledges once the cluster is warm, at the latest after the
+	// timeout of its first health check or 15 s for its endpoints, so the
+	// default is 15 s.
+	Warm time.Duration
+	// Coalesce is how long changes of a type wait for the acknowledgement of
+	// the response before them, and become one response: 500 ms by default.
+	Coalesce time.Duration
+	// Send is how long the transport may take for one response before the
+	// stream is reset: 20 s by default.
+	Send time.Duration
+	// Identify is how long a client may take to send its first request after
+	// it opened a stream: 30 s by default.
+	Identify time.Duration
+	// SecretRetry is how long a stream waits after a certificate could not be
+	// had: 5 s by default.
+	SecretRetry time.Duration
+}
+
+func (t Timeouts) withDefaults() Timeouts {
+	for _, f := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&t.Warm, 15 * time.Second},
+		{&t.Coalesce, 500 * time.Millisecond},
+		{&t.Send, 20 * time.Second},
+		{&t.Identify, 30 * time.Second},
+		{&t.SecretRetry, 5 * time.Second},
+	} {
+		if *f.field <= 0 {
+			*f.field = f.value
+		}
+	}
+	return t
+}

@@ -1,0 +1,171 @@
+package xds
+
+import (
+	"time"
+
+	"datapunk.dev/controlplane/translate"
+)
+
+// order is the make-before-break of one stream.
+//
+// "In general, to avoid traffic drop, sequencing of updates should follow a
+// make before break model, wherein: CDS updates (if any) must always be pushed
+// first. EDS updates (if any) must arrive after CDS updates for the respective
+// clusters. LDS updates must arrive after corresponding CDS/EDS updates. RDS
+// updates related to the newly added listeners must arrive after CDS/EDS/LDS
+// updates. Stale CDS clusters and related EDS endpoints (ones no longer being
+// referenced) can then be removed."
+type order struct {
+	// everyCluster says that the first response of this stream held all
+	// clusters as new: the client needs every assignment, whatever it had.
+	everyCluster bool
+	// rewarm are clusters that were sent before the client asked for their
+	// assignments on this stream.
+	rewarm map[string]struct{}
+}
+
+// pushInOrder pushes each type in the order of additions, then once more what
+// waited only because a later type had not been looked at.
+func (s *stream) pushInOrder(v *view, now time.Time) {
+	for t := range s.feeds {
+		s.feeds[t].push(v, now)
+	}
+	for _, t := range [...]translate.Type{translate.Cluster, translate.Secret, translate.Endpoint} {
+		if f := &s.feeds[t]; f.postponed {
+			f.push(v, now)
+		}
+	}
+}
+
+// mayAdd reports whether the client may have the resource already. A route or
+// listener waits until the client has acknowledged, which for Envoy means
+// warmed, each new cluster that it names, but not for ever.
+func (s *stream) mayAdd(v *view, r *translate.Resource, d *diff, now time.Time) bool {
+	if r.Type != translate.Route && r.Type != translate.Listener {
+		return true
+	}
+	for _, ref := range r.Refs {
+		if ref.Type != translate.Cluster || s.clusterReady(v, ref.Name) {
+			continue
+		}
+		if d.since.IsZero() {
+			d.since = now
+		}
+		until := d.since.Add(s.server.options.Timeouts.Warm)
+		if now.Before(until) {
+			s.pushAgainAt(until)
+			return false
+		}
+		s.log.Warn("sent before its cluster was acknowledged", "type", typeName(r.Type), "name", r.Name, "cluster", ref.Name)
+		break
+	}
+	return true
+}
+
+// clusterReady reports whether there is nothing to wait for: the client has
+// acknowledged the cluster, or some version of it, or will not get it on this
+// stream.
+func (s *stream) clusterReady(v *view, name string) bool {
+	f := &s.feeds[translate.Cluster]
+	if !f.sub.active || !f.sub.has(name) || v.get(translate.Cluster, name) == nil {
+		return true
+	}
+	if d := f.diffs[name]; d != nil {
+		return d.known() != ""
+	}
+	if f.base == nil || f.base.Get(name) == nil {
+		return false
+	}
+	for _, r := range f.inflight {
+		if r.introduces(name) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *response) introduces(name string) bool {
+	if r.fresh == nil {
+		r.fresh = make(map[string]struct{})
+		for _, c := range r.changes {
+			if c.fresh && c.res != nil {
+				r.fresh[c.name] = struct{}{}
+			}
+		}
+	}
+	_, ok := r.fresh[name]
+	return ok
+}
+
+// mayRemove reports whether resources of the type may be removed now: once the
+// client has acknowledged all that may have stopped to need them.
+func (s *stream) mayRemove(t translate.Type, v *view, now time.Time) bool {
+	switch t {
+	case translate.Listener, translate.Route:
+		return true
+	case translate.Cluster:
+		return s.settled(translate.Listener, v, now) && s.settled(translate.Route, v, now)
+	default:
+		return s.settled(translate.Listener, v, now) && s.settled(translate.Route, v, now) &&
+			s.settled(translate.Cluster, v, now)
+	}
+}
+
+// settled reports whether the client has acknowledged the view's state of the
+// type. A response that is not answered for long counts as acknowledged; a
+// rejected one never: the client still works with what was before.
+func (s *stream) settled(t translate.Type, v *view, now time.Time) bool {
+	f := &s.feeds[t]
+	if !f.sub.active {
+		return true
+	}
+	if f.base != v.sets[t] || len(f.diffs) > 0 || len(f.trials) > 0 {
+		return false
+	}
+	if n := len(f.inflight); n > 0 {
+		until := f.inflight[n-1].at.Add(s.server.options.Timeouts.Warm)
+		if now.Before(until) {
+			s.pushAgainAt(until)
+			return false
+		}
+	}
+	return true
+}
+
+// clustersSent has the assignments of clusters sent again, at the same version.
+//
+// "When a Cluster is updated, Envoy needs a new EDS response for it, even if
+// the endpoints did not change": without it a changed cluster warms for 15 s.
+func (o *order) clustersSent(s *stream, changes []change) {
+	f := &s.feeds[translate.Endpoint]
+	if !f.sub.active && s.feeds[translate.Cluster].reported == 0 {
+		o.everyCluster = true
+		return
+	}
+	for _, c := range changes {
+		if c.res == nil {
+			continue
+		}
+		name := assignment(c.res)
+		if !f.sub.active {
+			if o.rewarm == nil {
+				o.rewarm = make(map[string]struct{})
+			}
+			o.rewarm[name] = struct{}{}
+			continue
+		}
+		if d := f.differs(name); d != nil {
+			d.tell = true
+		}
+	}
+}
+
+// assignment returns the name of a cluster's ClusterLoadAssignment.
+func assignment(cluster *translate.Resource) string {
+	for _, ref := range cluster.Refs {
+		if ref.Type == translate.Endpoint {
+			return ref.Name
+		}
+	}
+	return cluster.Name
+}

@@ -1,0 +1,171 @@
+package xds
+
+import (
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// protocol is one of the two variants of xDS.
+type protocol uint8
+
+const (
+	delta protocol = iota // incremental
+	sotw                  // state of the world
+)
+
+func (p protocol) String() string {
+	if p == sotw {
+		return "sotw"
+	}
+	return "delta"
+}
+
+// request is what the server reads of a DiscoveryRequest or a
+// DeltaDiscoveryRequest. Everything else is skipped: a node's list of
+// extensions alone is 60 KB.
+type request struct {
+	protocol protocol
+
+	node    *node
+	typeURL string
+	nonce   string
+	failure string // message of error_detail
+	nack    bool   // error_detail is set
+
+	names       []string // resource_names, resource_names_subscribe
+	unsubscribe []string
+	initial     map[string]string // initial_resource_versions: name to version
+	version     string            // version_info, SotW only
+}
+
+// The fields of the two messages, by number.
+const (
+	fieldSkip = iota
+	fieldVersion
+	fieldNode
+	fieldTypeURL
+	fieldNames
+	fieldUnsubscribe
+	fieldInitial
+	fieldNonce
+	fieldError
+)
+
+var requestFields = [2][10]int{
+	delta: {
+		1: fieldNode, 2: fieldTypeURL, 3: fieldNames, 4: fieldUnsubscribe, 5: fieldInitial, 6: fieldNonce, 7: fieldError,
+	},
+	sotw: {
+		1: fieldVersion, 2: fieldNode, 3: fieldNames, 4: fieldTypeURL, 5: fieldNonce, 6: fieldError,
+	},
+}
+
+func (r *request) unmarshal(b []byte) error {
+	var names, unsubscribe [][]byte
+	fields := &requestFields[r.protocol]
+	err := eachBytes(b, func(number protowire.Number, v []byte) error {
+		if int(number) >= len(fields) {
+			return nil
+		}
+		switch fields[number] {
+		case fieldVersion:
+			r.version = string(v)
+		case fieldTypeURL:
+			r.typeURL = string(v)
+		case fieldNonce:
+			r.nonce = string(v)
+		case fieldNames:
+			names = append(names, v)
+		case fieldUnsubscribe:
+			unsubscribe = append(unsubscribe, v)
+		case fieldNode:
+			n, err := parseNode(v)
+			r.node = n
+			return err
+		case fieldError:
+			r.nack = true
+			return eachBytes(v, func(number protowire.Number, v []byte) error {
+				if number == 2 {
+					r.failure = string(v)
+				}
+				return nil
+			})
+		case fieldInitial:
+			var name, version string
+			if err := eachBytes(v, func(number protowire.Number, v []byte) error {
+				switch number {
+				case 1:
+					name = string(v)
+				case 2:
+					version = string(v)
+				}
+				return nil
+			}); err != nil {
+				return err
+			}
+			if r.initial == nil {
+				r.initial = make(map[string]string)
+			}
+			r.initial[name] = version
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r.names, r.unsubscribe = toStrings(names), toStrings(unsubscribe)
+	return nil
+}
+
+// toStrings copies the names out of the buffer of the transport, into one
+// string that all of them share.
+func toStrings(names [][]byte) []string {
+	if len(names) == 0 {
+		return nil
+	}
+	size := 0
+	for _, n := range names {
+		size += len(n)
+	}
+	var all strings.Builder
+	all.Grow(size)
+	for _, n := range names {
+		all.Write(n)
+	}
+	rest := all.String()
+	out := make([]string, len(names))
+	for i, n := range names {
+		out[i], rest = rest[:len(n)], rest[len(n):]
+	}
+	return out
+}
+
+// eachBytes calls f with each length-delimited field of an encoded message and
+// skips the others. The bytes are valid during the call only.
+func eachBytes(b []byte, f func(protowire.Number, []byte) error) error {
+	for len(b) > 0 {
+		number, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		b = b[n:]
+		if typ != protowire.BytesType {
+			if n = protowire.ConsumeFieldValue(number, typ, b); n < 0 {
+				return protowire.ParseError(n)
+			}
+			b = b[n:]
+			continue
+		}
+		v, n := protowire.ConsumeBytes(b)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		b = b[n:]
+		if err := f(number, v); err != nil {
+			return fmt.Errorf("field %d: %w", number, err)
+		}
+	}
+	return nil
+}

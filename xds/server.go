@@ -1,0 +1,254 @@
+package xds
+
+import (
+	"context"
+	"iter"
+	"maps"
+	"math"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	clusterservice "github.com/envoyproxy/go-control-plane/envoy/service/cluster/v3"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	endpointservice "github.com/envoyproxy/go-control-plane/envoy/service/endpoint/v3"
+	listenerservice "github.com/envoyproxy/go-control-plane/envoy/service/listener/v3"
+	routeservice "github.com/envoyproxy/go-control-plane/envoy/service/route/v3"
+	secretservice "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
+	xdsstream "github.com/envoyproxy/go-control-plane/pkg/server/stream/v3"
+	xdsserver "github.com/envoyproxy/go-control-plane/pkg/server/v3"
+
+	"datapunk.dev/controlplane/translate"
+)
+
+// Server serves the newest snapshot to all connected proxies. It is safe for
+// concurrent use.
+type Server struct {
+	options Options
+	metrics *metrics
+	names   *nameSets
+
+	mu       sync.Mutex
+	state    state // nil until the first Publish: nothing is served
+	draining bool
+	slots    map[translate.Profile]*slot
+	streams  map[*stream]struct{}
+	nodes    map[string]*stream // by node.id, its newest ADS stream
+
+	fleetChanged bool // since OnFleet was last called
+	reporting    bool // a goroutine is about to call OnFleet
+}
+
+// New returns a server that refuses streams until [Server.Publish] is called.
+func New(o Options) *Server {
+	o.Timeouts = o.Timeouts.withDefaults()
+	return &Server{
+		options: o,
+		metrics: newMetrics(o.Metrics),
+		names:   newNameSets(),
+		slots:   make(map[translate.Profile]*slot),
+		streams: make(map[*stream]struct{}),
+		nodes:   make(map[string]*stream),
+	}
+}
+
+// ServerOptions returns what the gRPC server needs to carry this one: the
+// codec without which streams cannot send, and limits. Other services may be
+// registered beside it.
+func ServerOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(newCodec()),
+		// A delta client that reconnects names every resource with its
+		// version: 5 MB for 50,000 of them, where the default limit is 4 MB.
+		grpc.MaxRecvMsgSize(32 << 20),
+		grpc.MaxConcurrentStreams(math.MaxUint32),
+		grpc.SharedWriteBuffer(true),
+		// grpc-go clients that ping more often than this are cut off.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+			MinTime:             10 * time.Second,
+			PermitWithoutStream: true,
+		}),
+		// A peer that vanished without closing is noticed within 40 s.
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time:    30 * time.Second,
+			Timeout: 10 * time.Second,
+		}),
+	}
+}
+
+// Register adds ADS and the separate discovery services to a gRPC server that
+// was made with [ServerOptions].
+func (s *Server) Register(g *grpc.Server) {
+	h := xdsserver.NewServerAdvanced(handlers{s}, handlers{s}, handlers{s})
+	discovery.RegisterAggregatedDiscoveryServiceServer(g, h)
+	clusterservice.RegisterClusterDiscoveryServiceServer(g, h)
+	endpointservice.RegisterEndpointDiscoveryServiceServer(g, h)
+	secretservice.RegisterSecretDiscoveryServiceServer(g, h)
+	listenerservice.RegisterListenerDiscoveryServiceServer(g, h)
+	routeservice.RegisterRouteDiscoveryServiceServer(g, h)
+}
+
+// handlers are the three that go-control-plane's services call.
+type handlers struct{ *Server }
+
+// DeltaStreamHandler implements delta.Server of go-control-plane.
+func (h handlers) DeltaStreamHandler(gs xdsstream.DeltaStream, typeURL string) error {
+	return h.serve(delta, gs, typeURL)
+}
+
+// StreamHandler implements sotw.Server of go-control-plane.
+func (h handlers) StreamHandler(gs xdsstream.Stream, typeURL string) error {
+	return h.serve(sotw, gs, typeURL)
+}
+
+// Fetch implements rest.Server of go-control-plane: polling is not supported.
+func (handlers) Fetch(context.Context, *discovery.DiscoveryRequest) (*discovery.DiscoveryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "polling is not supported, open a stream")
+}
+
+// Publish makes the snapshot the one that is served. It wakes the streams
+// whose views changed and returns without waiting for any. Every snapshot must
+// be published, in order: each says only what differs from the one before it.
+func (s *Server) Publish(snapshot *translate.Snapshot) {
+	s.publish(snapshot, snapshot.Changed)
+}
+
+// state is what the server needs of a snapshot.
+type state interface {
+	View(translate.Profile) *translate.View
+	Views() iter.Seq[*translate.View]
+}
+
+func (s *Server) publish(next state, changed []*translate.View) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first := s.state == nil
+	s.state = next
+	g := make(digester)
+	if first {
+		for v := range next.Views() {
+			s.swap(v, g)
+		}
+		return
+	}
+	for _, v := range changed {
+		s.swap(v, g)
+	}
+}
+
+func (s *Server) swap(v *translate.View, g digester) {
+	sl := s.slots[v.Profile]
+	if sl == nil {
+		return // the last proxy of the profile has gone meanwhile
+	}
+	sl.view.Store(g.next(sl.view.Load(), v))
+	for st := range sl.streams {
+		st.wake()
+	}
+}
+
+// Drain ends every stream and refuses new ones, so that a graceful stop of the
+// gRPC server can end. Clients go to another replica, or come back.
+func (s *Server) Drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining = true
+	for st := range s.streams {
+		st.end(errDraining)
+	}
+}
+
+var (
+	errDraining   = status.Error(codes.Unavailable, "the control plane is shutting down")
+	errNotReady   = status.Error(codes.Unavailable, "the control plane has no complete state yet")
+	errSuperseded = status.Error(codes.Aborted, "a newer stream of the same node.id has taken over")
+	errExpired    = status.Error(codes.Unauthenticated, "the credential has expired")
+	errSlow       = status.Error(codes.ResourceExhausted, "the client does not read its responses")
+	errSilent     = status.Error(codes.DeadlineExceeded, "no request came")
+)
+
+// enter counts a stream in, or says why it may not begin.
+func (s *Server) enter(st *stream) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.draining:
+		return errDraining
+	case s.state == nil:
+		return errNotReady
+	}
+	s.streams[st] = struct{}{}
+	return nil
+}
+
+// identify puts a stream whose node is known into the slot of its profile.
+// The newest ADS stream of a node.id wins: a proxy that lost its connection is
+// back before the server notices that the old one is dead.
+func (s *Server) identify(st *stream, p translate.Profile) *slot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sl := s.slots[p]
+	if sl == nil {
+		sl = &slot{profile: p, streams: make(map[*stream]struct{})}
+		if v := s.state.View(p); v != nil {
+			sl.view.Store(make(digester).next(nil, v))
+		}
+		s.slots[p] = sl
+		s.reportFleet()
+	}
+	sl.streams[st] = struct{}{}
+	if st.aggregated {
+		if old := s.nodes[st.node.id]; old != nil {
+			s.metrics.superseded.Inc()
+			old.end(errSuperseded)
+		}
+		s.nodes[st.node.id] = st
+	}
+	return sl
+}
+
+// leave takes a stream out. The profile goes with its last stream.
+func (s *Server) leave(st *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, st)
+	if st.slot == nil {
+		return
+	}
+	if s.nodes[st.node.id] == st {
+		delete(s.nodes, st.node.id)
+	}
+	delete(st.slot.streams, st)
+	if len(st.slot.streams) == 0 {
+		delete(s.slots, st.slot.profile)
+		s.reportFleet()
+	}
+}
+
+// reportFleet has OnFleet called soon, once for all changes until then. The
+// caller holds mu.
+func (s *Server) reportFleet() {
+	s.fleetChanged = true
+	if s.reporting || s.options.OnFleet == nil {
+		return
+	}
+	s.reporting = true
+	go func() {
+		for {
+			s.mu.Lock()
+			if !s.fleetChanged {
+				s.reporting = false
+				s.mu.Unlock()
+				return
+			}
+			s.fleetChanged = false
+			fleet := translate.NewFleet(maps.Keys(s.slots))
+			s.mu.Unlock()
+			s.options.OnFleet(fleet)
+		}
+	}()
+}

@@ -1,0 +1,207 @@
+package xds
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"datapunk.dev/controlplane/translate"
+)
+
+// State says whether a proxy has the configuration that it should have.
+type State string
+
+// The states of a type.
+const (
+	NotSent  State = "NOT_SENT" // the proxy has not asked, or there was nothing to send
+	Pending  State = "PENDING"  // sent and not acknowledged, or waiting to be sent
+	Synced   State = "SYNCED"
+	Rejected State = "REJECTED" // the proxy refuses a resource and works with the one before
+)
+
+// ProxyStatus is what is known of one connected proxy.
+type ProxyStatus struct {
+	Node      string    `json:"node"`
+	Service   string    `json:"service"`
+	Peer      string    `json:"peer"` // the address of its connection
+	Agent     string    `json:"agent,omitempty"`
+	Version   string    `json:"version,omitempty"` // of the agent
+	Protocol  string    `json:"protocol"`          // "delta" or "sotw"
+	Connected time.Time `json:"connected"`
+
+	Profile translate.Profile `json:"profile"`
+	// Missing says what its configuration lacks for want of metadata.
+	Missing []string `json:"missing,omitempty"`
+	// Types is keyed by cluster, endpoint, secret, listener, route.
+	Types       map[string]TypeStatus `json:"types"`
+	Certificate *CertificateStatus    `json:"certificate,omitempty"`
+}
+
+// TypeStatus is the state of one type of resources on a proxy.
+type TypeStatus struct {
+	State        State  `json:"state"`
+	Sent         string `json:"version_sent,omitempty"`
+	Acknowledged string `json:"version_acknowledged,omitempty"`
+	LastNack     *Nack  `json:"last_nack,omitempty"`
+}
+
+// Nack is one response that a proxy refused.
+type Nack struct {
+	Time    time.Time `json:"time"`
+	Type    string    `json:"type"`
+	Nonce   string    `json:"nonce"`
+	Version string    `json:"version"`
+	// Message is the proxy's, without what it puts in at random.
+	Message   string   `json:"message"`
+	Resources []string `json:"resources"` // all of the response that changed something
+	// Resource is the one that was refused, and Source the place in the mesh
+	// file that made it; empty while that is not certain.
+	Resource string `json:"resource,omitempty"`
+	Source   string `json:"source,omitempty"`
+}
+
+// CertificateStatus is the certificate that a proxy was sent. Serial and
+// Expires are unknown for one that it kept from an earlier stream.
+type CertificateStatus struct {
+	Version string     `json:"version"`
+	Serial  string     `json:"serial,omitempty"`
+	Expires *time.Time `json:"expires,omitempty"`
+}
+
+// streamStatus is what a stream shows of itself: the only state that another
+// goroutine reads.
+type streamStatus struct {
+	mu    sync.Mutex
+	known bool // the node is
+	proxy ProxyStatus
+	types [translate.NumTypes]TypeStatus
+}
+
+func (t *streamStatus) opened(peer string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.proxy.Peer, t.proxy.Connected = peer, time.Now()
+	for i := range t.types {
+		t.types[i].State = NotSent
+	}
+}
+
+func (t *streamStatus) identified(n *node, p translate.Profile) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.known = true
+	t.proxy.Node, t.proxy.Service = n.id, n.cluster
+	t.proxy.Agent, t.proxy.Version = n.agent, n.version
+	t.proxy.Profile = p
+}
+
+func (t *streamStatus) sent(typ translate.Type, version string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.types[typ].Sent = version
+}
+
+func (t *streamStatus) acknowledged(typ translate.Type, version string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.types[typ].Acknowledged = version
+}
+
+func (t *streamStatus) rejected(typ translate.Type, n *Nack) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.types[typ].LastNack = n
+}
+
+func (t *streamStatus) certified(version, serial string, expires time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.proxy.Certificate = &CertificateStatus{Version: version, Serial: serial}
+	if !expires.IsZero() {
+		t.proxy.Certificate.Expires = &expires
+	}
+}
+
+// update is called by the stream after it pushed.
+func (t *streamStatus) update(s *stream, v *view) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.proxy.Missing = v.missing
+	for i := range s.feeds {
+		t.types[i].State = s.feeds[i].state(v)
+	}
+}
+
+// state says how far the client is from the view.
+func (f *feed) state(v *view) State {
+	if !f.sub.active || f.base == nil {
+		return NotSent
+	}
+	waiting := f.base != v.sets[f.typ] || len(f.inflight) > 0 || len(f.trials) > 0
+	for _, d := range f.diffs {
+		if d.held != nil {
+			return Rejected
+		}
+		waiting = true
+	}
+	if waiting {
+		return Pending
+	}
+	return Synced
+}
+
+// Proxies returns the status of every connected proxy, ordered by node. The
+// separate streams of a proxy that does not use ADS are one.
+func (s *Server) Proxies() []ProxyStatus {
+	s.mu.Lock()
+	streams := make([]*stream, 0, len(s.streams))
+	for st := range s.streams {
+		streams = append(streams, st)
+	}
+	s.mu.Unlock()
+
+	all := make([]ProxyStatus, 0, len(streams))
+	for _, st := range streams {
+		if p, ok := st.snapshotStatus(); ok {
+			all = append(all, p)
+		}
+	}
+	slices.SortFunc(all, func(a, b ProxyStatus) int {
+		return cmp.Or(cmp.Compare(a.Node, b.Node), a.Connected.Compare(b.Connected))
+	})
+	merged := all[:0]
+	for _, p := range all {
+		if n := len(merged); n > 0 && merged[n-1].Node == p.Node {
+			merged[n-1].merge(p)
+			continue
+		}
+		merged = append(merged, p)
+	}
+	return merged
+}
+
+func (s *stream) snapshotStatus() (ProxyStatus, bool) {
+	t := &s.status
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.proxy
+	p.Protocol = s.protocol.String()
+	p.Types = make(map[string]TypeStatus, len(t.types))
+	for i, ts := range t.types {
+		p.Types[typeName(translate.Type(i))] = ts
+	}
+	return p, t.known
+}
+
+// merge adds what another stream of the same proxy knows.
+func (p *ProxyStatus) merge(o ProxyStatus) {
+	for name, ts := range o.Types {
+		if ts.State != NotSent {
+			p.Types[name] = ts
+		}
+	}
+	if p.Certificate == nil {
+		p.Certificate = o.Certificate
+	}
+}

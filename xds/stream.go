@@ -1,0 +1,353 @@
+package xds
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"runtime/debug"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"datapunk.dev/controlplane/translate"
+)
+
+// stream is one xDS stream. The goroutine that runs [stream.run] owns every
+// field below the first group; one goroutine receives, and one sends, so that
+// a client that does not read blocks neither.
+//
+// "The xDS protocol is a bidirectional stream per client on which requests and
+// responses are not paired": requests, changes of the view and of the lease,
+// and time all lead to [stream.push], which compares what the client has to
+// what it should have and sends the difference.
+type stream struct {
+	server     *Server
+	protocol   protocol
+	aggregated bool           // ADS; else the stream is for only
+	only       translate.Type // the one type of a separate discovery service
+	wakeup     chan struct{}  // of one place: something has changed
+	ended      chan error     // of one place: why the server ends the stream
+	secretsDue atomic.Bool    // the lease has something new
+	status     streamStatus
+
+	log        *slog.Logger
+	credential *Credential // nil in plaintext mode
+	node       *node       // nil until the first request
+	slot       *slot       // nil until the first request
+	feeds      [translate.NumTypes]feed
+	order      order
+	secrets    secrets
+	nonces     uint64
+
+	out     chan *frame   // to the sender; never blocks, see push
+	sent    chan error    // from the sender, one a frame
+	done    chan struct{} // closed when the stream has ended
+	unsent  int           // frames between out and sent
+	sendBy  time.Time     // when the sender must have sent its frame
+	pushBy  time.Time     // when to push again though nothing has happened
+	unknown bool          // a request of an unknown type was logged
+}
+
+// maxUnsent is how many frames one push makes at most.
+const maxUnsent = int(translate.NumTypes) * (maxInFlight + 2)
+
+func (s *Server) serve(p protocol, gs grpc.ServerStream, typeURL string) (err error) {
+	st := &stream{
+		server: s, protocol: p, aggregated: typeURL == "",
+		wakeup: make(chan struct{}, 1),
+		ended:  make(chan error, 1),
+		out:    make(chan *frame, maxUnsent),
+		sent:   make(chan error, maxUnsent),
+		done:   make(chan struct{}),
+		log:    s.options.Logger.With("protocol", p.String()),
+	}
+	defer close(st.done)
+	defer st.contain(&err)
+	if !st.aggregated {
+		var ok bool
+		if st.only, ok = translate.TypeOf(typeURL); !ok {
+			return status.Errorf(codes.Unimplemented, "resources of type %s are not served", typeURL)
+		}
+	}
+	for t := range st.feeds {
+		st.feeds[t] = feed{stream: st, typ: translate.Type(t)}
+	}
+	if st.credential, err = s.authenticate(gs.Context()); err != nil {
+		s.metrics.refused.WithLabelValues("unauthenticated").Inc()
+		st.log.Warn("stream refused", "peer", peerAddress(gs.Context()), "err", err)
+		return err
+	}
+	if err := s.enter(st); err != nil {
+		s.metrics.refused.WithLabelValues("unavailable").Inc()
+		return err
+	}
+	open := s.metrics.streams.WithLabelValues(p.String())
+	open.Inc()
+	defer open.Dec()
+	defer s.leave(st)
+	defer st.secrets.release()
+	st.status.opened(peerAddress(gs.Context()))
+
+	requests := make(chan *request)
+	failed := make(chan error, 1)
+	go st.receive(gs, requests, failed)
+	go st.transmit(gs)
+	return st.run(gs.Context(), requests, failed)
+}
+
+// contain turns a panic into the end of this one stream.
+func (s *stream) contain(err *error) {
+	if r := recover(); r != nil {
+		s.server.metrics.panics.Inc()
+		s.log.Error("panic in a stream", "panic", r, "stack", string(debug.Stack()))
+		*err = status.Error(codes.Internal, "internal error")
+	}
+}
+
+func (s *stream) receive(gs grpc.ServerStream, requests chan<- *request, failed chan<- error) {
+	for {
+		r := &request{protocol: s.protocol}
+		err := func() (err error) {
+			defer s.contain(&err)
+			return gs.RecvMsg(r)
+		}()
+		if err != nil {
+			failed <- err
+			return
+		}
+		select {
+		case requests <- r:
+		case <-s.done:
+			return
+		}
+	}
+}
+
+func (s *stream) transmit(gs grpc.ServerStream) {
+	for {
+		select {
+		case f := <-s.out:
+			s.sent <- gs.SendMsg(f)
+		case <-s.done:
+			return
+		}
+	}
+}
+
+// wake has the stream look for something to send. It never blocks.
+func (s *stream) wake() {
+	select {
+	case s.wakeup <- struct{}{}:
+	default:
+	}
+}
+
+// end ends the stream with an error. It never blocks.
+func (s *stream) end(err error) {
+	select {
+	case s.ended <- err:
+	default:
+	}
+}
+
+func (s *stream) run(ctx context.Context, requests <-chan *request, failed <-chan error) error {
+	identifyBy := time.Now().Add(s.server.options.Timeouts.Identify)
+	timer := time.NewTimer(time.Until(identifyBy))
+	defer timer.Stop()
+	armed := identifyBy
+	for {
+		next := earliest(s.pushBy, s.sendBy)
+		if s.node == nil {
+			next = earliest(next, identifyBy)
+		}
+		if s.credential != nil {
+			next = earliest(next, s.credential.Expires)
+		}
+		if !next.Equal(armed) {
+			armed = next
+			if next.IsZero() {
+				timer.Stop()
+			} else {
+				timer.Reset(time.Until(next))
+			}
+		}
+		select {
+		case r := <-requests:
+			if err := s.handle(r); err != nil {
+				s.log.Warn("stream ended", "err", err)
+				return err
+			}
+			s.push()
+		case <-s.wakeup:
+			s.push()
+		case err := <-s.sent:
+			if err != nil {
+				return err
+			}
+			s.unsent--
+			s.sendBy = time.Time{}
+			if s.unsent > 0 {
+				s.sendBy = time.Now().Add(s.server.options.Timeouts.Send)
+			} else {
+				s.push()
+			}
+		case now := <-timer.C:
+			armed = time.Time{}
+			if err := s.overdue(now, identifyBy); err != nil {
+				s.log.Warn("stream ended", "err", err)
+				return err
+			}
+			s.push()
+		case err := <-failed:
+			if errors.Is(err, io.EOF) || ctx.Err() != nil {
+				return nil // the client has ended it
+			}
+			return err
+		case err := <-s.ended:
+			s.log.Info("stream ended", "err", err)
+			return err
+		}
+	}
+}
+
+// overdue says why the stream must end at this time, if it must.
+func (s *stream) overdue(now, identifyBy time.Time) error {
+	past := func(t time.Time) bool { return !t.IsZero() && !now.Before(t) }
+	switch {
+	case s.credential != nil && past(s.credential.Expires):
+		return errExpired
+	case s.node == nil && past(identifyBy):
+		return errSilent
+	case past(s.sendBy):
+		s.server.metrics.slow.Inc()
+		return errSlow
+	}
+	return nil
+}
+
+// handle takes in one request; what it calls for is sent by push.
+func (s *stream) handle(r *request) error {
+	if r.node != nil {
+		if err := s.admit(r.node); err != nil {
+			s.server.metrics.refused.WithLabelValues("identity").Inc()
+			return err
+		}
+	}
+	if s.node == nil {
+		if err := s.begin(r.node); err != nil {
+			return err
+		}
+	}
+	typ, err := s.typeOf(r)
+	if err != nil {
+		return err
+	}
+	if typ == translate.NumTypes {
+		return nil
+	}
+	f := &s.feeds[typ]
+	if s.protocol == delta {
+		f.handleDelta(r)
+	} else {
+		f.handleSotw(r)
+	}
+	return nil
+}
+
+// begin learns who the client is, from the first request.
+func (s *stream) begin(n *node) error {
+	if n == nil {
+		return status.Error(codes.InvalidArgument, "the first request of a stream must carry the node")
+	}
+	p, err := n.profile()
+	if err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	s.node = n
+	s.log = s.log.With("node", n.id, "service", n.cluster)
+	s.secrets.begin(s)
+	s.slot = s.server.identify(s, p)
+	s.status.identified(n, p)
+	s.log.Info("proxy connected", "agent", n.agent, "version", n.version)
+	return nil
+}
+
+// typeOf returns the type of a request, or NumTypes for one that is not
+// served: on ADS an unknown type is no reason to end the others.
+func (s *stream) typeOf(r *request) (translate.Type, error) {
+	if !s.aggregated {
+		if r.typeURL != "" && r.typeURL != s.only.URL() {
+			return 0, status.Errorf(codes.InvalidArgument, "a request for %s on the service of %s", r.typeURL, s.only.URL())
+		}
+		return s.only, nil
+	}
+	if r.typeURL == "" {
+		return 0, status.Error(codes.InvalidArgument, "a request without a type on an aggregated stream")
+	}
+	t, ok := translate.TypeOf(r.typeURL)
+	if !ok {
+		if !s.unknown {
+			s.unknown = true
+			s.log.Warn("request of a type that is not served", "type", r.typeURL)
+		}
+		return translate.NumTypes, nil
+	}
+	return t, nil
+}
+
+// push sends all that the client lacks and may have now. While the sender is
+// busy nothing is made: what the client gets next is the newest state then.
+func (s *stream) push() {
+	if s.slot == nil || s.unsent > 0 {
+		return
+	}
+	v := s.slot.view.Load()
+	if v == nil {
+		return // a new profile; its view is on the way
+	}
+	now := time.Now()
+	s.pushBy = time.Time{}
+	s.secrets.refresh()
+	s.pushInOrder(v, now)
+	s.status.update(s, v)
+}
+
+// send hands a response to the sender.
+func (s *stream) send(f *frame) {
+	if s.unsent == 0 {
+		s.sendBy = time.Now().Add(s.server.options.Timeouts.Send)
+	}
+	s.unsent++
+	s.out <- f
+}
+
+// nonce returns a nonce that the stream has not used. "The nonce is opaque to
+// the client."
+func (s *stream) nonce() string {
+	s.nonces++
+	return strconv.FormatUint(s.nonces, 10)
+}
+
+// pushAgainAt has the stream push at that time.
+func (s *stream) pushAgainAt(t time.Time) { s.pushBy = earliest(s.pushBy, t) }
+
+// earliest returns the earlier of two times, of which zero is never.
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func peerAddress(ctx context.Context) string {
+	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
+		return p.Addr.String()
+	}
+	return ""
+}
