@@ -58,17 +58,24 @@ func (s *Set) All() iter.Seq[*Resource] {
 }
 
 // Update returns the successor of s with resources put in and names removed.
-// A resource with the version that s has is no change; if nothing changes,
-// Update returns s itself. Its cost is in proportion to the change.
+// If nothing changes, Update returns s itself. Its cost is in proportion to
+// the change. A resource with the version that s has is no change to a reader
+// of ChangedSince, even if it came from other keys of the mesh file or needs
+// others.
 func (s *Set) Update(put []*Resource, remove []string) *Set {
 	txn := s.tree.Txn()
 	var names []string
+	touched := false
 	for _, r := range put {
-		if old, ok := txn.Get([]byte(r.Name)); ok && old.Version == r.Version {
+		old, ok := txn.Get([]byte(r.Name))
+		if ok && old.same(r) {
 			continue
 		}
 		txn.Insert([]byte(r.Name), r)
-		names = append(names, r.Name)
+		touched = true
+		if !ok || old.Version != r.Version {
+			names = append(names, r.Name)
+		}
 	}
 	for _, name := range remove {
 		if _, ok := txn.Delete([]byte(name)); ok {
@@ -76,7 +83,10 @@ func (s *Set) Update(put []*Resource, remove []string) *Set {
 		}
 	}
 	if len(names) == 0 {
-		return s
+		if !touched {
+			return s
+		}
+		return &Set{tree: txn.Commit(), id: s.id, seq: s.seq, log: s.log}
 	}
 	log := s.log
 	if len(log) == maxLog {
@@ -87,6 +97,31 @@ func (s *Set) Update(put []*Resource, remove []string) *Set {
 	return &Set{tree: txn.Commit(), id: s.id, seq: s.seq + 1, log: append(next, step{from: s.seq, names: names})}
 }
 
+// become returns the successor of s that has exactly the resources.
+func (s *Set) become(resources []*Resource) *Set {
+	wanted := make(map[string]struct{}, len(resources))
+	for _, r := range resources {
+		wanted[r.Name] = struct{}{}
+	}
+	var remove []string
+	for r := range s.All() {
+		if _, ok := wanted[r.Name]; !ok {
+			remove = append(remove, r.Name)
+		}
+	}
+	return s.Update(resources, remove)
+}
+
+// with returns a set with the resources of s and some more, which descends
+// from nothing. It shares what it can with s.
+func (s *Set) with(resources []*Resource) *Set {
+	txn := s.tree.Txn()
+	for _, r := range resources {
+		txn.Insert([]byte(r.Name), r)
+	}
+	return &Set{tree: txn.Commit(), id: &lineage{}}
+}
+
 // ChangedSince returns the names that may differ between base, an earlier
 // state of the same set, and s; a name may come twice. It is false when that
 // is not known, and the two must be compared whole.
@@ -94,7 +129,13 @@ func (s *Set) ChangedSince(base *Set) ([]string, bool) {
 	if base == s {
 		return nil, true
 	}
-	if base == nil || base.id != s.id || base.seq > s.seq || len(s.log) == 0 || s.log[0].from > base.seq {
+	if base == nil || base.id != s.id || base.seq > s.seq {
+		return nil, false
+	}
+	if base.seq == s.seq {
+		return nil, true
+	}
+	if s.log[0].from > base.seq {
 		return nil, false
 	}
 	steps := s.log[len(s.log)-int(s.seq-base.seq):]

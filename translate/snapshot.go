@@ -3,6 +3,7 @@ package translate
 import (
 	"iter"
 	"maps"
+	"slices"
 
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/watch"
@@ -64,6 +65,12 @@ type Resource struct {
 	Refs []Ref
 }
 
+// same reports whether two resources of one type and name are alike in all
+// that is told of them.
+func (r *Resource) same(o *Resource) bool {
+	return r == o || r.Version == o.Version && slices.Equal(r.Keys, o.Keys) && slices.Equal(r.Refs, o.Refs)
+}
+
 // Profile is what makes one proxy's configuration differ from another's.
 // Proxies with equal profiles share a [View].
 type Profile struct {
@@ -100,11 +107,19 @@ func NewFleet(profiles iter.Seq[Profile]) *Fleet {
 	return f
 }
 
-// Profiles iterates over the profiles, in no order.
-func (f *Fleet) Profiles() iter.Seq[Profile] { return maps.Keys(f.profiles) }
+// Profiles iterates over the profiles, in no order. A nil fleet is empty.
+func (f *Fleet) Profiles() iter.Seq[Profile] {
+	if f == nil {
+		return maps.Keys[map[Profile]struct{}](nil)
+	}
+	return maps.Keys(f.profiles)
+}
 
 // Has reports whether a connected proxy has the profile.
 func (f *Fleet) Has(p Profile) bool {
+	if f == nil {
+		return false
+	}
 	_, ok := f.profiles[p]
 	return ok
 }
@@ -146,12 +161,34 @@ type Snapshot struct {
 	// instances left out, upstreams that do not exist.
 	Notes []string
 
-	views map[Profile]*View
-	state *state // what makes the next one cheap
+	state *state            // what makes the next one cheap, and the views
+	given map[Profile]*View // the views of NewSnapshot
 }
 
-// View returns the view of a profile, or nil.
-func (s *Snapshot) View(p Profile) *View { return s.views[p] }
+// View returns the view of a profile, or nil. It is put together anew on each
+// call; compare the sets in it, not the pointer to it.
+func (s *Snapshot) View(p Profile) *View {
+	if s.state == nil {
+		return s.given[p]
+	}
+	place, ok := s.state.places.Get(profileKey(p))
+	if !ok {
+		return nil
+	}
+	return s.state.view(place)
+}
 
-// Views iterates over all views, in no order.
-func (s *Snapshot) Views() iter.Seq[*View] { return maps.Values(s.views) }
+// Views iterates over all views, those of one service together.
+func (s *Snapshot) Views() iter.Seq[*View] {
+	if s.state == nil {
+		return maps.Values(s.given)
+	}
+	return func(yield func(*View) bool) {
+		it := s.state.places.Root().Iterator()
+		for _, place, ok := it.Next(); ok; _, place, ok = it.Next() {
+			if !yield(s.state.view(place)) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,180 @@
+package translate
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+
+	"datapunk.dev/controlplane/policy"
+)
+
+// authorization is the mesh's authorization, with a print of each policy by
+// which two of them can be compared.
+type authorization struct {
+	enabled        bool
+	allowByDefault bool
+	policies       []*rule
+}
+
+type rule struct {
+	policy.AuthorizationPolicy
+	print string
+}
+
+func authorizationOf(m *policy.Mesh) *authorization {
+	a := &authorization{
+		enabled:        m.Authorization.Enabled,
+		allowByDefault: m.Authorization.DefaultAction == policy.Allow,
+	}
+	for _, p := range m.Authorization.Policies {
+		a.policies = append(a.policies, &rule{p, fingerprint(p)})
+	}
+	return a
+}
+
+// fingerprint tells policies apart. It is the key by which services share one
+// route configuration, so it must not collide.
+func fingerprint(p policy.AuthorizationPolicy) string {
+	text, err := json.Marshal(p)
+	if err != nil {
+		panic(fmt.Sprintf("a policy is plain data: %v", err))
+	}
+	sum := sha256.Sum256(text)
+	return string(sum[:])
+}
+
+// rules are the policies that apply to the instances of one service.
+type rules struct {
+	enabled        bool
+	allowByDefault bool
+	applied        []*rule
+	byPort         bool // another port might give other rules
+	keys           []string
+	print          string
+}
+
+func (r rules) equal(o rules) bool { return r.print == o.print }
+
+// rulesFor picks the policies whose destinations include the service and whose
+// ports, if any, include the application's.
+func (a *authorization) rulesFor(service string, appPort uint16) rules {
+	r := rules{enabled: a.enabled, allowByDefault: a.allowByDefault}
+	r.print = fmt.Sprintf("%t %t ", a.enabled, a.allowByDefault)
+	if !a.enabled {
+		r.keys = []string{"security.authorization"}
+		return r
+	}
+	var print strings.Builder
+	for _, p := range a.policies {
+		if !includes(p.Destinations, p.NotDestinations, service) {
+			continue
+		}
+		r.byPort = r.byPort || len(p.Ports)+len(p.NotPorts) > 0
+		if !includes(p.Ports, p.NotPorts, appPort) {
+			continue
+		}
+		r.applied = append(r.applied, p)
+		r.keys = append(r.keys, p.Key)
+		print.WriteString(p.print)
+	}
+	r.keys = append(r.keys, "security.authorization")
+	r.print += print.String()
+	return r
+}
+
+// includes reports whether v is one of some, where none means any, and none
+// of not.
+func includes[T comparable](some, not []T, v T) bool {
+	return (len(some) == 0 || slices.Contains(some, v)) && !slices.Contains(not, v)
+}
+
+// enforced are the policies with the action that decide, not only record.
+func (r rules) enforced(a policy.Action) []*rule {
+	return r.with(func(p *rule) bool { return p.Action == a && !p.Shadow })
+}
+
+// shadowed are the policies with the action that only record what they would
+// have decided.
+func (r rules) shadowed(a policy.Action) []*rule {
+	return r.with(func(p *rule) bool { return p.Action == a && p.Shadow })
+}
+
+// audits are the policies that mark a request for the access log.
+func (r rules) audits() []*rule {
+	return r.with(func(p *rule) bool { return p.Action == policy.Audit })
+}
+
+func (r rules) with(pick func(*rule) bool) []*rule {
+	var picked []*rule
+	for _, p := range r.applied {
+		if pick(p) {
+			picked = append(picked, p)
+		}
+	}
+	return picked
+}
+
+// fromAnybody reports whether the policy says nothing of who calls. An ALLOW
+// that does so admits nobody: what is empty denies.
+func (p *rule) fromAnybody() bool {
+	return len(p.Principals)+len(p.Sources)+len(p.NotPrincipals)+len(p.NotSources) == 0
+}
+
+// ofHTTP reports whether the policy has conditions that only HTTP can meet.
+func (p *rule) ofHTTP() bool {
+	return len(p.Paths)+len(p.NotPaths)+len(p.Methods)+len(p.NotMethods)+len(p.Headers)+len(p.NotHeaders) > 0
+}
+
+// callers returns the patterns of the identities that a policy names, and of
+// those that it excepts.
+func (p *rule) callers(g *globals) (some, not []string) {
+	return identities(g, p.Principals, p.Sources), identities(g, p.NotPrincipals, p.NotSources)
+}
+
+func identities(g *globals, principals, services []string) []string {
+	all := slices.Clone(principals)
+	for _, s := range services {
+		all = append(all, g.identity(s))
+	}
+	return all
+}
+
+// segment is what a star within a segment of a SPIFFE ID stands for.
+const segment = "[A-Za-z0-9._-]*"
+
+// identityMatcher compiles a pattern of SPIFFE IDs. A star may stand only in
+// the path. A last segment that is a star stands for one or more segments;
+// elsewhere a star stands for any part of one segment.
+func identityMatcher(pattern string) (*matcherv3.StringMatcher, error) {
+	rest, ok := strings.CutPrefix(pattern, "spiffe://")
+	domain, path, slash := strings.Cut(rest, "/")
+	if !ok || !slash || domain == "" || path == "" || strings.Contains(domain, "*") {
+		return nil, fmt.Errorf("principal %q: want spiffe://TRUST-DOMAIN/PATH, with * in the path alone", pattern)
+	}
+	switch head, below := strings.CutSuffix(pattern, "/*"); {
+	case !strings.Contains(pattern, "*"):
+		return exact(pattern), nil
+	case below && !strings.Contains(head, "*"):
+		return prefix(head + "/"), nil
+	default:
+		expression := quoteStars(head)
+		if below {
+			expression += "/.+"
+		}
+		return regex(expression), nil
+	}
+}
+
+// quoteStars quotes everything but the stars: a dot in a name is a dot.
+func quoteStars(pattern string) string {
+	parts := strings.Split(pattern, "*")
+	for i := range parts {
+		parts[i] = regexp.QuoteMeta(parts[i])
+	}
+	return strings.Join(parts, segment)
+}

@@ -1,0 +1,216 @@
+package translate
+
+import (
+	"bytes"
+	"cmp"
+	"maps"
+	"slices"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+
+	"datapunk.dev/controlplane/watch"
+)
+
+// state is what one translation leaves for the next. It is immutable.
+type state struct {
+	catalog   *watch.Catalog
+	globals   *globals
+	naming    *naming
+	authz     *authorization
+	collector *collector
+	roots     *Resource // the secret ROOTCA; nil while mTLS is off
+
+	services *iradix.Tree[*service]
+	scopes   *iradix.Tree[*scope]
+	scopesOf *iradix.Tree[[]string] // service → keys of the scopes that declare it
+	places   *iradix.Tree[*place]   // profile → what makes its view
+	placesOf *iradix.Tree[*place]   // the same, by scope and profile
+	reports  *iradix.Tree[report]
+
+	meshNotes []string
+}
+
+// report is what people should know of one thing, a service say.
+type report struct {
+	held  []Held
+	notes []string
+}
+
+func emptyState() *state {
+	return &state{
+		services: iradix.New[*service](),
+		scopes:   iradix.New[*scope](),
+		scopesOf: iradix.New[[]string](),
+		places:   iradix.New[*place](),
+		placesOf: iradix.New[*place](),
+		reports:  iradix.New[report](),
+	}
+}
+
+// build is one translation under way.
+type build struct {
+	in   Input
+	base *state // the predecessor's
+	c    *compiler
+
+	naming        *naming
+	authz         *authorization
+	collector     *collector
+	roots         *Resource
+	meshChanged   bool // anything of the mesh file
+	sameTransport bool // clusters and assignments are made as in base
+	sameGlobals   bool
+	rootsChanged  bool
+	membership    bool // a service came or went
+	catalogNames  bool // a name of the catalog came or went
+
+	services *iradix.Txn[*service]
+	scopesOf *iradix.Txn[[]string]
+	places   *iradix.Txn[*place]
+	placesOf *iradix.Txn[*place]
+	reports  *iradix.Txn[report]
+
+	changes   map[string]change
+	scopes    map[string]*scope // those brought up to date
+	workloads map[workloadKey]*workload
+	inbound   map[string]*Resource
+	left      map[workloadKey]struct{} // workloads that a place left
+
+	changed []*View
+	removed []Profile
+}
+
+// Translate makes the configuration of the fleet. The result depends on in
+// alone, except that a resource which cannot be made from it is the last good
+// one of prev, and is named in Held. The nearer in is to the input of prev,
+// the less it costs; prev may be nil.
+func Translate(prev *Snapshot, in Input) *Snapshot {
+	base := emptyState()
+	var before Input
+	if prev != nil && prev.state != nil {
+		base, before = prev.state, prev.Input
+	}
+	b := begin(base, before, in)
+	b.translateServices()
+	b.translateCollector()
+	b.translateViews(before.Fleet)
+	return b.finish(prev)
+}
+
+func begin(base *state, before, in Input) *build {
+	b := &build{
+		in:   in,
+		base: base,
+
+		naming:       base.naming,
+		authz:        base.authz,
+		meshChanged:  before.Mesh != in.Mesh,
+		rootsChanged: !bytes.Equal(before.Roots, in.Roots),
+
+		services: base.services.Txn(),
+		scopesOf: base.scopesOf.Txn(),
+		places:   base.places.Txn(),
+		placesOf: base.placesOf.Txn(),
+		reports:  base.reports.Txn(),
+
+		changes:   make(map[string]change),
+		scopes:    make(map[string]*scope),
+		workloads: make(map[workloadKey]*workload),
+		inbound:   make(map[string]*Resource),
+		left:      make(map[workloadKey]struct{}),
+	}
+	g := base.globals
+	if b.meshChanged {
+		if fresh := globalsOf(in.Mesh); g == nil || !g.equal(fresh) {
+			g = fresh
+		}
+		b.naming = namingOf(in.Mesh)
+		b.authz = authorizationOf(in.Mesh)
+	}
+	b.sameGlobals = g == base.globals
+	b.sameTransport = base.globals != nil && g.sameTransport(base.globals)
+	b.c = newCompiler(g)
+	b.roots = base.roots
+	if b.rootsChanged || !b.sameTransport {
+		b.translateRoots()
+	}
+	return b
+}
+
+func (b *build) translateRoots() {
+	b.report("roots", nil, nil)
+	if b.c.tls == tlsOff || len(b.in.Roots) == 0 {
+		b.roots = nil
+		return
+	}
+	made, err := rootsSecret(b.in.Roots)
+	if err != nil {
+		b.report("roots", []Held{{Type: Secret, Name: secretRoots, Keys: []string{"security.mtls"}, Cause: err.Error()}}, nil)
+		return
+	}
+	b.roots = made
+}
+
+func (b *build) translateCollector() {
+	b.collector = b.base.collector
+	entry := b.in.Catalog.Service(b.c.tracing.Service)
+	if !b.sameGlobals || b.base.catalog.Service(b.c.tracing.Service) != entry {
+		b.report("collector", nil, nil)
+		made, err := collectorOf(b.c, entry)
+		if err != nil {
+			b.report("collector", []Held{{Type: Cluster, Name: clusterTracing, Keys: []string{"telemetry.tracing"}, Cause: err.Error()}}, nil)
+		} else {
+			b.collector = made.reusing(b.base.collector)
+		}
+	}
+	b.c.traced = b.collector != nil
+}
+
+// report replaces what is known of one thing.
+func (b *build) report(key string, held []Held, notes []string) {
+	if len(held) == 0 && len(notes) == 0 {
+		b.reports.Delete([]byte(key))
+		return
+	}
+	b.reports.Insert([]byte(key), report{held, notes})
+}
+
+func (b *build) changedNames() []string { return slices.Sorted(maps.Keys(b.changes)) }
+
+func (b *build) finish(prev *Snapshot) *Snapshot {
+	next := &state{
+		catalog:   b.in.Catalog,
+		globals:   b.c.globals,
+		naming:    b.naming,
+		authz:     b.authz,
+		collector: b.collector,
+		roots:     b.roots,
+		services:  b.services.Commit(),
+		places:    b.places.Commit(),
+		placesOf:  b.placesOf.Commit(),
+	}
+	next.scopes = b.usedScopes(next)
+	next.scopesOf = b.scopesOf.Commit()
+	b.forgetWorkloads(next)
+	next.reports = b.reports.Commit()
+	next.meshNotes = b.base.meshNotes
+	if b.meshChanged || b.membership || b.catalogNames {
+		next.meshNotes = b.meshNotes(next)
+	}
+
+	snapshot := &Snapshot{Input: b.in, Changed: b.changed, Removed: b.removed, state: next}
+	if prev != nil && prev.state == b.base && next.reports == b.base.reports && slices.Equal(next.meshNotes, b.base.meshNotes) {
+		snapshot.Held, snapshot.Notes = prev.Held, prev.Notes
+		return snapshot
+	}
+	it := next.reports.Root().Iterator()
+	for _, r, ok := it.Next(); ok; _, r, ok = it.Next() {
+		snapshot.Held = append(snapshot.Held, r.held...)
+		snapshot.Notes = append(snapshot.Notes, r.notes...)
+	}
+	snapshot.Notes = append(snapshot.Notes, next.meshNotes...)
+	slices.SortStableFunc(snapshot.Held, func(x, y Held) int {
+		return cmp.Or(cmp.Compare(x.Type, y.Type), cmp.Compare(x.Name, y.Name), cmp.Compare(x.Cause, y.Cause))
+	})
+	return snapshot
+}

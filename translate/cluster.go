@@ -1,0 +1,171 @@
+package translate
+
+import (
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"datapunk.dev/controlplane/policy"
+)
+
+// The clusters that are no service of the mesh. No service may have one of
+// these names.
+const (
+	clusterLocalApp     = "local_app"      // the proxy's own application
+	clusterLocalAppGRPC = "local_app_grpc" // the same, over HTTP/2
+	clusterTracing      = "tracing"        // the collector of spans
+	clusterMeshAdmin    = "mesh_admin"     // static in the bootstrap: the proxy's own admin socket
+	clusterXDS          = "xds"            // static in the bootstrap: this control plane
+)
+
+// localConnectTimeout is for connections to the application, on loopback.
+const localConnectTimeout = time.Second
+
+// serviceCluster is the cluster of a service, the same bytes in every proxy.
+func serviceCluster(c *compiler, s *policy.Service) (*Resource, error) {
+	var d draft
+	mode := c.upstreamHTTP(s.Protocol)
+	cluster := &clusterv3.Cluster{
+		Name:                          s.Name,
+		ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
+		EdsClusterConfig:              eds(),
+		ConnectTimeout:                duration(s.Timeout.Connect),
+		PerConnectionBufferLimitBytes: u32(connectionBuffer),
+		LoadBalancingPolicy:           loadBalancing(&d, c, s.LoadBalancing.Policy),
+		CommonLbConfig:                panicThreshold(s.LoadBalancing.PanicThreshold),
+		CircuitBreakers:               circuitBreakers(c, s.CircuitBreakers),
+		OutlierDetection:              outlierDetection(&d, c, s.OutlierDetection),
+		HealthChecks:                  healthChecks(&d, s.HealthChecks, mode),
+		// An instance that the catalog removed is gone, even if checks
+		// still pass; the catalog's watcher guards against empty lies.
+		IgnoreHealthOnHostRemoval:     true,
+		UpstreamConnectionOptions:     tcpKeepalive(),
+		TypedExtensionProtocolOptions: httpOptions(&d, c, mode, s.Timeout.Idle),
+	}
+	refs := []Ref{{Endpoint, s.Name}}
+	if c.tls != tlsOff {
+		refs = append(refs, Ref{Secret, secretIdentity}, Ref{Secret, secretRoots})
+		c.secure(&d, cluster, s)
+	}
+	return d.finish(Cluster, s.Name, cluster, clusterKeys(s), refs)
+}
+
+// clusterSettings are what a cluster is made of, most often edited first.
+var clusterSettings = []string{
+	"circuit_breakers", "outlier_detection", "health_checks", "load_balancing", "timeout", "protocol",
+}
+
+func clusterKeys(s *policy.Service) []string { return settingKeys(s, clusterSettings) }
+
+// secure adds the transport sockets. In permissive mode the assignment says of
+// each instance whether it is in the mesh; ALPN is left out there, because
+// Envoy would take the protocol of the call from it instead of from the caller.
+func (c *compiler) secure(d *draft, cluster *clusterv3.Cluster, s *policy.Service) {
+	identity := c.identity(s.Name)
+	if c.tls == tlsStrict {
+		if s.Protocol == policy.TCP {
+			cluster.TransportSocket = upstreamTLS(d, identity)
+		} else {
+			cluster.TransportSocket = upstreamTLS(d, identity, "h2")
+		}
+		return
+	}
+	cluster.TransportSocketMatches = []*clusterv3.Cluster_TransportSocketMatch{
+		{Name: "mtls", Match: inMesh(), TransportSocket: upstreamTLS(d, identity)},
+		{Name: "plaintext", Match: &structpb.Struct{}, TransportSocket: plaintextSocket(d)},
+	}
+}
+
+// inMesh marks the instances that have a sidecar.
+func inMesh() *structpb.Struct {
+	return &structpb.Struct{Fields: map[string]*structpb.Value{"mtls": structpb.NewBoolValue(true)}}
+}
+
+// eds takes the assignment from the ADS stream. It has no initial fetch
+// timeout of its own: with one of zero, a changed cluster whose assignment is
+// not sent again would warm for ever, and hold up every later cluster.
+func eds() *clusterv3.Cluster_EdsClusterConfig {
+	return &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()}
+}
+
+func ads() *corev3.ConfigSource {
+	return &corev3.ConfigSource{
+		ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
+		ResourceApiVersion:    corev3.ApiVersion_V3,
+	}
+}
+
+// tcpKeepalive notices a peer that vanished without a FIN: 60 s of silence,
+// then three probes 10 s apart.
+func tcpKeepalive() *clusterv3.UpstreamConnectionOptions {
+	return &clusterv3.UpstreamConnectionOptions{TcpKeepalive: &corev3.TcpKeepalive{
+		KeepaliveProbes: u32(3), KeepaliveTime: u32(60), KeepaliveInterval: u32(10),
+	}}
+}
+
+// localKey is what the clusters of a proxy's own application depend on.
+type localKey struct {
+	port     uint16
+	protocol policy.Protocol
+	idle     time.Duration
+}
+
+// localClusters reach the application on loopback. HTTP services have two: by
+// the application's own protocol, and over HTTP/2 for gRPC calls.
+func localClusters(c *compiler, key localKey) ([]*Resource, error) {
+	if key.port == 0 {
+		return nil, nil
+	}
+	modes := map[string]httpMode{clusterLocalApp: http1, clusterLocalAppGRPC: http2}
+	switch key.protocol {
+	case policy.HTTP2, policy.GRPC:
+		modes[clusterLocalApp] = http2
+	case policy.TCP:
+		modes = map[string]httpMode{clusterLocalApp: notHTTP}
+	}
+	var made []*Resource
+	for _, name := range []string{clusterLocalApp, clusterLocalAppGRPC} {
+		mode, ok := modes[name]
+		if !ok {
+			continue
+		}
+		var d draft
+		r, err := d.finish(Cluster, name, &clusterv3.Cluster{
+			Name:                          name,
+			ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+			ConnectTimeout:                duration(localConnectTimeout),
+			PerConnectionBufferLimitBytes: u32(connectionBuffer),
+			LoadBalancingPolicy:           loadBalancing(&d, c, "least_request"),
+			CircuitBreakers:               noCircuitBreakers(),
+			LoadAssignment:                fixedAssignment(name, loopback, key.port),
+			TypedExtensionProtocolOptions: httpOptions(&d, c, mode, key.idle),
+		}, nil, nil)
+		if err != nil {
+			return nil, err
+		}
+		made = append(made, r)
+	}
+	return made, nil
+}
+
+const loopback = "127.0.0.1"
+
+// fixedAssignment has one endpoint, an address or a name to resolve.
+func fixedAssignment(cluster, host string, port uint16) *endpointv3.ClusterLoadAssignment {
+	return &endpointv3.ClusterLoadAssignment{
+		ClusterName: cluster,
+		Endpoints: []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{{
+			HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: socketAddress(host, port)}},
+		}}}},
+	}
+}
+
+func socketAddress(host string, port uint16) *corev3.Address {
+	return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
+		Address:       host,
+		PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(port)},
+	}}}
+}

@@ -1,3 +1,0 @@
-package translate
-
-type state struct{}

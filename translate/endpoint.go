@@ -1,0 +1,156 @@
+package translate
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"datapunk.dev/controlplane/watch"
+)
+
+// target is one endpoint of an assignment.
+type target struct {
+	address netip.AddrPort
+	zone    string
+	weight  uint32
+	health  corev3.HealthStatus
+	rank    int  // of the health, 0 is best
+	inMesh  bool // has a sidecar
+}
+
+// endpoints is the assignment of a service, empty if the catalog does not
+// have it: an explicit nothing, so that no proxy waits for it. The notes say
+// which instances are left out, and why.
+func endpoints(g *globals, name string, s *watch.Service) (*Resource, []string, error) {
+	assignment := &endpointv3.ClusterLoadAssignment{ClusterName: name}
+	targets, notes := targetsOf(g, s)
+	for start := 0; start < len(targets); {
+		end := start + 1
+		for end < len(targets) && targets[end].zone == targets[start].zone {
+			end++
+		}
+		group := &endpointv3.LocalityLbEndpoints{LbEndpoints: make([]*endpointv3.LbEndpoint, 0, end-start)}
+		if zone := targets[start].zone; zone != "" {
+			group.Locality = &corev3.Locality{Zone: zone}
+		}
+		for _, t := range targets[start:end] {
+			group.LbEndpoints = append(group.LbEndpoints, t.endpoint(g))
+		}
+		assignment.Endpoints = append(assignment.Endpoints, group)
+		start = end
+	}
+	var d draft
+	r, err := d.finish(Endpoint, name, assignment, nil, nil)
+	return r, notes, err
+}
+
+// targetsOf picks the instances that can be dialled, by zone and address.
+func targetsOf(g *globals, s *watch.Service) (targets []target, notes []string) {
+	if s == nil {
+		return nil, nil
+	}
+	for _, x := range s.Excluded {
+		notes = append(notes, fmt.Sprintf("catalog service %s: instance %s is left out: %s", s.Name, x.ID, x.Reason))
+	}
+	outside := 0
+	for _, i := range s.Instances {
+		port := i.Port
+		switch {
+		case i.MeshPort != 0:
+			port = i.MeshPort
+		case g.tls == tlsStrict:
+			outside++
+			continue
+		}
+		if port == 0 || !i.Address.IsValid() || i.Address.IsUnspecified() || i.Address.Zone() != "" {
+			notes = append(notes, fmt.Sprintf("catalog service %s: instance %s is left out: no address and port to dial", s.Name, i.ID))
+			continue
+		}
+		targets = append(targets, targetOf(i, port))
+	}
+	if outside > 0 && s.Name != g.tracing.Service {
+		notes = append(notes, fmt.Sprintf("catalog service %s: %d of %d instances have no meta mesh_port and get no traffic while mTLS is strict", s.Name, outside, len(s.Instances)))
+	}
+	slices.SortFunc(targets, compareTargets)
+	// Of one address and port that is registered twice, the better health
+	// stands first; whichever zone it came with.
+	seen := make(map[netip.AddrPort]int, len(targets))
+	kept := targets[:0]
+	for _, t := range targets {
+		if at, twice := seen[t.address]; twice {
+			if t.rank < kept[at].rank {
+				kept[at] = t
+			}
+			continue
+		}
+		seen[t.address] = len(kept)
+		kept = append(kept, t)
+	}
+	slices.SortFunc(kept, compareTargets)
+	return kept, notes
+}
+
+func compareTargets(a, b target) int {
+	return cmp.Or(cmp.Compare(a.zone, b.zone), a.address.Compare(b.address), cmp.Compare(a.rank, b.rank),
+		cmp.Compare(b.weight, a.weight), compareBool(b.inMesh, a.inMesh))
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	default:
+		return 1
+	}
+}
+
+// targetOf maps the catalog's health. What is critical stays known: only then
+// can the panic threshold tell that most of a service is down.
+func targetOf(i *watch.Instance, port uint16) target {
+	t := target{
+		address: netip.AddrPortFrom(i.Address.Unmap(), port),
+		zone:    i.Zone,
+		weight:  i.Weight,
+		health:  corev3.HealthStatus_HEALTHY,
+		inMesh:  i.MeshPort != 0,
+	}
+	switch i.Health {
+	case watch.Passing:
+	case watch.Warning:
+		t.rank = 1
+	case watch.Maintenance:
+		t.health, t.rank = corev3.HealthStatus_DRAINING, 2
+	default:
+		t.health, t.rank = corev3.HealthStatus_UNHEALTHY, 3
+	}
+	// Envoy refuses a weight of 0, and it means that no new call should go
+	// there.
+	if t.weight == 0 {
+		t.weight = 1
+		if t.health == corev3.HealthStatus_HEALTHY {
+			t.health, t.rank = corev3.HealthStatus_DRAINING, 2
+		}
+	}
+	return t
+}
+
+func (t target) endpoint(g *globals) *endpointv3.LbEndpoint {
+	e := &endpointv3.LbEndpoint{
+		HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{
+			Address: socketAddress(t.address.Addr().String(), t.address.Port()),
+		}},
+		HealthStatus:        t.health,
+		LoadBalancingWeight: u32(t.weight),
+	}
+	if g.tls == tlsPermissive && t.inMesh {
+		e.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"envoy.transport_socket_match": inMesh()}}
+	}
+	return e
+}

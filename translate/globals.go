@@ -1,0 +1,63 @@
+package translate
+
+import (
+	"reflect"
+
+	"datapunk.dev/controlplane/policy"
+)
+
+// globals are the settings of the mesh as a whole that reach many resources.
+// They stand apart from the [policy.Mesh] so that two meshes can be compared
+// in these alone.
+type globals struct {
+	tls         tlsMode
+	trustDomain string
+	tracing     policy.Tracing
+	accessLogs  policy.AccessLogs
+	metrics     metricsSettings
+}
+
+// metricsSettings is the part of the metrics settings that a listener needs;
+// the scrape interval is Prometheus's affair alone.
+type metricsSettings struct {
+	enabled bool
+	path    string
+}
+
+func globalsOf(m *policy.Mesh) *globals {
+	g := &globals{
+		trustDomain: m.MTLS.TrustDomain,
+		tracing:     m.Tracing,
+		accessLogs:  m.AccessLogs,
+		metrics:     metricsSettings{enabled: m.Metrics.Enabled, path: m.Metrics.Path},
+	}
+	switch {
+	case !m.MTLS.Enabled:
+		g.tls = tlsOff
+	case m.MTLS.Mode == policy.Permissive:
+		g.tls = tlsPermissive
+	default:
+		g.tls = tlsStrict
+	}
+	return g
+}
+
+// sameTransport reports whether clusters and assignments made under g and
+// under o are alike.
+func (g *globals) sameTransport(o *globals) bool {
+	return g.tls == o.tls && g.trustDomain == o.trustDomain
+}
+
+func (g *globals) equal(o *globals) bool { return reflect.DeepEqual(g, o) }
+
+// identity is the SPIFFE ID of a service.
+//
+// SPIFFE-ID section 2: the trust domain is the authority, and each service is
+// one path segment.
+func (g *globals) identity(service string) string {
+	return g.anyIdentity() + service
+}
+
+// anyIdentity is the prefix of every SPIFFE ID of the mesh. The slash at its
+// end is what keeps `datapunk.evil` out of `datapunk`.
+func (g *globals) anyIdentity() string { return "spiffe://" + g.trustDomain + "/" }

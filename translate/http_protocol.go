@@ -1,0 +1,105 @@
+package translate
+
+import (
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"datapunk.dev/controlplane/policy"
+)
+
+// httpMode is what a proxy speaks to a cluster.
+type httpMode uint8
+
+const (
+	notHTTP httpMode = iota
+	http1
+	http2
+	// sameAsCaller speaks HTTP/1 for a call that came by HTTP/1, HTTP/2
+	// for one that came by HTTP/2.
+	sameAsCaller
+)
+
+// upstreamHTTP is what a proxy speaks to the instances of a service. Between
+// sidecars that is HTTP/2, whatever the applications speak: one connection
+// instead of one a concurrent request. Where mTLS is not strict, an instance
+// may be the bare application, which need not understand HTTP/2 unless the
+// call is one that came by it, such as gRPC.
+func (g *globals) upstreamHTTP(p policy.Protocol) httpMode {
+	switch {
+	case p == policy.TCP:
+		return notHTTP
+	case g.tls == tlsStrict || p == policy.HTTP2 || p == policy.GRPC:
+		return http2
+	default:
+		return sameAsCaller
+	}
+}
+
+const (
+	// connectionAge ends a connection, so that a renewed certificate is in
+	// use an hour later everywhere.
+	connectionAge = time.Hour
+
+	keepaliveInterval = 30 * time.Second
+	keepaliveTimeout  = 5 * time.Second
+
+	streamWindow     = 256 << 10 // bytes
+	connectionWindow = 1 << 20   // bytes
+
+	// connectionBuffer bounds what is buffered of one connection, and with
+	// it the size of a body that can be tried again.
+	connectionBuffer = 1 << 20 // bytes
+
+	maxHeaders   = 100
+	maxHeadersKB = 60
+)
+
+const httpProtocolOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+type httpKey struct {
+	mode httpMode
+	idle time.Duration
+}
+
+// httpOptions are the options of a cluster that speaks HTTP.
+func httpOptions(d *draft, c *compiler, mode httpMode, idle time.Duration) map[string]*anypb.Any {
+	if mode == notHTTP {
+		return nil
+	}
+	return part(c, httpKey{mode, idle}, func() map[string]*anypb.Any {
+		options := &httpv3.HttpProtocolOptions{
+			CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{
+				IdleTimeout:           duration(idle),
+				MaxConnectionDuration: duration(connectionAge),
+			},
+		}
+		switch mode {
+		case http1:
+			options.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}},
+			}}
+		case http2:
+			options.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: http2Options()},
+			}}
+		case sameAsCaller:
+			options.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{UseDownstreamProtocolConfig: &httpv3.HttpProtocolOptions_UseDownstreamHttpConfig{
+				HttpProtocolOptions:  &corev3.Http1ProtocolOptions{},
+				Http2ProtocolOptions: http2Options(),
+			}}
+		}
+		return map[string]*anypb.Any{httpProtocolOptions: d.pack(options)}
+	})
+}
+
+// http2Options bounds the memory of a connection and notices a dead peer.
+func http2Options() *corev3.Http2ProtocolOptions {
+	return &corev3.Http2ProtocolOptions{
+		InitialStreamWindowSize:     u32(streamWindow),
+		InitialConnectionWindowSize: u32(connectionWindow),
+		ConnectionKeepalive:         &corev3.KeepaliveSettings{Interval: duration(keepaliveInterval), Timeout: duration(keepaliveTimeout)},
+	}
+}

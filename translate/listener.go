@@ -1,0 +1,176 @@
+package translate
+
+import (
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"datapunk.dev/controlplane/policy"
+)
+
+// The names of listeners, the same in every view: a second name on a bound
+// port would be refused as a duplicate address.
+const (
+	listenerOutbound    = "outbound"
+	listenerInbound     = "inbound"
+	listenerMetrics     = "metrics"
+	listenerOutboundTCP = "outbound_tcp_" // and the service
+)
+
+// anyAddress is every address of the machine.
+const anyAddress = "0.0.0.0"
+
+// connectAttempts is how many instances a TCP connection tries.
+const connectAttempts = 3
+
+// outboundListener takes the application's HTTP calls to every service.
+func outboundListener(c *compiler, s *policy.Service, port uint16) (*Resource, error) {
+	var d draft
+	l := &listenerv3.Listener{
+		Name:                          listenerOutbound,
+		Address:                       socketAddress(loopback, port),
+		FilterChains:                  []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{httpFilter(&d, outboundHTTP(&d, c, s))}}},
+		TrafficDirection:              corev3.TrafficDirection_OUTBOUND,
+		PerConnectionBufferLimitBytes: u32(connectionBuffer),
+		// On by default, and then two Envoys bind one port in silence and
+		// share its calls, half of them under the wrong identity.
+		EnableReusePort: boolean(false),
+	}
+	return d.finish(Listener, l.Name, l, listenerKeys(s), c.httpRefs(routeOutbound))
+}
+
+// tcpUpstream is a TCP service with a port of its own on loopback.
+type tcpUpstream struct {
+	service string
+	port    uint16
+}
+
+// outboundTCPListener takes the application's connections to one service.
+func outboundTCPListener(c *compiler, s *policy.Service, u tcpUpstream) (*Resource, error) {
+	var d draft
+	name := listenerOutboundTCP + u.service
+	proxy := tcpProxy(name, u.service, s)
+	proxy.MaxConnectAttempts = u32(connectAttempts)
+	l := &listenerv3.Listener{
+		Name:                          name,
+		Address:                       socketAddress(loopback, u.port),
+		FilterChains:                  []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{tcpFilter(&d, proxy)}}},
+		TrafficDirection:              corev3.TrafficDirection_OUTBOUND,
+		PerConnectionBufferLimitBytes: u32(connectionBuffer),
+		EnableReusePort:               boolean(false),
+	}
+	keys := append([]string{"services." + s.Name + ".upstreams"}, listenerKeys(s)...)
+	return d.finish(Listener, name, l, keys, []Ref{{Cluster, u.service}})
+}
+
+// inboundListener takes the calls of the mesh to the application.
+func inboundListener(c *compiler, s *policy.Service, address string, port uint16, plaintextTCP bool) (*Resource, error) {
+	var d draft
+	l := &listenerv3.Listener{
+		Name:                          listenerInbound,
+		Address:                       socketAddress(address, port),
+		TrafficDirection:              corev3.TrafficDirection_INBOUND,
+		PerConnectionBufferLimitBytes: u32(connectionBuffer),
+		EnableReusePort:               boolean(false),
+	}
+	var refs []Ref
+	var secure, plain *listenerv3.FilterChain
+	if s.Protocol == policy.TCP {
+		refs = []Ref{{Cluster, clusterLocalApp}}
+		secure, plain = inboundTCPChains(&d, c, s, plaintextTCP)
+		if c.tls != tlsOff {
+			refs = append(refs, Ref{Secret, secretIdentity}, Ref{Secret, callersPrefix + s.Name})
+		}
+	} else {
+		refs = c.httpRefs(routeInbound)
+		filter := httpFilter(&d, inboundHTTP(&d, c, s))
+		secure = &listenerv3.FilterChain{Name: "mtls", Filters: []*listenerv3.Filter{filter}}
+		plain = &listenerv3.FilterChain{Name: "plaintext", Filters: []*listenerv3.Filter{filter}}
+		if c.tls != tlsOff {
+			refs = append(refs, Ref{Secret, secretIdentity}, Ref{Secret, secretRoots})
+			secure.TransportSocket = downstreamTLS(&d, c.anyIdentity())
+		}
+	}
+	switch c.tls {
+	case tlsOff:
+		l.FilterChains = []*listenerv3.FilterChain{plain}
+	case tlsStrict:
+		l.FilterChains = []*listenerv3.FilterChain{secure}
+	case tlsPermissive:
+		l.ListenerFilters = []*listenerv3.ListenerFilter{{
+			Name:       "envoy.filters.listener.tls_inspector",
+			ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: d.pack(&tlsinspectorv3.TlsInspector{})},
+		}}
+		secure.FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: "tls"}
+		l.FilterChains = []*listenerv3.FilterChain{secure}
+		if plain != nil {
+			plain.FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: "raw_buffer"}
+			l.FilterChains = append(l.FilterChains, plain)
+		}
+	}
+	return d.finish(Listener, l.Name, l, listenerKeys(s), refs)
+}
+
+// inboundTCPChains connect to the application when the TLS handshake is done
+// and not before, so that it never sees a caller who was refused. A caller
+// without a certificate has a chain only if nobody has to be refused.
+func inboundTCPChains(d *draft, c *compiler, s *policy.Service, plaintext bool) (secure, plain *listenerv3.FilterChain) {
+	chain := func(name string) (*listenerv3.FilterChain, *tcpproxyv3.TcpProxy) {
+		proxy := tcpProxy(listenerInbound, clusterLocalApp, s)
+		proxy.MaxDownstreamConnectionDuration = duration(connectionAge)
+		return &listenerv3.FilterChain{Name: name}, proxy
+	}
+	if plaintext || c.tls == tlsOff {
+		var proxy *tcpproxyv3.TcpProxy
+		plain, proxy = chain("plaintext")
+		plain.Filters = []*listenerv3.Filter{tcpFilter(d, proxy)}
+	}
+	if c.tls == tlsOff {
+		return nil, plain
+	}
+	secure, proxy := chain("mtls")
+	proxy.UpstreamConnectMode = tcpproxyv3.UpstreamConnectMode_ON_DOWNSTREAM_TLS_HANDSHAKE
+	proxy.MaxEarlyDataBytes = &wrapperspb.UInt32Value{}
+	secure.Filters = []*listenerv3.Filter{tcpFilter(d, proxy)}
+	secure.TransportSocket = callersTLS(d, s.Name)
+	return secure, plain
+}
+
+func tcpProxy(statPrefix, cluster string, s *policy.Service) *tcpproxyv3.TcpProxy {
+	return &tcpproxyv3.TcpProxy{
+		StatPrefix:       statPrefix,
+		ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: cluster},
+		IdleTimeout:      duration(s.Timeout.Idle),
+	}
+}
+
+func httpFilter(d *draft, m *hcmv3.HttpConnectionManager) *listenerv3.Filter {
+	return &listenerv3.Filter{
+		Name:       "envoy.filters.network.http_connection_manager",
+		ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: d.pack(m)},
+	}
+}
+
+func tcpFilter(d *draft, p *tcpproxyv3.TcpProxy) *listenerv3.Filter {
+	return &listenerv3.Filter{
+		Name:       "envoy.filters.network.tcp_proxy",
+		ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: d.pack(p)},
+	}
+}
+
+// httpRefs are what a listener with routes needs. Envoy does not miss a
+// tracing cluster that is not there, but the spans are lost.
+func (c *compiler) httpRefs(routes string) []Ref {
+	refs := []Ref{{Route, routes}}
+	if c.traced {
+		refs = append(refs, Ref{Cluster, clusterTracing})
+	}
+	return refs
+}
+
+func listenerKeys(s *policy.Service) []string {
+	return append(settingKeys(s, []string{"timeout", "protocol"}), "telemetry.tracing", "telemetry.access_logs", "security.mtls")
+}

@@ -1,0 +1,79 @@
+package translate
+
+import (
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	leastrequestv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/least_request/v3"
+	maglevv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/maglev/v3"
+	randomv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/random/v3"
+	ringhashv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/ring_hash/v3"
+	roundrobinv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/round_robin/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"datapunk.dev/controlplane/policy"
+)
+
+type lbKey string
+
+// loadBalancing is the policy by which a proxy picks an instance. Least
+// request compares two instances: more of them would herd onto the idlest one.
+func loadBalancing(d *draft, c *compiler, name string) *clusterv3.LoadBalancingPolicy {
+	var policy message
+	switch name {
+	case "least_request", "":
+		name, policy = "least_request", &leastrequestv3.LeastRequest{ChoiceCount: u32(2)}
+	case "round_robin":
+		policy = &roundrobinv3.RoundRobin{}
+	case "random":
+		policy = &randomv3.Random{}
+	case "ring_hash":
+		policy = &ringhashv3.RingHash{}
+	case "maglev":
+		policy = &maglevv3.Maglev{}
+	default:
+		d.failf("load_balancing: unknown policy %q", name)
+		return nil
+	}
+	return part(c, lbKey(name), func() *clusterv3.LoadBalancingPolicy {
+		return &clusterv3.LoadBalancingPolicy{Policies: []*clusterv3.LoadBalancingPolicy_Policy{{
+			TypedExtensionConfig: &corev3.TypedExtensionConfig{
+				Name:        "envoy.load_balancing_policies." + name,
+				TypedConfig: d.pack(policy),
+			},
+		}}}
+	})
+}
+
+// panicThreshold is the percentage of healthy instances below which a proxy
+// uses all of them, on the ground that it is its view which is broken.
+func panicThreshold(percent float64) *clusterv3.Cluster_CommonLbConfig {
+	return &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{Value: percent}}
+}
+
+// hashPolicy is what ring_hash and maglev hash. A cookie that the caller does
+// not have yet is made for it, for the session.
+func hashPolicy(d *draft, lb policy.LoadBalancing) []*routev3.RouteAction_HashPolicy {
+	var hashed []*routev3.RouteAction_HashPolicy
+	for _, h := range lb.HashPolicy {
+		p := &routev3.RouteAction_HashPolicy{}
+		switch {
+		case h.Header != "":
+			p.PolicySpecifier = &routev3.RouteAction_HashPolicy_Header_{Header: &routev3.RouteAction_HashPolicy_Header{HeaderName: h.Header}}
+		case h.Cookie != "":
+			p.PolicySpecifier = &routev3.RouteAction_HashPolicy_Cookie_{Cookie: &routev3.RouteAction_HashPolicy_Cookie{
+				Name: h.Cookie, Ttl: &durationpb.Duration{}, Path: "/",
+			}}
+		case h.SourceIP:
+			p.PolicySpecifier = &routev3.RouteAction_HashPolicy_ConnectionProperties_{
+				ConnectionProperties: &routev3.RouteAction_HashPolicy_ConnectionProperties{SourceIp: true},
+			}
+		default:
+			d.failf("load_balancing: a hash_policy without a field")
+			continue
+		}
+		hashed = append(hashed, p)
+	}
+	return hashed
+}

@@ -1,0 +1,69 @@
+package translate
+
+import (
+	"time"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+)
+
+// scrapeTimeout bounds one scrape of a proxy.
+const scrapeTimeout = 10 * time.Second
+
+// statsPath is what the admin socket is asked, whatever the scraper asked. The
+// query ends in an open parameter, which swallows the scraper's own: without
+// it a caller could put any query before the admin.
+const statsPath = "/stats/prometheus?usedonly&_="
+
+// metricsListener gives Prometheus the proxy's statistics and nothing else of
+// its admin interface. It keeps answering while the proxy is overloaded, which
+// is when somebody looks.
+func metricsListener(c *compiler, address string, port uint16) (*Resource, error) {
+	var d draft
+	manager := &hcmv3.HttpConnectionManager{
+		StatPrefix: listenerMetrics,
+		RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{
+			Name: listenerMetrics,
+			VirtualHosts: []*routev3.VirtualHost{{
+				Name:    "all",
+				Domains: []string{"*"},
+				Routes: []*routev3.Route{
+					{
+						Name: "scrape",
+						Match: &routev3.RouteMatch{
+							PathSpecifier: &routev3.RouteMatch_Path{Path: c.metrics.path},
+							Headers:       []*routev3.HeaderMatcher{headerMatch(":method", exact("GET"))},
+						},
+						Action: &routev3.Route_Route{Route: &routev3.RouteAction{
+							ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterMeshAdmin},
+							PathRewrite:      statsPath,
+							Timeout:          duration(scrapeTimeout),
+						}},
+					},
+					{
+						Name:   "rest",
+						Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+						Action: &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: 404}},
+					},
+				},
+			}},
+		}},
+		HttpFilters:                  []*hcmv3.HttpFilter{router(&d)},
+		NormalizePath:                boolean(true),
+		MergeSlashes:                 true,
+		PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_REJECT_REQUEST,
+		InternalAddressConfig:        &hcmv3.HttpConnectionManager_InternalAddressConfig{},
+	}
+	if len(c.metrics.path) == 0 || c.metrics.path[0] != '/' {
+		d.failf("telemetry.metrics.path: %q does not begin with /", c.metrics.path)
+	}
+	return d.finish(Listener, listenerMetrics, &listenerv3.Listener{
+		Name:                  listenerMetrics,
+		Address:               socketAddress(address, port),
+		FilterChains:          []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{httpFilter(&d, manager)}}},
+		EnableReusePort:       boolean(false),
+		BypassOverloadManager: true,
+		IgnoreGlobalConnLimit: true,
+	}, []string{"telemetry.metrics"}, nil)
+}

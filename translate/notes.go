@@ -1,0 +1,120 @@
+package translate
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// maxSuggestions is for how many names a nearest one is sought: a file that
+// knows none of the catalog's names would otherwise cost its product with it.
+const maxSuggestions = 20
+
+// meshNotes are the findings about the file as a whole.
+func (b *build) meshNotes(next *state) []string {
+	n := &notes{b: b, next: next}
+	names := slices.Sorted(maps.Keys(b.naming.file))
+	for _, name := range names {
+		s, ok := next.services.Get([]byte(name))
+		if !ok {
+			continue // unservable, and reported as such
+		}
+		if s.entry == nil {
+			n.addf("service %s: the catalog has no service %s%s", name, s.settings.ConsulService, n.nearest(s.settings.ConsulService, n.unclaimed))
+		}
+		if other := b.in.Catalog.Service(name); other != nil && s.settings.ConsulService != name && len(b.naming.claims[name]) == 0 {
+			n.addf("catalog service %s is left out: the file's service of that name is %s in the catalog", name, s.settings.ConsulService)
+		}
+		for _, u := range s.settings.Upstreams {
+			n.known(fmt.Sprintf("service %s: upstream", name), u.Service)
+		}
+	}
+	for _, p := range b.authz.policies {
+		for _, name := range slices.Concat(p.Sources, p.NotSources, p.Destinations, p.NotDestinations) {
+			n.known("policy "+p.Name+":", name)
+		}
+		if b.authz.enabled && p.Action == "ALLOW" && p.fromAnybody() {
+			n.addf("policy %s admits nobody: it has no principals and no sources", p.Name)
+		}
+	}
+	return n.all
+}
+
+type notes struct {
+	b      *build
+	next   *state
+	all    []string
+	sought int
+}
+
+func (n *notes) addf(format string, args ...any) { n.all = append(n.all, fmt.Sprintf(format, args...)) }
+
+// known notes a name that is no service of the mesh.
+func (n *notes) known(where, name string) {
+	if _, ok := n.next.services.Get([]byte(name)); !ok {
+		n.addf("%s %s is no service of the mesh%s", where, name, n.nearest(name, n.services))
+	}
+}
+
+// unclaimed are the catalog's names that no service of the file stands for.
+func (n *notes) unclaimed(yield func(string) bool) {
+	for s := range n.b.in.Catalog.Services() {
+		if len(n.b.naming.claims[s.Name]) == 0 && !yield(s.Name) {
+			return
+		}
+	}
+}
+
+func (n *notes) services(yield func(string) bool) {
+	it := n.next.services.Root().Iterator()
+	for name, _, ok := it.Next(); ok; name, _, ok = it.Next() {
+		if !yield(string(name)) {
+			return
+		}
+	}
+}
+
+// nearest is a suggestion, or nothing if no name is near.
+func (n *notes) nearest(name string, names func(func(string) bool)) string {
+	if n.sought == maxSuggestions {
+		return ""
+	}
+	n.sought++
+	best, least := "", 1+max(2, len(name)/3)
+	for other := range names {
+		if d := distance(name, other, least); d < least {
+			best, least = other, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %s?", best)
+}
+
+// distance is the Levenshtein distance, or limit if it is not less than that.
+func distance(a, b string, limit int) int {
+	if max(len(a)-len(b), len(b)-len(a)) >= limit {
+		return limit
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal, least := row[0], i+1
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
+			least = min(least, row[j+1])
+		}
+		if least >= limit {
+			return limit
+		}
+	}
+	return min(row[len(b)], limit)
+}

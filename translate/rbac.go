@@ -1,0 +1,346 @@
+package translate
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	rbacfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"datapunk.dev/controlplane/policy"
+)
+
+// HTTP authorization is three filters in the inbound listener that never
+// change: one that records, one that denies nobody, one that allows nobody.
+// The inbound route configuration overrides them with the policies. So an edit
+// of a policy drains no connection and holds from the next request on, and a
+// listener whose routes say nothing of policies admits nobody.
+const (
+	filterAudit = "envoy.filters.http.rbac.audit"
+	filterDeny  = "envoy.filters.http.rbac.deny"
+	filterAllow = "envoy.filters.http.rbac.allow"
+
+	// The prefixes of the statistics, and of the metadata of shadow policies.
+	shadowAudit = "audit."
+	shadowDeny  = "deny."
+	shadowAllow = "allow."
+)
+
+// rbacFilters are the constant filters, in their order.
+func rbacFilters(d *draft) []*hcmv3.HttpFilter {
+	return []*hcmv3.HttpFilter{
+		rbacFilter(d, filterAudit, rbacOf(shadowAudit, rbacv3.RBAC_LOG)),
+		rbacFilter(d, filterDeny, rbacOf(shadowDeny, rbacv3.RBAC_DENY)),
+		rbacFilter(d, filterAllow, rbacOf(shadowAllow, rbacv3.RBAC_ALLOW)),
+	}
+}
+
+func rbacFilter(d *draft, name string, r *rbacfilterv3.RBAC) *hcmv3.HttpFilter {
+	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: d.pack(r)}}
+}
+
+// rbacOf has rules without policies: DENY denies nobody, ALLOW allows nobody.
+// Without rules it would be no filter at all.
+func rbacOf(statPrefix string, a rbacv3.RBAC_Action) *rbacfilterv3.RBAC {
+	return &rbacfilterv3.RBAC{
+		Rules:             &rbacv3.RBAC{Action: a},
+		RulesStatPrefix:   statPrefix,
+		TrackPerRuleStats: true,
+	}
+}
+
+// inboundConfiguration is the inbound route configuration of a service with
+// these rules. Services with the same rules share it.
+func (b *build) inboundConfiguration(r rules) (*Resource, error) {
+	if made, ok := b.inbound[r.print]; ok {
+		return made, nil
+	}
+	var d draft
+	overrides := make(map[string]*anypb.Any)
+	override := func(filter string, rbac *rbacfilterv3.RBAC) {
+		overrides[filter] = d.pack(&rbacfilterv3.RBACPerRoute{Rbac: rbac})
+	}
+	override(filterAllow, b.c.allowRules(&d, r))
+	if deny := b.c.denyRules(&d, r); deny != nil {
+		override(filterDeny, deny)
+	}
+	if audit := b.c.auditRules(&d, r); audit != nil {
+		override(filterAudit, audit)
+	}
+	made, err := finishInbound(&d, overrides, r.keys)
+	if err != nil {
+		return nil, err
+	}
+	b.inbound[r.print] = made
+	return made, nil
+}
+
+// closedConfiguration admits nobody: it leaves the constant filters as they
+// are. It stands in for a configuration that could never be made, since
+// without any the proxy would not open a single listener.
+func closedConfiguration() *Resource {
+	closed, err := finishInbound(&draft{}, nil, []string{"security.authorization"})
+	if err != nil {
+		panic(fmt.Sprintf("a constant is not valid: %v", err))
+	}
+	return closed
+}
+
+func finishInbound(d *draft, overrides map[string]*anypb.Any, keys []string) (*Resource, error) {
+	return d.finish(Route, routeInbound, &routev3.RouteConfiguration{
+		Name: routeInbound,
+		VirtualHosts: []*routev3.VirtualHost{{
+			Name:    "all",
+			Domains: []string{"*"},
+			Routes:  localRoutes(),
+		}},
+		TypedPerFilterConfig: overrides,
+	}, keys, []Ref{{Cluster, clusterLocalApp}, {Cluster, clusterLocalAppGRPC}})
+}
+
+// allowRules decide what is admitted of what no DENY matched.
+func (c *compiler) allowRules(d *draft, r rules) *rbacfilterv3.RBAC {
+	allow := rbacOf(shadowAllow, rbacv3.RBAC_ALLOW)
+	switch {
+	case !r.enabled:
+		allow.Rules.Policies = anybody("authorization-disabled")
+	case r.allowByDefault:
+		allow.Rules.Policies = anybody("default-action-allow")
+	default:
+		allow.Rules.Policies = c.policies(d, r.enforced(policy.Allow))
+	}
+	c.shadow(d, allow, shadowAllow, rbacv3.RBAC_ALLOW, r.shadowed(policy.Allow))
+	return allow
+}
+
+func (c *compiler) denyRules(d *draft, r rules) *rbacfilterv3.RBAC {
+	enforced, shadowed := r.enforced(policy.Deny), r.shadowed(policy.Deny)
+	if len(enforced)+len(shadowed) == 0 {
+		return nil
+	}
+	deny := rbacOf(shadowDeny, rbacv3.RBAC_DENY)
+	deny.Rules.Policies = c.policies(d, enforced)
+	c.shadow(d, deny, shadowDeny, rbacv3.RBAC_DENY, shadowed)
+	return deny
+}
+
+func (c *compiler) auditRules(d *draft, r rules) *rbacfilterv3.RBAC {
+	audits := r.audits()
+	if len(audits) == 0 {
+		return nil
+	}
+	audit := rbacOf(shadowAudit, rbacv3.RBAC_LOG)
+	audit.Rules.Policies = c.policies(d, audits)
+	return audit
+}
+
+func (c *compiler) shadow(d *draft, filter *rbacfilterv3.RBAC, statPrefix string, a rbacv3.RBAC_Action, shadowed []*rule) {
+	if len(shadowed) == 0 {
+		return
+	}
+	filter.ShadowRules = &rbacv3.RBAC{Action: a, Policies: c.policies(d, shadowed)}
+	filter.ShadowRulesStatPrefix = statPrefix
+}
+
+func anybody(name string) map[string]*rbacv3.Policy {
+	return map[string]*rbacv3.Policy{name: {
+		Permissions: []*rbacv3.Permission{anyPermission()},
+		Principals:  []*rbacv3.Principal{anyPrincipal()},
+	}}
+}
+
+// policies compiles policies under the names that the file gives them, which
+// is what a denied caller and the statistics are told.
+func (c *compiler) policies(d *draft, applied []*rule) map[string]*rbacv3.Policy {
+	made := make(map[string]*rbacv3.Policy, len(applied))
+	for _, p := range applied {
+		if p.Action == policy.Allow && p.fromAnybody() {
+			continue // admits nobody
+		}
+		name := p.Name
+		if _, taken := made[name]; taken || name == "" {
+			name = p.Name + " " + p.Key
+		}
+		made[name] = &rbacv3.Policy{
+			Permissions: []*rbacv3.Permission{permission(d, p)},
+			Principals:  []*rbacv3.Principal{c.principal(d, p)},
+		}
+	}
+	return made
+}
+
+// principal is who calls. Only a DENY and an AUDIT may mean everybody; an
+// ALLOW that names exceptions alone means everybody else of the mesh.
+func (c *compiler) principal(d *draft, p *rule) *rbacv3.Principal {
+	some, not := p.callers(c.globals)
+	if len(some) == 0 && p.Action == policy.Allow {
+		some = []string{c.anyIdentity() + "*"}
+	}
+	var all []*rbacv3.Principal
+	if len(some) > 0 {
+		all = append(all, anyOf(d, some))
+	}
+	if len(not) > 0 {
+		all = append(all, &rbacv3.Principal{Identifier: &rbacv3.Principal_NotId{NotId: anyOf(d, not)}})
+	}
+	switch len(all) {
+	case 0:
+		return anyPrincipal()
+	case 1:
+		return all[0]
+	default:
+		return &rbacv3.Principal{Identifier: &rbacv3.Principal_AndIds{AndIds: &rbacv3.Principal_Set{Ids: all}}}
+	}
+}
+
+// anyOf matches a caller whose certificate has one of the identities.
+func anyOf(d *draft, patterns []string) *rbacv3.Principal {
+	ids := make([]*rbacv3.Principal, 0, len(patterns))
+	for _, pattern := range patterns {
+		m, err := identityMatcher(pattern)
+		if err != nil {
+			d.errs = append(d.errs, err)
+			continue
+		}
+		d.checkRegex(m)
+		ids = append(ids, &rbacv3.Principal{Identifier: &rbacv3.Principal_Authenticated_{
+			Authenticated: &rbacv3.Principal_Authenticated{PrincipalName: m},
+		}})
+	}
+	return &rbacv3.Principal{Identifier: &rbacv3.Principal_OrIds{OrIds: &rbacv3.Principal_Set{Ids: ids}}}
+}
+
+func anyPrincipal() *rbacv3.Principal {
+	return &rbacv3.Principal{Identifier: &rbacv3.Principal_Any{Any: true}}
+}
+
+func anyPermission() *rbacv3.Permission {
+	return &rbacv3.Permission{Rule: &rbacv3.Permission_Any{Any: true}}
+}
+
+// permission is what is called: the fields are ANDed, their values ORed. The
+// ports were decided when the policies were picked.
+func permission(d *draft, p *rule) *rbacv3.Permission {
+	// A DENY must not be walked around by /Admin, and an ALLOW must not
+	// be widened to it.
+	widest := p.Action != policy.Allow
+	var all []*rbacv3.Permission
+	add := func(values []*rbacv3.Permission, not bool) {
+		if len(values) == 0 {
+			return
+		}
+		one := &rbacv3.Permission{Rule: &rbacv3.Permission_OrRules{OrRules: &rbacv3.Permission_Set{Rules: values}}}
+		if not {
+			one = &rbacv3.Permission{Rule: &rbacv3.Permission_NotRule{NotRule: one}}
+		}
+		all = append(all, one)
+	}
+	add(pathPermissions(d, p.Paths, widest), false)
+	add(pathPermissions(d, p.NotPaths, !widest), true)
+	add(methodPermissions(p.Methods), false)
+	add(methodPermissions(p.NotMethods), true)
+	add(headerPermissions(d, p.Headers), false)
+	add(headerPermissions(d, p.NotHeaders), true)
+	switch len(all) {
+	case 0:
+		return anyPermission()
+	case 1:
+		return all[0]
+	default:
+		return &rbacv3.Permission{Rule: &rbacv3.Permission_AndRules{AndRules: &rbacv3.Permission_Set{Rules: all}}}
+	}
+}
+
+// pathPermissions match the path without its query, after normalisation.
+// `/admin/*` is /admin and all below it, and not /administrator.
+func pathPermissions(d *draft, patterns []string, ignoreCase bool) []*rbacv3.Permission {
+	var all []*rbacv3.Permission
+	add := func(m *matcherv3.StringMatcher) {
+		m.IgnoreCase = ignoreCase
+		all = append(all, &rbacv3.Permission{Rule: &rbacv3.Permission_UrlPath{
+			UrlPath: &matcherv3.PathMatcher{Rule: &matcherv3.PathMatcher_Path{Path: m}},
+		}})
+	}
+	for _, pattern := range patterns {
+		head, open := strings.CutSuffix(pattern, "*")
+		if strings.Contains(head, "*") || (head == "" && !open) {
+			d.failf("path %q: a * may only stand at the end", pattern)
+			continue
+		}
+		switch {
+		case !open:
+			add(exact(pattern))
+		case head == "" || head == "/":
+			add(prefix("/"))
+		case strings.HasSuffix(head, "/"):
+			add(exact(strings.TrimSuffix(head, "/")))
+			add(prefix(head))
+		default:
+			add(prefix(head))
+		}
+	}
+	return all
+}
+
+func methodPermissions(methods []string) []*rbacv3.Permission {
+	var all []*rbacv3.Permission
+	for _, m := range methods {
+		all = append(all, headerPermission(headerMatch(":method", exact(m))))
+	}
+	return all
+}
+
+func headerPermissions(d *draft, headers []policy.HeaderMatch) []*rbacv3.Permission {
+	var all []*rbacv3.Permission
+	for _, h := range headers {
+		m := &routev3.HeaderMatcher{Name: h.Name}
+		switch {
+		case h.Exact != nil:
+			m = headerMatch(h.Name, exact(*h.Exact))
+		case h.Prefix != nil:
+			m = headerMatch(h.Name, prefix(*h.Prefix))
+		case h.Suffix != nil:
+			m = headerMatch(h.Name, suffix(*h.Suffix))
+		case h.Regex != nil:
+			s := regex(*h.Regex)
+			d.checkRegex(s)
+			m = headerMatch(h.Name, s)
+		case h.Present != nil:
+			m.HeaderMatchSpecifier = &routev3.HeaderMatcher_PresentMatch{PresentMatch: *h.Present}
+		default:
+			d.failf("header %q: no condition", h.Name)
+			continue
+		}
+		all = append(all, headerPermission(m))
+	}
+	return all
+}
+
+func headerPermission(m *routev3.HeaderMatcher) *rbacv3.Permission {
+	return &rbacv3.Permission{Rule: &rbacv3.Permission_Header{Header: m}}
+}
+
+// maxRegex bounds an expression, in bytes.
+const maxRegex = 1024
+
+// checkRegex refuses what Envoy's RE2 would, and the listener or route with it.
+func (d *draft) checkRegex(m *matcherv3.StringMatcher) {
+	if err := validRegex(m.GetSafeRegex().GetRegex()); err != nil {
+		d.errs = append(d.errs, err)
+	}
+}
+
+func validRegex(expression string) error {
+	if len(expression) > maxRegex {
+		return fmt.Errorf("regex of %d bytes; at most %d", len(expression), maxRegex)
+	}
+	if _, err := regexp.Compile(expression); err != nil {
+		return fmt.Errorf("regex %q: %w", expression, err)
+	}
+	return nil
+}

@@ -1,0 +1,295 @@
+package translate
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+
+	"datapunk.dev/controlplane/policy"
+)
+
+// scope is the part of the mesh that some proxies may call, and what they are
+// all served for it.
+type scope struct {
+	key      string
+	declared []string // names, sorted; nil: every service of the mesh
+
+	base      *Set              // the clusters of the services and of the collector
+	clusters  map[localKey]*Set // base, with the clusters of the application
+	endpoints *Set
+	outbound  *Resource
+	routes    *Set // outbound alone, for a proxy without an inbound listener
+}
+
+// everyService is the key of the scope of a service that declares no upstreams.
+const everyService = "*"
+
+// scopeKey names the scope of a service's proxies.
+func scopeKey(s *policy.Service) (key string, declared []string) {
+	if s.AllUpstreams {
+		return everyService, nil
+	}
+	declared = make([]string, 0, len(s.Upstreams))
+	for _, u := range s.Upstreams {
+		declared = append(declared, u.Service)
+	}
+	slices.Sort(declared)
+	declared = slices.Compact(declared)
+	sum := sha256.Sum256([]byte(strings.Join(declared, "\x00")))
+	return hex.EncodeToString(sum[:16]), declared
+}
+
+func (s *scope) every() bool { return s.key == everyService }
+
+// scope returns the scope of a service's proxies, brought up to date once in a
+// build.
+func (b *build) scope(settings *policy.Service) *scope {
+	key, declared := scopeKey(settings)
+	if s, ok := b.scopes[key]; ok {
+		return s
+	}
+	before, ok := b.base.scopes.Get([]byte(key))
+	var s *scope
+	if !ok {
+		s = b.newScope(key, declared)
+	} else {
+		s = b.updateScope(before)
+	}
+	b.scopes[key] = s
+	return s
+}
+
+func (b *build) newScope(key string, declared []string) *scope {
+	s := &scope{key: key, declared: declared, clusters: make(map[localKey]*Set)}
+	var clusters, endpoints []*Resource
+	for _, member := range b.members(s) {
+		if member.cluster != nil {
+			clusters = append(clusters, member.cluster)
+		}
+		if member.endpoints != nil {
+			endpoints = append(endpoints, member.endpoints)
+		}
+	}
+	if b.collector != nil {
+		clusters = append(clusters, b.collector.cluster)
+		if b.collector.endpoints != nil {
+			endpoints = append(endpoints, b.collector.endpoints)
+		}
+	}
+	s.base, s.endpoints = NewSet(clusters...), NewSet(endpoints...)
+	b.reroute(s)
+	s.routes = NewSet(s.outbound)
+	for _, name := range declared {
+		users, _ := b.scopesOf.Get([]byte(name))
+		b.scopesOf.Insert([]byte(name), append(slices.Clone(users), key))
+	}
+	return s
+}
+
+// updateScope applies what changed since the scope was made.
+func (b *build) updateScope(before *scope) *scope {
+	var clusters, endpoints edits
+	reroute := false
+	for _, name := range b.changedMembers(before) {
+		c := b.changes[name]
+		clusters.replace(c.before.clusterOrNil(), c.after.clusterOrNil())
+		endpoints.replace(c.before.endpointsOrNil(), c.after.endpointsOrNil())
+		reroute = reroute || c.reroutes()
+	}
+	if b.collector != b.base.collector {
+		clusters.replace(b.base.collector.parts(Cluster), b.collector.parts(Cluster))
+		endpoints.replace(b.base.collector.parts(Endpoint), b.collector.parts(Endpoint))
+	}
+	after := *before
+	after.base = clusters.apply(before.base)
+	after.endpoints = endpoints.apply(before.endpoints)
+	after.clusters = maps.Clone(before.clusters)
+	if after.base != before.base {
+		for key, set := range after.clusters {
+			after.clusters[key] = clusters.apply(set)
+		}
+	}
+	if reroute {
+		b.reroute(&after)
+		after.routes = after.routes.Update([]*Resource{after.outbound}, nil)
+	}
+	return &after
+}
+
+// changedMembers are the names of the changed services that are in the scope,
+// sorted.
+func (b *build) changedMembers(s *scope) []string {
+	if s.every() {
+		return b.changedNames()
+	}
+	var names []string
+	for _, name := range s.declared {
+		if _, ok := b.changes[name]; ok {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// edits are the changes of one set.
+type edits struct {
+	put    []*Resource
+	remove []string
+}
+
+func (e *edits) replace(before, after *Resource) {
+	switch {
+	case before == after:
+	case after == nil:
+		e.remove = append(e.remove, before.Name)
+	default:
+		e.put = append(e.put, after)
+	}
+}
+
+func (e *edits) apply(s *Set) *Set {
+	if len(e.put) == 0 && len(e.remove) == 0 {
+		return s
+	}
+	return s.Update(e.put, e.remove)
+}
+
+// members are the services in the scope, in the order of their names.
+func (b *build) members(s *scope) []*service {
+	var members []*service
+	if !s.every() {
+		for _, name := range s.declared {
+			if member, ok := b.services.Get([]byte(name)); ok {
+				members = append(members, member)
+			}
+		}
+		return members
+	}
+	it := b.services.Root().Iterator()
+	for _, member, ok := it.Next(); ok; _, member, ok = it.Next() {
+		members = append(members, member)
+	}
+	return members
+}
+
+// reroute makes the outbound route configuration of the scope.
+func (b *build) reroute(s *scope) {
+	var hosts [][]byte
+	var refs []Ref
+	var keys []string
+	seen := make(map[string]struct{})
+	taken := make(map[string]string)
+	var notes []string
+	for _, member := range b.members(s) {
+		host := member.routed()
+		if host == nil {
+			continue
+		}
+		name := member.settings.Name
+		// Envoy compares domains in lower case, and refuses the whole
+		// configuration when one comes twice.
+		lower := strings.ToLower(name)
+		if other, ok := taken[lower]; ok {
+			notes = append(notes, "service "+name+" cannot be called over HTTP: hosts are compared in lower case, and "+other+" has its name")
+			continue
+		}
+		taken[lower] = name
+		hosts = append(hosts, host)
+		refs = append(refs, Ref{Cluster, name})
+		for _, key := range member.routeKeys {
+			if _, ok := seen[key]; !ok {
+				seen[key] = struct{}{}
+				keys = append(keys, key)
+			}
+		}
+	}
+	b.report("scope/"+s.key, nil, notes)
+	s.outbound = outboundConfiguration(hosts, keys, refs)
+}
+
+// clustersFor is the set of clusters of a proxy in the scope whose application
+// has the key.
+func (b *build) clustersFor(s *scope, key localKey) *Set {
+	if key.port == 0 {
+		return s.base
+	}
+	if set, ok := s.clusters[key]; ok {
+		return set
+	}
+	local, err := localClusters(b.c, key)
+	if err != nil {
+		// Nothing in it comes from an operator but the idle timeout,
+		// which every cluster of the service has too.
+		b.report(key.report(s), []Held{{Type: Cluster, Name: clusterLocalApp, Keys: []string{"policies.timeout"}, Cause: err.Error()}}, nil)
+		local = nil
+	}
+	set := s.base.with(local)
+	s.clusters[key] = set
+	return set
+}
+
+func (k localKey) report(s *scope) string {
+	return fmt.Sprintf("local/%s/%d/%s/%v", s.key, k.port, k.protocol, k.idle)
+}
+
+// usedScopes are the scopes of the predecessor and those brought up to date,
+// less those, and those of their sets, that no place uses any more.
+func (b *build) usedScopes(next *state) *iradix.Tree[*scope] {
+	scopes := b.base.scopes.Txn()
+	for key, s := range b.scopes {
+		scopes.Insert([]byte(key), s)
+	}
+	if !b.meshChanged && len(b.removed) == 0 {
+		return scopes.Commit()
+	}
+	all := scopes.Commit()
+	it := all.Root().Iterator()
+	for key, s, ok := it.Next(); ok; key, s, ok = it.Next() {
+		used, locals := false, make(map[localKey]*Set)
+		walkPrefix(next.placesOf, inScope(s.key, nil), func(p *place) bool {
+			used = true
+			if set, ok := s.clusters[p.local]; ok {
+				locals[p.local] = set
+			}
+			return true
+		})
+		switch {
+		case !used:
+			scopes.Delete(key)
+			b.forgetScope(s)
+		case len(locals) != len(s.clusters):
+			b.forgetLocals(s, locals)
+			trimmed := *s
+			trimmed.clusters = locals
+			scopes.Insert(key, &trimmed)
+		}
+	}
+	return scopes.Commit()
+}
+
+func (b *build) forgetScope(s *scope) {
+	b.report("scope/"+s.key, nil, nil)
+	b.forgetLocals(s, nil)
+	for _, name := range s.declared {
+		keys, _ := b.scopesOf.Get([]byte(name))
+		keys = slices.DeleteFunc(slices.Clone(keys), func(key string) bool { return key == s.key })
+		if len(keys) == 0 {
+			b.scopesOf.Delete([]byte(name))
+		} else {
+			b.scopesOf.Insert([]byte(name), keys)
+		}
+	}
+}
+
+func (b *build) forgetLocals(s *scope, used map[localKey]*Set) {
+	for key := range s.clusters {
+		if _, ok := used[key]; !ok {
+			b.report(key.report(s), nil, nil)
+		}
+	}
+}

@@ -1,0 +1,379 @@
+package translate
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+
+	"datapunk.dev/controlplane/policy"
+)
+
+// place is where a profile stands: what its view is put together from. A view
+// itself is not kept, so that a change of a scope costs nothing for each of
+// the profiles in it.
+type place struct {
+	profile   Profile
+	scope     string // key
+	local     localKey
+	workload  *workload
+	listeners *Set
+	serves    bool // has an inbound listener
+	listen    listenInput
+	missing   []string
+}
+
+// listenInput is what listeners are made of, next to the profile.
+type listenInput struct {
+	settings     *policy.Service
+	globals      *globals
+	traced       bool
+	plaintextTCP bool
+	upstreams    []tcpUpstream
+}
+
+func (l listenInput) equal(o listenInput) bool {
+	return l.settings == o.settings && l.globals == o.globals && l.traced == o.traced && l.plaintextTCP == o.plaintextTCP &&
+		slices.Equal(l.upstreams, o.upstreams)
+}
+
+// view puts the view together.
+func (p *place) view(s *scope) *View {
+	v := &View{Profile: p.profile, Missing: p.missing}
+	v.Sets[Cluster] = s.base
+	v.Sets[Route] = s.routes
+	if p.serves {
+		v.Sets[Cluster] = s.clusters[p.local]
+		v.Sets[Route] = p.workload.routes
+	}
+	v.Sets[Endpoint] = s.endpoints
+	v.Sets[Secret] = p.workload.secrets
+	v.Sets[Listener] = p.listeners
+	return v
+}
+
+func (s *state) view(p *place) *View {
+	scope, _ := s.scopes.Get([]byte(p.scope))
+	return p.view(scope)
+}
+
+// same reports whether two views serve the same.
+func (v *View) same(o *View) bool {
+	return v.Sets == o.Sets && slices.Equal(v.Missing, o.Missing)
+}
+
+// profileKey encodes a profile so that those of one service stand together,
+// and no two profiles share a key whatever a proxy says of itself.
+func profileKey(p Profile) []byte {
+	key := servicePrefix(p.Service)
+	key = append(key, byte(p.Kind))
+	for _, s := range []string{p.Address, p.Zone} {
+		key = binary.AppendUvarint(key, uint64(len(s)))
+		key = append(key, s...)
+	}
+	for _, port := range []uint16{p.AppPort, p.MeshPort, p.OutboundPort, p.MetricsPort} {
+		key = binary.BigEndian.AppendUint16(key, port)
+	}
+	return key
+}
+
+func servicePrefix(service string) []byte {
+	return append(binary.AppendUvarint(nil, uint64(len(service))), service...)
+}
+
+// inScope is the key of a place among those of its scope.
+func inScope(scope string, profile []byte) []byte {
+	return append([]byte(scope+"\x00"), profile...)
+}
+
+// translateViews brings the views up to date: all of them if the mesh or the
+// roots changed, else those whose scope a change touches and those that are new.
+func (b *build) translateViews(before *Fleet) {
+	if b.in.Fleet != before {
+		b.removeViews()
+	}
+	stale := make(map[string]Profile)
+	if b.meshChanged || b.rootsChanged || b.collector != b.base.collector {
+		it := b.places.Root().Iterator()
+		for key, p, ok := it.Next(); ok; key, p, ok = it.Next() {
+			stale[string(key)] = p.profile
+		}
+	} else if len(b.changes) > 0 {
+		b.touchScopes(stale)
+	}
+	if b.in.Fleet != before {
+		for p := range b.in.Fleet.Profiles() {
+			if before == nil || !before.Has(p) {
+				stale[string(profileKey(p))] = p
+			}
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(stale)) {
+		b.place([]byte(key), stale[key])
+	}
+}
+
+// touchScopes updates the scopes that contain a changed service. Where only
+// assignments changed nothing else of a view can; otherwise its place is stale.
+func (b *build) touchScopes(stale map[string]Profile) {
+	touched := map[string]bool{everyService: false} // whether the places are stale
+	for name, c := range b.changes {
+		deep := b.membership || c.before.clusterOrNil() != c.after.clusterOrNil() || c.reroutes()
+		touched[everyService] = touched[everyService] || deep
+		keys, _ := b.scopesOf.Get([]byte(name))
+		for _, key := range keys {
+			touched[key] = touched[key] || deep
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(touched)) {
+		deep := touched[key]
+		before, ok := b.base.scopes.Get([]byte(key))
+		if !ok {
+			continue
+		}
+		after := b.updateScope(before)
+		b.scopes[key] = after
+		walkPrefix(b.base.placesOf, []byte(key+"\x00"), func(p *place) bool {
+			if deep {
+				stale[string(profileKey(p.profile))] = p.profile
+			} else if v := p.view(after); !v.same(p.view(before)) {
+				b.changed = append(b.changed, v)
+			}
+			return true
+		})
+	}
+	if b.membership {
+		// Whoever enumerates the services of the mesh, to subtract from
+		// them, has to do it again.
+		it := b.places.Root().Iterator()
+		for key, p, ok := it.Next(); ok; key, p, ok = it.Next() {
+			if p.workload.rules.enumerates() {
+				stale[string(key)] = p.profile
+			}
+		}
+	}
+}
+
+// walkPrefix visits the places whose keys have the prefix, until visit returns
+// false.
+func walkPrefix(places *iradix.Tree[*place], prefix []byte, visit func(*place) bool) {
+	it := places.Root().Iterator()
+	it.SeekPrefix(prefix)
+	for _, p, ok := it.Next(); ok && visit(p); _, p, ok = it.Next() {
+	}
+}
+
+// removeViews drops the views of profiles that no proxy has any more.
+func (b *build) removeViews() {
+	it := b.base.places.Root().Iterator()
+	for key, p, ok := it.Next(); ok; key, p, ok = it.Next() {
+		if b.in.Fleet.Has(p.profile) {
+			continue
+		}
+		b.removed = append(b.removed, p.profile)
+		b.places.Delete(key)
+		b.placesOf.Delete(inScope(p.scope, key))
+		b.report("view/"+string(key), nil, nil)
+		b.left[p.workload.key] = struct{}{}
+	}
+}
+
+// place brings one profile's place up to date, and notes its view as changed
+// if it is.
+func (b *build) place(key []byte, profile Profile) {
+	if !b.in.Fleet.Has(profile) {
+		return
+	}
+	before, known := b.base.places.Get(key)
+	var old *View
+	if known {
+		old = b.base.view(before)
+	}
+
+	p := &place{profile: profile}
+	settings := b.settings(profile.Service, before)
+	s := b.scope(settings)
+	p.scope = s.key
+	p.workload = b.workload(settings, profile.AppPort, s)
+	b.listen(p, key, settings, before)
+	if p.serves {
+		p.local = localKey{port: profile.AppPort, protocol: settings.Protocol, idle: settings.Timeout.Idle}
+		b.clustersFor(s, p.local)
+	}
+
+	if known && before.scope != p.scope {
+		b.placesOf.Delete(inScope(before.scope, key))
+	}
+	if known && before.workload.key != p.workload.key {
+		b.left[before.workload.key] = struct{}{}
+	}
+	b.places.Insert(key, p)
+	b.placesOf.Insert(inScope(p.scope, key), p)
+	if v := p.view(s); old == nil || !v.same(old) {
+		b.changed = append(b.changed, v)
+	}
+}
+
+// settings are the effective settings of a proxy's service, which the mesh
+// need not know.
+func (b *build) settings(name string, before *place) *policy.Service {
+	if s, ok := b.services.Get([]byte(name)); ok {
+		return s.settings
+	}
+	settings := b.in.Mesh.Service(name)
+	if before != nil && sameSettings(before.listen.settings, settings) {
+		return before.listen.settings
+	}
+	return settings
+}
+
+// listen makes the listeners of a profile.
+func (b *build) listen(p *place, key []byte, settings *policy.Service, before *place) {
+	p.listen = listenInput{settings: settings, globals: b.c.globals, traced: b.c.traced, plaintextTCP: p.workload.plaintextTCP, upstreams: b.tcpUpstreams(settings)}
+	if before != nil && before.listen.equal(p.listen) {
+		p.listeners, p.serves, p.missing = before.listeners, before.serves, before.missing
+		return
+	}
+	last := NewSet()
+	if before != nil {
+		last = before.listeners
+	}
+	l := &listening{c: b.c, settings: settings, profile: p.profile, last: last}
+	l.all(p.listen)
+	p.listeners, p.serves, p.missing = last.become(l.made), l.serves, l.missing
+	b.report("view/"+string(key), l.held, nil)
+}
+
+// tcpUpstreams are the declared upstreams that get a listener of their own.
+func (b *build) tcpUpstreams(settings *policy.Service) []tcpUpstream {
+	var upstreams []tcpUpstream
+	for _, u := range settings.Upstreams {
+		if u.LocalBindPort == 0 {
+			continue
+		}
+		callee, ok := b.services.Get([]byte(u.Service))
+		if !ok || callee.cluster == nil || callee.settings.Protocol != policy.TCP {
+			continue
+		}
+		upstreams = append(upstreams, tcpUpstream{u.Service, u.LocalBindPort})
+	}
+	return upstreams
+}
+
+// listening is the making of one profile's listeners.
+type listening struct {
+	c        *compiler
+	settings *policy.Service
+	profile  Profile
+	last     *Set
+
+	made    []*Resource
+	held    []Held
+	missing []string
+	serves  bool
+	bound   []binding
+}
+
+// binding is an address and port that a listener has.
+type binding struct {
+	listener, address string
+	port              uint16
+}
+
+func (l *listening) all(in listenInput) {
+	p := l.profile
+	address := anyAddress
+	if p.Address != "" {
+		address = p.Address
+	}
+	if _, err := netip.ParseAddr(address); err != nil {
+		l.missing = append(l.missing, fmt.Sprintf("address %q is no IP address: no inbound and no metrics listener", p.Address))
+		address = ""
+	}
+	l.inbound(address, in.plaintextTCP)
+	if p.OutboundPort == 0 {
+		l.missing = append(l.missing, "outbound_port: no outbound listener")
+	} else {
+		l.add(binding{listenerOutbound, loopback, p.OutboundPort}, func() (*Resource, error) {
+			return outboundListener(l.c, l.settings, p.OutboundPort)
+		})
+	}
+	switch {
+	case !l.c.metrics.enabled || address == "":
+	case p.MetricsPort == 0:
+		l.missing = append(l.missing, "metrics_port: no metrics listener")
+	default:
+		l.add(binding{listenerMetrics, address, p.MetricsPort}, func() (*Resource, error) {
+			return metricsListener(l.c, address, p.MetricsPort)
+		})
+	}
+	for _, u := range in.upstreams {
+		l.add(binding{listenerOutboundTCP + u.service, loopback, u.port}, func() (*Resource, error) {
+			return outboundTCPListener(l.c, l.settings, u)
+		})
+	}
+}
+
+func (l *listening) inbound(address string, plaintextTCP bool) {
+	p := l.profile
+	if address == "" {
+		return
+	}
+	if p.AppPort == 0 || p.MeshPort == 0 {
+		for _, m := range []struct {
+			name string
+			port uint16
+		}{{"app_port", p.AppPort}, {"mesh_port", p.MeshPort}} {
+			if m.port == 0 {
+				l.missing = append(l.missing, m.name+": no inbound listener")
+			}
+		}
+		return
+	}
+	// The application holds its port on loopback already.
+	l.bound = append(l.bound, binding{"the application", loopback, p.AppPort})
+	l.serves = l.add(binding{listenerInbound, address, p.MeshPort}, func() (*Resource, error) {
+		return inboundListener(l.c, l.settings, address, p.MeshPort, plaintextTCP)
+	})
+}
+
+// add makes a listener, unless another one has its port: Envoy would refuse
+// the second, and the whole response is then in doubt.
+func (l *listening) add(at binding, make func() (*Resource, error)) bool {
+	for _, other := range l.bound {
+		if other.clashes(at) {
+			l.hold(at.listener, fmt.Sprintf("port %d is taken by %s", at.port, other.listener), false)
+			return false
+		}
+	}
+	made, err := make()
+	if err != nil {
+		return l.hold(at.listener, err.Error(), true)
+	}
+	l.bound = append(l.bound, at)
+	l.made = append(l.made, made)
+	return true
+}
+
+// hold keeps the last good listener, if it may stay where it is.
+func (l *listening) hold(name, cause string, keep bool) bool {
+	l.held = append(l.held, Held{Type: Listener, Name: name, Keys: listenerKeys(l.settings), Cause: l.settings.Name + ": " + cause})
+	last := l.last.Get(name)
+	if !keep || last == nil {
+		return false
+	}
+	l.made = append(l.made, last)
+	return true
+}
+
+func (a binding) clashes(b binding) bool {
+	return a.port == b.port && (a.address == b.address || unspecified(a.address) || unspecified(b.address))
+}
+
+func unspecified(address string) bool {
+	a, err := netip.ParseAddr(address)
+	return err == nil && a.IsUnspecified()
+}
