@@ -125,7 +125,7 @@ const (
 func outboundConfiguration(hosts [][]byte, keys []string, refs []Ref) *Resource {
 	head := protowire.AppendTag(nil, fieldName, protowire.BytesType)
 	head = protowire.AppendString(head, routeOutbound)
-	tail := protowire.AppendTag(nil, fieldIgnorePort, protowire.BytesType)
+	tail := protowire.AppendTag(nil, fieldIgnorePort, protowire.VarintType)
 	tail = protowire.AppendVarint(tail, 1)
 	size := len(head) + len(tail)
 	for _, h := range hosts {

@@ -1,0 +1,237 @@
+package translate
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// findEnvoy returns the Envoy that `make tools` installs, unless $ENVOY or the
+// PATH has one.
+func findEnvoy(t *testing.T) string {
+	t.Helper()
+	if path := os.Getenv("ENVOY"); path != "" {
+		return path
+	}
+	if path, err := exec.LookPath("envoy"); err == nil {
+		return path
+	}
+	path, err := filepath.Abs("../.tools/bin/envoy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("no Envoy to test with; run `make tools`: %v", err)
+	}
+	return path
+}
+
+// validate has Envoy construct everything in the view, and fails the test for
+// whatever it refuses or warns of. ValidateAll cannot know what constructors
+// check; this can.
+func validate(t *testing.T, v *View) {
+	t.Helper()
+	config, err := protojson.Marshal(staticBootstrap(t, v))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "bootstrap.json")
+	if err := os.WriteFile(file, config, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, findEnvoy(t), "--mode", "validate", "-l", "warning", "-c", file).CombinedOutput()
+	if err != nil {
+		t.Errorf("envoy refuses the view of %+v: %v\n%s", v.Profile, err, out)
+		return
+	}
+	if log := strings.TrimSpace(strings.ReplaceAll(string(out), "configuration '"+file+"' OK", "")); log != "" {
+		t.Errorf("envoy warns of the view of %+v:\n%s", v.Profile, log)
+	}
+}
+
+// staticBootstrap is a bootstrap with all resources of a view in it: routes
+// and assignments inlined, so that Envoy looks at them too.
+func staticBootstrap(t *testing.T, v *View) *bootstrapv3.Bootstrap {
+	t.Helper()
+	b := &bootstrapv3.Bootstrap{
+		Node: &corev3.Node{Id: "test", Cluster: v.Profile.Service},
+		DynamicResources: &bootstrapv3.Bootstrap_DynamicResources{AdsConfig: &corev3.ApiConfigSource{
+			ApiType:             corev3.ApiConfigSource_DELTA_GRPC,
+			TransportApiVersion: corev3.ApiVersion_V3,
+			GrpcServices: []*corev3.GrpcService{{TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{
+				EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: clusterXDS},
+			}}},
+		}},
+		StaticResources: &bootstrapv3.Bootstrap_StaticResources{
+			Clusters: []*clusterv3.Cluster{bootstrapCluster(t, clusterXDS, http2), bootstrapCluster(t, clusterMeshAdmin, http1)},
+		},
+	}
+	static := b.StaticResources
+	for r := range v.Sets[Cluster].All() {
+		c := decode(t, r, &clusterv3.Cluster{})
+		if a := v.Sets[Endpoint].Get(r.Name); a != nil && c.GetType() == clusterv3.Cluster_EDS {
+			c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
+			c.EdsClusterConfig = nil
+			c.LoadAssignment = decode(t, a, &endpointv3.ClusterLoadAssignment{})
+		}
+		static.Clusters = append(static.Clusters, c)
+	}
+	static.Secrets = []*tlsv3.Secret{identitySecret(t)}
+	for r := range v.Sets[Secret].All() {
+		static.Secrets = append(static.Secrets, decode(t, r, &tlsv3.Secret{}))
+	}
+	for r := range v.Sets[Listener].All() {
+		l := decode(t, r, &listenerv3.Listener{})
+		for _, chain := range l.FilterChains {
+			for _, f := range chain.Filters {
+				inlineRoutes(t, v, f)
+			}
+		}
+		static.Listeners = append(static.Listeners, l)
+	}
+	// Envoy 1.40 crashes when it validates a secret of ADS.
+	rewrite(t, b.ProtoReflect(), func(m proto.Message) {
+		if s, ok := m.(*tlsv3.SdsSecretConfig); ok {
+			s.SdsConfig = nil
+		}
+	})
+	return b
+}
+
+// rewrite lets edit change a message and every message inside it, inside each
+// Any too.
+func rewrite(t *testing.T, m protoreflect.Message, edit func(proto.Message)) {
+	t.Helper()
+	edit(m.Interface())
+	if packed, ok := m.Interface().(*anypb.Any); ok {
+		inner, err := packed.UnmarshalNew()
+		if err != nil {
+			t.Fatal(err)
+		}
+		rewrite(t, inner.ProtoReflect(), edit)
+		if packed.Value, err = encode(inner); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case f.Message() == nil || f.IsMap() && f.MapValue().Message() == nil:
+		case f.IsMap():
+			v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
+				rewrite(t, v.Message(), edit)
+				return true
+			})
+		case f.IsList():
+			for i := range v.List().Len() {
+				rewrite(t, v.List().Get(i).Message(), edit)
+			}
+		default:
+			rewrite(t, v.Message(), edit)
+		}
+		return true
+	})
+}
+
+// identitySecret is the secret that sds makes for each proxy.
+func identitySecret(t *testing.T) *tlsv3.Secret {
+	t.Helper()
+	certificate, key := certificate(t)
+	return &tlsv3.Secret{Name: secretIdentity, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
+		CertificateChain: inline(certificate), PrivateKey: inline(key),
+	}}}
+}
+
+// certificate is one that signs itself, and its key, in PEM.
+func certificate(t testing.TB) (cert, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour),
+		URIs: []*url.URL{{Scheme: "spiffe", Host: "datapunk", Path: "/test"}},
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
+}
+
+func inlineRoutes(t *testing.T, v *View, f *listenerv3.Filter) {
+	t.Helper()
+	manager := &hcmv3.HttpConnectionManager{}
+	if f.GetTypedConfig().UnmarshalTo(manager) != nil || manager.GetRds() == nil {
+		return
+	}
+	r := v.Sets[Route].Get(manager.GetRds().RouteConfigName)
+	if r == nil {
+		t.Fatalf("no route configuration %s", manager.GetRds().RouteConfigName)
+	}
+	manager.RouteSpecifier = &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: decode(t, r, &routev3.RouteConfiguration{})}
+	packed, err := anypb.New(manager)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: packed}
+}
+
+func bootstrapCluster(t *testing.T, name string, mode httpMode) *clusterv3.Cluster {
+	t.Helper()
+	var d draft
+	options := httpOptions(&d, newCompiler(&globals{}), mode, time.Minute)
+	if len(d.errs) > 0 {
+		t.Fatal(d.errs)
+	}
+	return &clusterv3.Cluster{
+		Name:                          name,
+		ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+		LoadAssignment:                fixedAssignment(name, loopback, 1),
+		TypedExtensionProtocolOptions: options,
+	}
+}
+
+func decode[M proto.Message](t testing.TB, r *Resource, m M) M {
+	t.Helper()
+	if err := proto.Unmarshal(r.Body, m); err != nil {
+		t.Fatalf("%s: %v", r.Name, err)
+	}
+	if again, err := encode(m); err != nil || !bytes.Equal(again, r.Body) {
+		t.Errorf("%s: encoded again it differs (%v)", r.Name, err)
+	}
+	return m
+}
