@@ -60,11 +60,16 @@ func (f *feed) resubscribe(list []string, first bool) {
 	}
 	if f.base != nil {
 		for _, name := range names.names {
-			if !old.has(name) {
-				f.note(name, &diff{tell: true})
-				f.answer = true
-				f.owed = f.owed || f.fullState()
+			if old.names.has(name) {
+				continue
 			}
+			if d := f.differs(name); d != nil {
+				d.tell = true // a wildcard covers it
+			} else {
+				f.note(name, &diff{tell: true})
+			}
+			f.answer = true
+			f.owed = f.owed || f.fullState()
 		}
 	}
 	f.sub.names = names
