@@ -144,7 +144,6 @@ func TestNack(t *testing.T) {
 		c.subscribe(lds)
 		refusals := 0
 		for m := c.quiet(); m != nil; m = c.quiet() {
-			t.Log(summary(m))
 			c.nack(m, "no")
 			if refusals++; refusals > 50 {
 				t.Fatal("a loop")
