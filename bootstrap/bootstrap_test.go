@@ -16,10 +16,13 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
 	"google.golang.org/protobuf/testing/protocmp"
 )
 
 var update = flag.Bool("update", false, "write the golden files, and remove those that no test has")
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // testCA is a root that never changes, so that golden files don't.
 func testCA(t testing.TB) []byte {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -84,7 +85,19 @@ func TestEnvoyAcceptsEachBootstrap(t *testing.T) {
 // When it has ended, its log must be empty.
 func startEnvoy(t *testing.T, o Options) *http.Client {
 	t.Helper()
-	path := settle(t, socketDir(t), &o)
+	dir := socketDir(t)
+	settle(t, dir, &o)
+	return start(t, dir, o)
+}
+
+// start runs Envoy with exactly these options. Lines of the log that have one
+// of the given texts are expected.
+func start(t *testing.T, dir string, o Options, expected ...string) *http.Client {
+	t.Helper()
+	path := filepath.Join(dir, "bootstrap.yaml")
+	if err := os.WriteFile(path, render(t, o), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	var log bytes.Buffer
 	cmd := exec.Command(envoy(t), "-c", path, "-l", "warning", "--disable-hot-restart", "--concurrency", "1")
 	cmd.Stdout, cmd.Stderr = &log, &log
@@ -101,7 +114,8 @@ func startEnvoy(t *testing.T, o Options) *http.Client {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
 		for line := range strings.Lines(log.String()) {
-			if !strings.Contains(line, "caught ENVOY_SIGTERM") {
+			known := func(text string) bool { return strings.Contains(line, text) }
+			if !slices.ContainsFunc(append(expected, "caught ENVOY_SIGTERM"), known) {
 				t.Errorf("Envoy logged: %s", line)
 			}
 		}

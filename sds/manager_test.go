@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -235,8 +237,10 @@ func TestAReconnectingProxyKeepsItsCertificate(t *testing.T) {
 		issued := f.Stats().Issued
 
 		l := f.lease(t, "web-1")
-		if !l.Adopt(held) || !l.Adopt(held) {
-			t.Fatal("a good certificate was not adopted")
+		for _, name := range []string{"default", "spiffe://datapunk/web"} {
+			if !l.Adopt(held) {
+				t.Fatalf("a good certificate was not adopted as %s", name)
+			}
 		}
 		info := l.Info()
 		if !info.Adopted || info.RenewAt.Unix() != due.Unix() || f.Stats().Issued != issued {
@@ -248,6 +252,58 @@ func TestAReconnectingProxyKeepsItsCertificate(t *testing.T) {
 		}
 		if l.Adopt(held) {
 			t.Error("the old one was adopted over the new")
+		}
+	})
+}
+
+// A second control plane with a copy of the directory serves the same fleet.
+func TestACopyOfTheDataDirectoryTakesTheFleetOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca, tokens, dir := open(t)
+		second := filepath.Join(t.TempDir(), "copy")
+		if err := os.CopyFS(second, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"ca-key.pem", "token-key.pem"} {
+			if err := os.Chmod(filepath.Join(second, name), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		otherCA, otherTokens, err := Open(second, trustDomain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(ca.Roots()) != string(otherCA.Roots()) {
+			t.Error("the trust bundles differ")
+		}
+		raw, err := tokens.Mint("web", "web-1", day)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := otherTokens.Verify(raw); err != nil {
+			t.Errorf("a token of the first: %v", err)
+		}
+		lease := func(ca *CA) *Lease {
+			m, err := NewManager(ca, Options{Rotation: day, TTL: 2 * day})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := m.Lease("web", "web-1", func() {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return l
+		}
+		if !lease(otherCA).Adopt(version(t, lease(ca))) {
+			t.Error("a certificate of the first has to be issued again")
+		}
+		// Each has an intermediate of its own; peers trust both.
+		s, err := otherCA.issue(wallClock(), webID(t, ca), ttl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ca.check(s, wallClock()); err != nil {
+			t.Errorf("a certificate of the second: %v", err)
 		}
 	})
 }

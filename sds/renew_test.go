@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -196,9 +197,9 @@ func TestTheLoopRenewsAtHalfOfTheTokensLife(t *testing.T) {
 		if err := WriteSecretFile(r.File, mint(t, tokens, "web", "web-1", time.Hour)); err != nil {
 			t.Fatal(err)
 		}
-		calls := 0
+		var calls atomic.Int64
 		loopAt(t, r, func(token string) (string, error) {
-			calls++
+			calls.Add(1)
 			c, err := tokens.Verify(token)
 			if err != nil {
 				return "", err
@@ -206,14 +207,17 @@ func TestTheLoopRenewsAtHalfOfTheTokensLife(t *testing.T) {
 			return tokens.Mint(c.Service, c.Node, c.Expires.Sub(c.Issued))
 		})
 		time.Sleep(29 * time.Minute)
-		if calls != 0 {
+		synctest.Wait()
+		if calls.Load() != 0 {
 			t.Error("renewed before half of its life")
 		}
 		time.Sleep(2 * time.Minute)
-		if calls != 1 {
-			t.Errorf("%d renewals at half of its life", calls)
+		synctest.Wait()
+		if calls.Load() != 1 {
+			t.Errorf("%d renewals at half of its life", calls.Load())
 		}
 		time.Sleep(day)
+		synctest.Wait()
 		raw, err := ReadSecretFile(r.File)
 		if err != nil {
 			t.Fatal(err)
@@ -221,8 +225,8 @@ func TestTheLoopRenewsAtHalfOfTheTokensLife(t *testing.T) {
 		if _, err := tokens.Verify(raw); err != nil {
 			t.Errorf("a day later: %v", err)
 		}
-		if calls < 47 || calls > 50 {
-			t.Errorf("%d renewals in a day", calls)
+		if n := calls.Load(); n < 47 || n > 50 {
+			t.Errorf("%d renewals in a day", calls.Load())
 		}
 	})
 }
@@ -238,10 +242,10 @@ func TestTheLoopOutlivesAnOutage(t *testing.T) {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		calls := 0
+		var calls atomic.Int64
 		next := ""
 		loopAt(t, r, func(string) (string, error) {
-			calls++
+			calls.Add(1)
 			if time.Since(start) < 50*time.Minute {
 				return "", errors.New("connection refused")
 			}
@@ -249,11 +253,12 @@ func TestTheLoopOutlivesAnOutage(t *testing.T) {
 			return next, nil
 		})
 		time.Sleep(55 * time.Minute)
+		synctest.Wait()
 		if got, err := ReadSecretFile(r.File); err != nil || got != next || next == "" {
 			t.Errorf("not renewed after the outage: %v", err)
 		}
-		if calls > 60 {
-			t.Errorf("%d attempts in 20 minutes", calls)
+		if calls.Load() > 60 {
+			t.Errorf("%d attempts in 20 minutes", calls.Load())
 		}
 		if s := log.String(); !strings.Contains(s, "connection refused") || strings.Contains(s, old) || strings.Contains(s, next) {
 			t.Errorf("log:\n%s", s)
@@ -270,6 +275,7 @@ func TestTheLoopStopsWhenOnlyAnOperatorCanHelp(t *testing.T) {
 		}
 		done := loopAt(t, r, func(string) (string, error) { return "", errors.New("down") })
 		time.Sleep(2 * time.Hour)
+		synctest.Wait()
 		select {
 		case err := <-done:
 			if err == nil || !strings.Contains(err.Error(), "mint a new one") {
@@ -296,6 +302,7 @@ func TestATokenThatAnOperatorReplacesIsNotOverwritten(t *testing.T) {
 			return tokens.Mint("web", "web-1", time.Hour)
 		})
 		time.Sleep(2 * time.Hour)
+		synctest.Wait()
 		if got, err := ReadSecretFile(r.File); err != nil || got != operators {
 			t.Errorf("the operator's token is gone: %v", err)
 		}
@@ -311,14 +318,15 @@ func TestALateControlPlaneIsNotFlooded(t *testing.T) {
 		if err := WriteSecretFile(r.File, mint(t, &late, "web", "web-1", time.Hour)); err != nil {
 			t.Fatal(err)
 		}
-		calls := 0
+		var calls atomic.Int64
 		loopAt(t, r, func(string) (string, error) {
-			calls++
+			calls.Add(1)
 			return late.Mint("web", "web-1", time.Hour)
 		})
 		time.Sleep(5 * time.Minute)
-		if calls != 1 {
-			t.Errorf("%d renewals in 5 minutes", calls)
+		synctest.Wait()
+		if calls.Load() != 1 {
+			t.Errorf("%d renewals in 5 minutes", calls.Load())
 		}
 	})
 }

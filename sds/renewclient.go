@@ -80,7 +80,7 @@ func (r *RenewLoop) Run(ctx context.Context) error {
 				notBefore = now.Add(expires.Sub(issued) / 10)
 				continue
 			case ctx.Err() != nil:
-				return nil
+				return nil //nolint:nilerr // ended from outside, which is no failure
 			}
 			wait := min(retryAfter(failures, false), max(expires.Sub(now)/10, time.Second))
 			notBefore = now.Add(wait)
