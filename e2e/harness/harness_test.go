@@ -1,0 +1,109 @@
+package harness_test
+
+import (
+	"context"
+	"errors"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"datapunk.dev/controlplane/e2e/app"
+	"datapunk.dev/controlplane/e2e/harness"
+	"datapunk.dev/controlplane/e2e/run"
+	"datapunk.dev/controlplane/e2e/traffic"
+)
+
+func TestPortsAreNeverHandedOutTwice(t *testing.T) {
+	seen := make(map[int]bool)
+	for range 100 {
+		port := harness.Port(t)
+		if seen[port] {
+			t.Fatalf("port %d twice", port)
+		}
+		seen[port] = true
+	}
+}
+
+func TestProcessStopsAndIsNotLeftBehind(t *testing.T) {
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := run.StartProcess(run.Command{Name: "sleep", Path: sleep, Args: []string{"60"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Stop(); err != nil || p.Running() {
+		t.Errorf("stop of a frozen process: %v", err)
+	}
+	if err := p.Stop(); err == nil || !strings.Contains(err.Error(), "has ended") {
+		t.Errorf("a second stop does not say that it had ended: %v", err)
+	}
+}
+
+func TestWireIsSilentUntilItIsNot(t *testing.T) {
+	server, err := app.StartTCP(0, "hello")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Die()
+	w, err := traffic.NewWire("127.0.0.1:" + strconv.Itoa(server.Port()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if heard, err := traffic.Hear(t.Context(), w.Addr(), 200*time.Millisecond); err != nil || heard != "hello" {
+		t.Errorf("through the wire: %q, %v", heard, err)
+	}
+	w.Silence(true)
+	if heard, err := traffic.Hear(t.Context(), w.Addr(), 200*time.Millisecond); err != nil || heard != "" {
+		t.Errorf("through a silent wire: %q, %v", heard, err)
+	}
+}
+
+func TestLoadCountsWhatItSent(t *testing.T) {
+	a, err := app.Start("lake_service", "lake-1", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Die()
+	a.Behave(app.Behaviour{FailRate: 0.5})
+	r := traffic.Load{Addr: a.Addr(), Requests: 40}.Do(t.Context())
+	if r.Requests != 40 || r.Failed() != 20 || r.Instances["lake-1"] != 40 || a.Count() != 40 {
+		t.Errorf("%s", r)
+	}
+}
+
+func TestConsulStartsAndForgets(t *testing.T) {
+	ports := &run.Ports{}
+	defer ports.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	c, err := run.StartConsul(ctx, t.TempDir(), ports, "dc1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Kill()
+	r := run.NewConsulRegistry(c.API)
+	defer func() { _ = r.Close() }()
+	if err := r.Register(run.Instance{Service: "lake_service", ID: "lake-1", Port: 8080, MeshPort: 20000}); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, "lake-1 passes", 5*time.Second, func() error {
+		entries, _, err := c.API.Health().Service("lake_service", "", true, nil)
+		if err == nil && len(entries) != 1 {
+			err = errNotYet
+		}
+		return err
+	})
+	if err := c.Stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+var errNotYet = errors.New("not yet")
