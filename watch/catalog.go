@@ -27,6 +27,10 @@ const (
 	Critical                  // takes no traffic, stays known
 )
 
+// MetaMeshPort is the key of an instance's metadata that puts it in the mesh:
+// the port where its sidecar takes mTLS.
+const MetaMeshPort = "mesh_port"
+
 // String returns the word that the file catalog and Consul use.
 func (h Health) String() string {
 	switch h {

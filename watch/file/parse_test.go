@@ -1,0 +1,147 @@
+package file_test
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"datapunk.dev/controlplane/watch"
+	"datapunk.dev/controlplane/watch/file"
+)
+
+func TestParse(t *testing.T) {
+	const text = `
+x-places:
+  - &here eu-1
+services:
+  lake_service:
+    - id: lake-2
+      address: 10.0.0.2
+      port: 8080
+      weight: 3
+      health: warning
+      zone: *here
+      tags: [v2, canary, v2]
+      meta:
+        mesh_port: 15006
+        version: "2.1"
+    - {id: lake-1, address: 10.0.0.1, port: 8080}
+  stream_service: []
+`
+	got, err := file.Parse("catalog.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []*watch.Service{
+		{Name: "lake_service", Instances: []*watch.Instance{
+			{ID: "lake-1", Address: netip.MustParseAddr("10.0.0.1"), Port: 8080, Weight: 1},
+			{
+				ID: "lake-2", Address: netip.MustParseAddr("10.0.0.2"), Port: 8080, MeshPort: 15006, Weight: 3,
+				Health: watch.Warning, Zone: "eu-1", Tags: []string{"canary", "v2"},
+				Meta: map[string]string{"mesh_port": "15006", "version": "2.1"},
+			},
+		}},
+		{Name: "stream_service"},
+	}
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestParseHealth(t *testing.T) {
+	for _, health := range []watch.Health{watch.Passing, watch.Warning, watch.Maintenance, watch.Critical} {
+		got, err := file.Parse("c.yaml", []byte("services: {a: [{id: a, address: 10.0.0.1, port: 1, health: "+health.String()+"}]}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got[0].Instances[0].Health != health {
+			t.Errorf("health: %s read as %s", health, got[0].Instances[0].Health)
+		}
+	}
+}
+
+// Each mistake is reported where it stands, and all of a file at once.
+func TestParseMistakes(t *testing.T) {
+	for _, tt := range []struct {
+		name, text string
+		want       []string // one a line, in order
+	}{
+		{"empty", "", []string{"c.yaml: the file is empty"}},
+		{"comment alone", "# soon\n", []string{"c.yaml: the file is empty"}},
+		{"no services", "x-a: 1\n", []string{"c.yaml:1:1: the catalog has no services"}},
+		{"null services", "services:\n", []string{"c.yaml:1:10: services: must be a mapping, not nothing"}},
+		{"a list", "- a\n", []string{"c.yaml:1:1: the catalog: must be a mapping, not a list"}},
+		{"unknown key", "service: {}\n", []string{`c.yaml:1:1: unknown key "service"`}},
+		{"second document", "services: {}\n---\nservices: {}\n", []string{"c.yaml:2:1: a second document"}},
+		{"syntax", "services:\n  a: [\n", []string{"c.yaml:3:1: while parsing a flow"}},
+		{"unknown anchor", "services: *a\n", []string{"c.yaml:1:11: unknown anchor"}},
+		{"duplicate service", "services:\n  a: []\n  a: []\n", []string{`c.yaml:3:3: services: key "a" is in line 2 already`}},
+		{"null service", "services:\n  a:\n", []string{"c.yaml:2:5: service a: must be a list of instances, not nothing"}},
+		{"nameless service", "services:\n  \"\": []\n", []string{"c.yaml:2:3: a service has no name"}},
+		{"nothing given", "services:\n  a:\n    - {}\n", []string{"c.yaml:3:7: an instance needs address, id, port"}},
+		{"itself", "services: &s\n  a: *s\n", []string{"service a: must be a list of instances, not a mapping"}},
+		{"duplicate id", "services:\n  a:\n    - {id: x, address: 10.0.0.1, port: 1}\n    - {id: x, address: 10.0.0.2, port: 1}\n", []string{
+			`c.yaml:4:7: service a: id "x" is taken by the instance in line 3`,
+		}},
+		{"every field", `services:
+  a:
+    - id: ""
+      address: lake.internal
+      port: 0
+      weight: -1
+      health: fine
+      zone: [eu]
+      tags: v1
+      meta: {mesh_port: 70000, x: {}}
+      Port: 1
+    - {id: a, address: 0.0.0.0, port: "80"}
+    - {id: b, address: "fe80::1%eth0", port: 80}
+`, []string{
+			"c.yaml:3:11: id: must not be empty",
+			`c.yaml:4:16: address: "lake.internal" is not an IP address`,
+			`c.yaml:5:13: port: must be a number from 1 to 65535, not "0"`,
+			`c.yaml:6:15: weight: must be a number from 0 to 65535, not "-1"`,
+			`c.yaml:7:15: health: "fine" is none of`,
+			"c.yaml:8:13: zone: must be text, not a list",
+			"c.yaml:9:13: tags: must be a list",
+			`c.yaml:10:25: meta mesh_port: must be a number from 1 to 65535, not "70000"`,
+			"c.yaml:10:35: meta x: must be text, not a mapping",
+			`c.yaml:11:7: unknown key "Port"`,
+			"c.yaml:12:24: address: nothing can connect to 0.0.0.0",
+			`c.yaml:13:24: address: "fe80::1%eth0" is not an IP address`,
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := file.Parse("c.yaml", []byte(tt.text))
+			if err == nil {
+				t.Fatal("no error")
+			}
+			got := strings.Split(err.Error(), "\n")
+			if !slices.EqualFunc(got, tt.want, strings.Contains) {
+				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tt.want, "\n"))
+			}
+		})
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("services: {a: [{id: a, address: 10.0.0.1, port: 1, meta: {mesh_port: 2}}]}"))
+	f.Add([]byte("services: &s {a: *s}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		services, err := file.Parse("c.yaml", data)
+		if err != nil {
+			return
+		}
+		for _, s := range services {
+			for _, i := range s.Instances {
+				if i.ID == "" || !i.Address.IsValid() || i.Port == 0 {
+					t.Errorf("service %q: accepted %+v", s.Name, i)
+				}
+			}
+		}
+	})
+}
