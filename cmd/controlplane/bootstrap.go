@@ -30,7 +30,7 @@ func newBootstrapCommand() *cobra.Command {
 			}
 			b, err := bootstrap.New(o)
 			if err != nil {
-				return usageError{oneLine(err)}
+				return usageError{inOneLine(err)}
 			}
 			out, err := bootstrap.YAML(b)
 			if err != nil {
@@ -98,8 +98,8 @@ func completeBootstrap(o *bootstrap.Options, caFile string) error {
 	return nil
 }
 
-// oneLine joins the lines of an error that has several.
-func oneLine(err error) error {
+// inOneLine joins the lines of an error that has several.
+func inOneLine(err error) error {
 	if s := err.Error(); strings.Contains(s, "\n") {
 		return errors.New(strings.ReplaceAll(s, "\n", "; "))
 	}
