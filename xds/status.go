@@ -73,7 +73,8 @@ type CertificateStatus struct {
 // goroutine reads.
 type streamStatus struct {
 	mu    sync.Mutex
-	known bool // the node is
+	slot  *slot // nil until the node is known
+	view  *view // the newest that the stream has looked at
 	proxy ProxyStatus
 	types [translate.NumTypes]TypeStatus
 }
@@ -87,13 +88,13 @@ func (t *streamStatus) opened(peer string) {
 	}
 }
 
-func (t *streamStatus) identified(n *node, p translate.Profile) {
+func (t *streamStatus) identified(n *node, sl *slot) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.known = true
+	t.slot = sl
 	t.proxy.Node, t.proxy.Service = n.id, n.cluster
 	t.proxy.Agent, t.proxy.Version = n.agent, n.version
-	t.proxy.Profile = p
+	t.proxy.Profile = sl.profile
 }
 
 func (t *streamStatus) sent(typ translate.Type, version string) {
@@ -127,7 +128,7 @@ func (t *streamStatus) certified(version, serial string, expires time.Time) {
 func (t *streamStatus) update(s *stream, v *view) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.proxy.Missing = v.missing
+	t.view, t.proxy.Missing = v, v.missing
 	for i := range s.feeds {
 		t.types[i].State = s.feeds[i].state(v)
 	}
@@ -185,13 +186,21 @@ func (s *stream) snapshotStatus() (ProxyStatus, bool) {
 	t := &s.status
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.slot == nil {
+		return ProxyStatus{}, false
+	}
 	p := t.proxy
 	p.Protocol = s.protocol.String()
 	p.Types = make(map[string]TypeStatus, len(t.types))
+	next := t.slot.view.Load()
 	for i, ts := range t.types {
+		// A view that was published and that the stream is about to look at.
+		if ts.State == Synced && next != t.view && next.sets[i] != t.view.sets[i] {
+			ts.State = Pending
+		}
 		p.Types[typeName(translate.Type(i))] = ts
 	}
-	return p, t.known
+	return p, true
 }
 
 // merge adds what another stream of the same proxy knows.

@@ -273,7 +273,7 @@ func (s *stream) begin(n *node) error {
 	s.log = s.log.With("node", n.id, "service", n.cluster)
 	s.secrets.begin(s)
 	s.slot = s.server.identify(s, p)
-	s.status.identified(n, p)
+	s.status.identified(n, s.slot)
 	s.log.Info("proxy connected", "agent", n.agent, "version", n.version)
 	return nil
 }

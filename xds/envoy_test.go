@@ -1,0 +1,445 @@
+package xds
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerpb "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routepb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	routerpb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	hcmpb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+
+	"datapunk.dev/controlplane/translate"
+)
+
+// A real Envoy on the other end of the stream, delta and SotW.
+func TestEnvoy(t *testing.T) {
+	for _, p := range []protocol{delta, sotw} {
+		t.Run(p.String(), func(t *testing.T) {
+			e := startEnvoy(t, p)
+
+			t.Run("is served, and acknowledges", func(t *testing.T) {
+				e.wantSynced(t)
+				if code, _ := e.get("/a"); code != http.StatusOK {
+					t.Fatalf("/a answers %d", code)
+				}
+			})
+			t.Run("a new cluster and its route arrive in order under load", func(t *testing.T) {
+				load := e.underLoad()
+				e.put(edsCluster("b", "1", time.Second), e.assignment("b", "1"), routesTo("2", "a", "b")).publish()
+				e.wantSynced(t)
+				if code, _ := e.get("/b"); code != http.StatusOK {
+					t.Errorf("/b answers %d", code)
+				}
+				load.wantNoFailure(t)
+			})
+			t.Run("a changed cluster under load fails no request", func(t *testing.T) {
+				load := e.underLoad()
+				for i := range 5 {
+					version := fmt.Sprint("changed", i)
+					e.put(edsCluster("a", version, time.Duration(i+2)*time.Second)).publish()
+					e.wantSynced(t)
+				}
+				load.wantNoFailure(t)
+			})
+			t.Run("a cluster removed with its route under load fails no request", func(t *testing.T) {
+				load := e.underLoad()
+				e.put(routesTo("3", "a")).remove(cds, "b").remove(eds, "b").publish()
+				e.wantSynced(t)
+				if code, _ := e.get("/b"); code != http.StatusNotFound {
+					t.Errorf("/b answers %d", code)
+				}
+				load.wantNoFailure(t)
+			})
+			for _, bad := range []*translate.Resource{
+				invalidCluster("bad", "1"), // kills the whole response
+				refusedCluster("bad", "2"), // the rest is applied
+			} {
+				t.Run("a bad cluster among good ones is held alone, "+bad.Version, func(t *testing.T) {
+					e.put(bad, edsCluster("c", bad.Version, time.Second), e.assignment("c", "1"), routesTo(bad.Version+"c", "a", "c")).publish()
+					e.eventually(t, "REJECTED with its name", func() bool {
+						ts := e.status().Types["cluster"]
+						return ts.State == Rejected && ts.LastNack.Resource == "bad"
+					})
+					e.eventually(t, "/c answers", func() bool { code, _ := e.get("/c"); return code == http.StatusOK })
+					nacks := testutil.ToFloat64(e.server.metrics.nacks.WithLabelValues("cluster"))
+					time.Sleep(time.Second)
+					if again := testutil.ToFloat64(e.server.metrics.nacks.WithLabelValues("cluster")); again != nacks {
+						t.Errorf("a loop: %v NACKs became %v", nacks, again)
+					}
+					e.put(routesTo(bad.Version+"gone", "a")).remove(cds, "bad", "c").remove(eds, "c").publish()
+					e.wantSynced(t)
+				})
+			}
+			t.Run("a control plane that restarts fails no request and sends nothing again", func(t *testing.T) {
+				load := e.underLoad()
+				e.restart(t)
+				e.eventually(t, "back", func() bool {
+					p := e.server.Proxies()
+					return len(p) == 1 && p[0].Types["route"].State != NotSent
+				})
+				time.Sleep(200 * time.Millisecond)
+				e.wantSynced(t)
+				load.wantNoFailure(t)
+				if p == delta {
+					if n := e.resources.Load(); n != 0 {
+						t.Errorf("%d resources were sent again", n)
+					}
+				}
+				e.put(routesTo("after", "a")).publish()
+				e.wantSynced(t)
+			})
+		})
+	}
+}
+
+// A fresh Envoy whose first clusters hold a bad one gets the good ones at once.
+func TestEnvoyFirstClustersRejected(t *testing.T) {
+	for _, p := range []protocol{delta, sotw} {
+		t.Run(p.String(), func(t *testing.T) {
+			e := startEnvoy(t, p, invalidCluster("bad", "1"))
+			e.eventually(t, "/a answers", func() bool { code, _ := e.get("/a"); return code == http.StatusOK })
+			e.eventually(t, "REJECTED with its name", func() bool {
+				ts := e.status().Types["cluster"]
+				return ts.State == Rejected && ts.LastNack.Resource == "bad"
+			})
+		})
+	}
+}
+
+type envoy struct {
+	*world
+	grpc      *grpc.Server
+	address   string
+	port      int // of the listener
+	app       net.Addr
+	log       *bytes.Buffer
+	resources atomic.Int64 // sent since the last restart
+}
+
+func startEnvoy(t *testing.T, p protocol, more ...*translate.Resource) *envoy {
+	t.Helper()
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }))
+	t.Cleanup(app.Close)
+	e := &envoy{app: app.Listener.Addr(), port: freePort(t), log: &bytes.Buffer{}}
+	e.world = newWorld(testServer(), edsCluster("a", "1", time.Second), e.assignment("a", "1"), httpListener(e.port), routesTo("1", "a"))
+	e.put(more...)
+	e.serve(t)
+	t.Cleanup(func() { e.grpc.Stop() })
+
+	apiType := "DELTA_GRPC"
+	if p == sotw {
+		apiType = "GRPC"
+	}
+	_, port, err := net.SplitHostPort(e.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bootstrap := fmt.Sprintf(`
+node: {id: nexus-1, cluster: nexus}
+dynamic_resources:
+  ads_config:
+    api_type: %s
+    transport_api_version: V3
+    set_node_on_first_message_only: true
+    grpc_services: [{envoy_grpc: {cluster_name: xds, retry_policy: {retry_back_off: {base_interval: 0.1s, max_interval: 0.5s}}}}]
+  cds_config: {ads: {}, resource_api_version: V3, initial_fetch_timeout: 0s}
+  lds_config: {ads: {}, resource_api_version: V3, initial_fetch_timeout: 0s}
+static_resources:
+  clusters:
+  - name: xds
+    connect_timeout: 1s
+    type: STATIC
+    load_assignment:
+      cluster_name: xds
+      endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}}]}]
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}
+`, apiType, port)
+	path := filepath.Join(t.TempDir(), "bootstrap.yaml")
+	if err := os.WriteFile(path, []byte(bootstrap), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(envoyBinary(t), "-c", path, "-l", "warning", "--use-dynamic-base-id", "--concurrency", "1")
+	cmd.Stdout, cmd.Stderr = io.Discard, e.log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("Envoy:\n%s", e.log)
+		}
+	})
+	return e
+}
+
+// serve starts a server with the world on the address of the last one.
+func (e *envoy) serve(t *testing.T) {
+	t.Helper()
+	e.world.server = testServer()
+	e.publish()
+	e.resources.Store(0)
+	e.grpc = grpc.NewServer(append(ServerOptions(), grpc.StreamInterceptor(e.count))...)
+	e.server.Register(e.grpc)
+	address := e.address
+	if address == "" {
+		address = "127.0.0.1:0"
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.address = l.Addr().String()
+	go func() { _ = e.grpc.Serve(l) }()
+}
+
+func (e *envoy) restart(t *testing.T) {
+	t.Helper()
+	e.grpc.Stop()
+	e.serve(t)
+}
+
+// count counts the resources of the responses.
+func (e *envoy) count(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	return handler(srv, &counted{ss, e})
+}
+
+type counted struct {
+	grpc.ServerStream
+	envoy *envoy
+}
+
+func (c *counted) SendMsg(m any) error {
+	for _, b := range m.(*frame).data {
+		c.envoy.resources.Add(int64(bytes.Count(b.ReadOnlyData(), []byte("type.googleapis.com/")) - 1))
+	}
+	return c.ServerStream.SendMsg(m)
+}
+
+func (e *envoy) status() ProxyStatus {
+	if p := e.server.Proxies(); len(p) == 1 {
+		return p[0]
+	}
+	return ProxyStatus{}
+}
+
+func (e *envoy) wantSynced(t *testing.T) {
+	t.Helper()
+	e.eventually(t, "SYNCED", func() bool {
+		types := e.status().Types
+		for _, name := range []string{"cluster", "endpoint", "listener", "route"} {
+			if types[name].State != Synced {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func (e *envoy) eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("never %s: %+v", what, e.status())
+}
+
+func (e *envoy) get(path string) (int, error) {
+	response, err := http.Get("http://127.0.0.1:" + strconv.Itoa(e.port) + path)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, response.Body)
+	return response.StatusCode, err
+}
+
+// load asks for /a all the time.
+type load struct {
+	stop           context.CancelFunc
+	done           chan struct{}
+	asked, refused int
+}
+
+func (e *envoy) underLoad() *load {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &load{stop: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(l.done)
+		for ctx.Err() == nil {
+			l.asked++
+			if code, err := e.get("/a"); code != http.StatusOK || err != nil {
+				l.refused++
+			}
+		}
+	}()
+	return l
+}
+
+func (l *load) wantNoFailure(t *testing.T) {
+	t.Helper()
+	l.stop()
+	<-l.done
+	if l.refused > 0 || l.asked == 0 {
+		t.Errorf("%d of %d requests failed", l.refused, l.asked)
+	}
+}
+
+func envoyBinary(t *testing.T) string {
+	t.Helper()
+	if path := os.Getenv("ENVOY"); path != "" {
+		return path
+	}
+	if path, err := exec.LookPath("envoy"); err == nil {
+		return path
+	}
+	path, err := filepath.Abs("../.tools/bin/envoy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("no Envoy: set ENVOY, or run make tools: %v", err)
+	}
+	return path
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func encode(t translate.Type, name, version string, m proto.Message, refs ...translate.Ref) *translate.Resource {
+	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		panic(err)
+	}
+	return &translate.Resource{Type: t, Name: name, Version: version, Body: body, Refs: refs}
+}
+
+func pack(m proto.Message) *anypb.Any {
+	a, err := anypb.New(m)
+	if err != nil {
+		panic(err)
+	}
+	return a
+}
+
+var ads = &corepb.ConfigSource{
+	ResourceApiVersion:    corepb.ApiVersion_V3,
+	ConfigSourceSpecifier: &corepb.ConfigSource_Ads{Ads: &corepb.AggregatedConfigSource{}},
+}
+
+func edsClusterProto(name string, connect time.Duration) *clusterpb.Cluster {
+	return &clusterpb.Cluster{
+		Name:                 name,
+		ConnectTimeout:       durationpb.New(connect),
+		ClusterDiscoveryType: &clusterpb.Cluster_Type{Type: clusterpb.Cluster_EDS},
+		EdsClusterConfig:     &clusterpb.Cluster_EdsClusterConfig{EdsConfig: ads},
+	}
+}
+
+func edsCluster(name, version string, connect time.Duration) *translate.Resource {
+	return encode(cds, name, version, edsClusterProto(name, connect))
+}
+
+// invalidCluster breaks a constraint of the proto.
+func invalidCluster(name, version string) *translate.Resource {
+	return encode(cds, name, version, edsClusterProto(name, -time.Second))
+}
+
+// refusedCluster is one that only Envoy's constructor refuses.
+func refusedCluster(name, version string) *translate.Resource {
+	c := edsClusterProto(name, time.Second)
+	c.LbPolicy = clusterpb.Cluster_MAGLEV
+	c.LbConfig = &clusterpb.Cluster_RingHashLbConfig_{RingHashLbConfig: &clusterpb.Cluster_RingHashLbConfig{}}
+	c.TransportSocket = &corepb.TransportSocket{Name: "no.such.socket"}
+	return encode(cds, name, version, c)
+}
+
+func (e *envoy) assignment(name, version string) *translate.Resource {
+	a := e.app.(*net.TCPAddr)
+	return encode(eds, name, version, &endpointpb.ClusterLoadAssignment{
+		ClusterName: name,
+		Endpoints: []*endpointpb.LocalityLbEndpoints{{LbEndpoints: []*endpointpb.LbEndpoint{{
+			HostIdentifier: &endpointpb.LbEndpoint_Endpoint{Endpoint: &endpointpb.Endpoint{Address: address(a.Port)}},
+		}}}},
+	})
+}
+
+func address(port int) *corepb.Address {
+	return &corepb.Address{Address: &corepb.Address_SocketAddress{SocketAddress: &corepb.SocketAddress{
+		Address: "127.0.0.1", PortSpecifier: &corepb.SocketAddress_PortValue{PortValue: uint32(port)},
+	}}}
+}
+
+func httpListener(port int) *translate.Resource {
+	return encode(lds, "outbound", "1", &listenerpb.Listener{
+		Name:    "outbound",
+		Address: address(port),
+		FilterChains: []*listenerpb.FilterChain{{Filters: []*listenerpb.Filter{{
+			Name: "envoy.filters.network.http_connection_manager",
+			ConfigType: &listenerpb.Filter_TypedConfig{TypedConfig: pack(&hcmpb.HttpConnectionManager{
+				StatPrefix: "outbound",
+				RouteSpecifier: &hcmpb.HttpConnectionManager_Rds{Rds: &hcmpb.Rds{
+					RouteConfigName: "outbound", ConfigSource: ads,
+				}},
+				HttpFilters: []*hcmpb.HttpFilter{{
+					Name:       "envoy.filters.http.router",
+					ConfigType: &hcmpb.HttpFilter_TypedConfig{TypedConfig: pack(&routerpb.Router{})},
+				}},
+			})},
+		}}}},
+	})
+}
+
+// routesTo returns a route configuration of /a to cluster a, and so on.
+func routesTo(version string, clusters ...string) *translate.Resource {
+	host := &routepb.VirtualHost{Name: "all", Domains: []string{"*"}}
+	var refs []translate.Ref
+	for _, c := range clusters {
+		host.Routes = append(host.Routes, &routepb.Route{
+			Match: &routepb.RouteMatch{PathSpecifier: &routepb.RouteMatch_Path{Path: "/" + c}},
+			Action: &routepb.Route_Route{Route: &routepb.RouteAction{
+				ClusterSpecifier: &routepb.RouteAction_Cluster{Cluster: c},
+			}},
+		})
+		refs = append(refs, translate.Ref{Type: cds, Name: c})
+	}
+	return encode(rds, "outbound", version, &routepb.RouteConfiguration{
+		Name: "outbound", VirtualHosts: []*routepb.VirtualHost{host},
+	}, refs...)
+}
