@@ -38,6 +38,7 @@ type report struct {
 
 func emptyState() *state {
 	return &state{
+		catalog:  watch.NewCatalog(),
 		services: iradix.New[*service](),
 		scopes:   iradix.New[*scope](),
 		scopesOf: iradix.New[[]string](),

@@ -3,6 +3,7 @@ package translate
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 
@@ -45,6 +46,7 @@ func endpoints(g *globals, name string, s *watch.Service) (*Resource, []string, 
 		start = end
 	}
 	var d draft
+	checkWeights(&d, targets)
 	r, err := d.finish(Endpoint, name, assignment, nil, nil)
 	return r, notes, err
 }
@@ -73,7 +75,7 @@ func targetsOf(g *globals, s *watch.Service) (targets []target, notes []string) 
 		}
 		targets = append(targets, targetOf(i, port))
 	}
-	if outside > 0 && s.Name != g.tracing.Service {
+	if outside > 0 && !g.collects(s) {
 		notes = append(notes, fmt.Sprintf("catalog service %s: %d of %d instances have no meta mesh_port and get no traffic while mTLS is strict", s.Name, outside, len(s.Instances)))
 	}
 	slices.SortFunc(targets, compareTargets)
@@ -139,6 +141,17 @@ func targetOf(i *watch.Instance, port uint16) target {
 		}
 	}
 	return t
+}
+
+// checkWeights refuses weights whose sum Envoy cannot hold.
+func checkWeights(d *draft, targets []target) {
+	var sum uint64
+	for _, t := range targets {
+		sum += uint64(t.weight)
+	}
+	if sum > math.MaxUint32 {
+		d.failf("the weights of %d instances add up to %d, more than %d", len(targets), sum, uint32(math.MaxUint32))
+	}
 }
 
 func (t target) endpoint(g *globals) *endpointv3.LbEndpoint {

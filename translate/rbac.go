@@ -2,7 +2,6 @@ package translate
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
@@ -323,24 +322,4 @@ func headerPermissions(d *draft, headers []policy.HeaderMatch) []*rbacv3.Permiss
 
 func headerPermission(m *routev3.HeaderMatcher) *rbacv3.Permission {
 	return &rbacv3.Permission{Rule: &rbacv3.Permission_Header{Header: m}}
-}
-
-// maxRegex bounds an expression, in bytes.
-const maxRegex = 1024
-
-// checkRegex refuses what Envoy's RE2 would, and the listener or route with it.
-func (d *draft) checkRegex(m *matcherv3.StringMatcher) {
-	if err := validRegex(m.GetSafeRegex().GetRegex()); err != nil {
-		d.errs = append(d.errs, err)
-	}
-}
-
-func validRegex(expression string) error {
-	if len(expression) > maxRegex {
-		return fmt.Errorf("regex of %d bytes; at most %d", len(expression), maxRegex)
-	}
-	if _, err := regexp.Compile(expression); err != nil {
-		return fmt.Errorf("regex %q: %w", expression, err)
-	}
-	return nil
 }

@@ -21,9 +21,14 @@ const hostSelectionAttempts = 5
 // timeout nor its retries ask for another: Envoy's own default.
 const minRouteTimeout = 15 * time.Second
 
-// httpRetry is the retry policy of ordinary requests, nil for none.
-func httpRetry(d *draft, r policy.Retry) *routev3.RetryPolicy {
-	return retryPolicy(d, r, r.Conditions, r.Timeout)
+// httpRetry is the retry policy of ordinary requests, nil for none. A try that
+// may take as long as the whole request needs no timeout of its own.
+func httpRetry(d *draft, r policy.Retry, request time.Duration) *routev3.RetryPolicy {
+	perTry := r.Timeout
+	if request > 0 && perTry >= request {
+		perTry = 0
+	}
+	return retryPolicy(d, r, r.Conditions, perTry)
 }
 
 // grpcRetry is the retry policy of gRPC calls. A dead application answers 200
@@ -45,6 +50,7 @@ func retryPolicy(d *draft, r policy.Retry, conditions []string, perTry time.Dura
 	if r.Attempts == 0 || len(conditions) == 0 {
 		return nil
 	}
+	d.checkRetryOn(conditions)
 	if len(r.StatusCodes) > 0 && !slices.Contains(conditions, "retriable-status-codes") {
 		conditions = append(slices.Clone(conditions), "retriable-status-codes")
 	}
@@ -96,13 +102,15 @@ func routeTimeout(t policy.Timeout, r policy.Retry) time.Duration {
 }
 
 // onlyMethods matches requests by their method.
-func onlyMethods(methods []string) *routev3.HeaderMatcher {
+func onlyMethods(d *draft, methods []string) *routev3.HeaderMatcher {
 	quoted := make([]string, len(methods))
 	for i, m := range methods {
 		quoted[i] = regexp.QuoteMeta(m)
 	}
 	slices.Sort(quoted)
-	return headerMatch(":method", regex(strings.Join(slices.Compact(quoted), "|")))
+	m := regex(strings.Join(slices.Compact(quoted), "|"))
+	d.checkRegex(m)
+	return headerMatch(":method", m)
 }
 
 func headerMatch(name string, m *matcherv3.StringMatcher) *routev3.HeaderMatcher {

@@ -23,7 +23,7 @@ const hostSuffix = ".mesh"
 
 // outboundHost is the virtual host of a service in the outbound route
 // configuration, encoded. It is nil for a service that does not speak HTTP.
-func outboundHost(c *compiler, s *policy.Service) ([]byte, error) {
+func outboundHost(s *policy.Service) ([]byte, error) {
 	if s.Protocol == policy.TCP {
 		return nil, nil
 	}
@@ -31,7 +31,7 @@ func outboundHost(c *compiler, s *policy.Service) ([]byte, error) {
 	host := &routev3.VirtualHost{
 		Name:                       s.Name,
 		Domains:                    []string{s.Name, s.Name + hostSuffix},
-		Routes:                     outboundRoutes(&d, c, s),
+		Routes:                     outboundRoutes(&d, s),
 		IncludeRequestAttemptCount: true,
 	}
 	if err := host.ValidateAll(); err != nil {
@@ -46,9 +46,10 @@ func outboundHost(c *compiler, s *policy.Service) ([]byte, error) {
 // outboundRoutes are gRPC's first, then those of ordinary requests. Where the
 // file names the methods that may be tried again, each kind has a route with
 // retries for these and one without for the rest.
-func outboundRoutes(d *draft, c *compiler, s *policy.Service) []*routev3.Route {
+func outboundRoutes(d *draft, s *policy.Service) []*routev3.Route {
 	grpc := outboundRoute{service: s, grpc: true, retry: grpcRetry(d, s.Retry)}
-	rest := outboundRoute{service: s, retry: httpRetry(d, s.Retry), timeout: routeTimeout(s.Timeout, s.Retry)}
+	rest := outboundRoute{service: s, timeout: routeTimeout(s.Timeout, s.Retry)}
+	rest.retry = httpRetry(d, s.Retry, rest.timeout)
 	hashed := hashPolicy(d, s.LoadBalancing)
 
 	var routes []*routev3.Route
@@ -57,10 +58,10 @@ func outboundRoutes(d *draft, c *compiler, s *policy.Service) []*routev3.Route {
 		if len(s.Retry.Methods) > 0 && r.retry != nil {
 			limited := r
 			limited.methods = s.Retry.Methods
-			routes = append(routes, limited.build())
+			routes = append(routes, limited.build(d))
 			r.retry, r.suffix = nil, "-once"
 		}
-		routes = append(routes, r.build())
+		routes = append(routes, r.build(d))
 	}
 	return routes
 }
@@ -76,7 +77,7 @@ type outboundRoute struct {
 	hashed  []*routev3.RouteAction_HashPolicy
 }
 
-func (r outboundRoute) build() *routev3.Route {
+func (r outboundRoute) build(d *draft) *routev3.Route {
 	name := r.service.Name
 	action := &routev3.RouteAction{
 		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: name},
@@ -95,7 +96,7 @@ func (r outboundRoute) build() *routev3.Route {
 		action.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{GrpcTimeoutHeaderMax: &durationpb.Duration{}}
 	}
 	if len(r.methods) > 0 {
-		match.Headers = []*routev3.HeaderMatcher{onlyMethods(r.methods)}
+		match.Headers = []*routev3.HeaderMatcher{onlyMethods(d, r.methods)}
 	}
 	return &routev3.Route{
 		Name:      routeName,

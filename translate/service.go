@@ -94,8 +94,10 @@ func (b *build) candidates() map[string]struct{} {
 	for name := range b.naming.file {
 		names[name] = struct{}{}
 	}
-	for s := range b.in.Catalog.Services() {
-		names[s.Name] = struct{}{}
+	for _, c := range []*watch.Catalog{b.base.catalog, b.in.Catalog} {
+		for s := range c.Services() {
+			names[s.Name] = struct{}{}
+		}
 	}
 	return names
 }
@@ -118,7 +120,7 @@ func (b *build) service(name string, before *service) *service {
 		settings = before.settings
 	}
 	unchanged := before != nil && before.settings == settings && b.sameTransport
-	if unchanged && before.entry == entry {
+	if unchanged && before.entry == entry && b.c.collects(entry) == b.base.globals.collects(entry) {
 		return before
 	}
 
@@ -135,7 +137,7 @@ func (b *build) service(name string, before *service) *service {
 		}
 	} else {
 		after.makeCluster(b.c, before)
-		after.makeHost(b.c, before)
+		after.makeHost(before)
 	}
 	after.makeEndpoints(b.c, before)
 	b.report(report, after.held, after.left)
@@ -152,9 +154,9 @@ func (s *service) makeCluster(c *compiler, before *service) {
 	s.cluster = made
 }
 
-func (s *service) makeHost(c *compiler, before *service) {
+func (s *service) makeHost(before *service) {
 	s.routeKeys = settingKeys(s.settings, []string{"retry", "timeout", "load_balancing", "protocol"})
-	made, err := outboundHost(c, s.settings)
+	made, err := outboundHost(s.settings)
 	if err != nil {
 		s.held = append(s.held, Held{Type: Route, Name: routeOutbound, Keys: s.routeKeys, Cause: s.settings.Name + ": " + err.Error()})
 		s.host = before.host

@@ -90,6 +90,12 @@ type collector struct {
 	cluster, endpoints *Resource
 }
 
+// collects reports whether the catalog's service is the collector, which is
+// dialled in plaintext and needs no sidecar.
+func (g *globals) collects(s *watch.Service) bool {
+	return s != nil && g.tracing.Enabled && g.tracing.Service == s.Name
+}
+
 // parts is the collector's resource of a type, or nil.
 func (c *collector) parts(t Type) *Resource {
 	switch {

@@ -1,0 +1,61 @@
+package translate
+
+import (
+	"testing"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"google.golang.org/protobuf/proto"
+)
+
+// check holds a view to what is true of every view: whatever a resource needs
+// is in it, every message in it is valid, inside each Any too, and what Envoy
+// takes and ought not to is not there.
+func check(t *testing.T, v *View) {
+	t.Helper()
+	for kind, set := range v.Sets {
+		for r := range set.All() {
+			if r.Type != Type(kind) {
+				t.Errorf("%s %s stands among the %s", typeNames[r.Type], r.Name, typeNames[kind])
+			}
+			for _, ref := range r.Refs {
+				if (ref.Type == Secret && ref.Name == secretIdentity) || v.Sets[ref.Type].Get(ref.Name) != nil {
+					continue
+				}
+				t.Errorf("%s %s needs %s %s, which the view does not have", typeNames[kind], r.Name, typeNames[ref.Type], ref.Name)
+			}
+			m := decode(t, r, newMessage(r.Type))
+			rewrite(t, m.ProtoReflect(), func(m proto.Message) { checkMessage(t, r, m) })
+		}
+	}
+}
+
+func checkMessage(t *testing.T, r *Resource, m proto.Message) {
+	t.Helper()
+	if valid, ok := m.(interface{ ValidateAll() error }); ok {
+		if err := valid.ValidateAll(); err != nil {
+			t.Errorf("%s %s: %v", typeNames[r.Type], r.Name, err)
+		}
+	}
+	switch m := m.(type) {
+	case *listenerv3.Listener:
+		if m.EnableReusePort == nil || m.EnableReusePort.Value {
+			t.Errorf("listener %s lets a second Envoy share its port", m.Name)
+		}
+	case *tlsv3.CertificateValidationContext:
+		if len(m.MatchTypedSubjectAltNames) == 0 && r.Name != secretRoots {
+			t.Errorf("%s %s admits every identity", typeNames[r.Type], r.Name)
+		}
+	case *routev3.RouteConfiguration:
+		domains := make(map[string]bool)
+		for _, host := range m.VirtualHosts {
+			for _, domain := range host.Domains {
+				if domains[domain] {
+					t.Errorf("route configuration %s has the domain %s twice", m.Name, domain)
+				}
+				domains[domain] = true
+			}
+		}
+	}
+}

@@ -1,0 +1,316 @@
+package translate
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"datapunk.dev/controlplane/watch"
+)
+
+// world is a mesh that a property test edits: the file, the catalog, and who
+// is connected.
+type world struct {
+	mtls         string // "", "strict", "permissive"
+	authorized   bool
+	allowDefault bool
+	tracing      bool
+	retries      int
+	services     map[string]*worldService // of the file
+	policies     []string
+	broken       bool // a policy that Envoy would refuse
+	catalog      *watch.Catalog
+	profiles     map[Profile]struct{}
+	roots        string
+}
+
+type worldService struct {
+	protocol, consulService string
+	upstreams               []string
+	maxRequests             int
+	bind                    bool
+}
+
+var (
+	worldNames    = []string{"a", "b", "c", "d", "e"}
+	worldPolicies = []string{
+		`{name: all, action: ALLOW, principals: ["spiffe://td/*"]}`,
+		`{name: a-to-b, action: ALLOW, sources: [a], destinations: [b]}`,
+		`{name: not-c, action: ALLOW, principals: ["spiffe://td/*"], not_sources: [c]}`,
+		`{name: no-d, action: DENY, sources: [d], paths: ["/x/*"]}`,
+		`{name: audit, action: AUDIT, methods: [POST]}`,
+		`{name: shadow, action: DENY, mode: shadow, sources: [a]}`,
+		`{name: port, action: DENY, sources: [e], ports: [8080]}`,
+	}
+)
+
+// hugeRegex loads, and is more than Envoy takes.
+var hugeRegex = strings.Repeat("x", 200)
+
+func (w *world) file() string {
+	var f strings.Builder
+	f.WriteString("mesh:\n  name: td\n")
+	fmt.Fprintf(&f, "  policies: {retry: {attempts: %d, timeout: 1s, conditions: [5xx]}}\n", w.retries)
+	if w.tracing {
+		f.WriteString("  telemetry: {tracing: {enabled: true, provider: otlp, sampling_rate: 0.5}}\n")
+	}
+	if w.mtls != "" {
+		fmt.Fprintf(&f, "  security:\n    mtls: {enabled: true, mode: %s, trust_domain: td}\n", w.mtls)
+		if w.authorized {
+			f.WriteString("    authorization:\n      enabled: true\n")
+			if w.allowDefault {
+				f.WriteString("      default_action: ALLOW\n")
+			}
+			f.WriteString("      policies:\n")
+			for _, p := range w.policies {
+				fmt.Fprintf(&f, "        - %s\n", p)
+			}
+			if w.broken {
+				fmt.Fprintf(&f, "        - {name: broken, action: DENY, sources: [a], headers: [{name: x, regex: %s}]}\n", hugeRegex)
+			}
+			f.WriteString(`        - {name: last, action: ALLOW, sources: [a], destinations: [e], paths: ["/last"]}` + "\n")
+		} else {
+			f.WriteString("    authorization: {enabled: false}\n")
+		}
+	}
+	if len(w.services) > 0 {
+		f.WriteString("  services:\n")
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.services)) {
+		s := w.services[name]
+		fmt.Fprintf(&f, "    %s:\n      protocol: %s\n", name, s.protocol)
+		if s.consulService != "" {
+			fmt.Fprintf(&f, "      consul_service: %s\n", s.consulService)
+		}
+		if s.maxRequests > 0 {
+			fmt.Fprintf(&f, "      circuit_breakers: {max_requests: %d}\n", s.maxRequests)
+		}
+		for i, u := range s.upstreams {
+			if i == 0 {
+				f.WriteString("      upstreams:\n")
+			}
+			if s.bind {
+				fmt.Fprintf(&f, "        - {service: %s, local_bind_port: %d}\n", u, 6000+i)
+			} else {
+				fmt.Fprintf(&f, "        - %s\n", u)
+			}
+		}
+	}
+	return f.String()
+}
+
+// edit changes one thing, or nothing.
+func (w *world) edit(t *rapid.T) {
+	name := rapid.SampledFrom(worldNames).Draw(t, "name")
+	switch rapid.IntRange(0, 11).Draw(t, "edit") {
+	case 0, 1, 2:
+		w.editCatalog(t, name)
+	case 3, 4:
+		w.editFleet(t, name)
+	case 5:
+		w.services[name] = &worldService{
+			protocol:    rapid.SampledFrom([]string{"http", "tcp", "grpc"}).Draw(t, "protocol"),
+			upstreams:   rapid.SliceOfNDistinct(rapid.SampledFrom(worldNames), 0, 3, rapid.ID).Draw(t, "upstreams"),
+			maxRequests: rapid.IntRange(0, 2).Draw(t, "max_requests"),
+			bind:        rapid.Bool().Draw(t, "bind"),
+		}
+		// Claims of one catalog name by two services are refused on loading.
+		if other := "consul-" + name; rapid.Bool().Draw(t, "renamed") {
+			w.services[name].consulService = other
+		}
+	case 6:
+		delete(w.services, name)
+	case 7:
+		w.mtls = rapid.SampledFrom([]string{"", "strict", "permissive"}).Draw(t, "mtls")
+	case 8:
+		w.authorized, w.allowDefault = rapid.Bool().Draw(t, "authorized"), rapid.Bool().Draw(t, "allow")
+		w.policies = rapid.SliceOfNDistinct(rapid.SampledFrom(worldPolicies), 0, 4, rapid.ID).Draw(t, "policies")
+	case 9:
+		w.tracing = !w.tracing
+	case 10:
+		w.retries = rapid.IntRange(0, 3).Draw(t, "retries")
+		w.broken = rapid.Bool().Draw(t, "broken")
+	case 11:
+		w.roots = rapid.SampledFrom([]string{"root 1", "root 2"}).Draw(t, "roots")
+	}
+}
+
+func (w *world) editCatalog(t *rapid.T, name string) {
+	if rapid.Bool().Draw(t, "consul name") {
+		name = "consul-" + name
+	}
+	if rapid.IntRange(0, 9).Draw(t, "which") == 0 {
+		name = rapid.SampledFrom([]string{"jaeger", "not valid"}).Draw(t, "other")
+	}
+	count := rapid.IntRange(-1, 3).Draw(t, "instances")
+	if count < 0 {
+		w.catalog = w.catalog.Update(nil, []string{name})
+		return
+	}
+	s := &watch.Service{Name: name}
+	for i := range count {
+		s.Instances = append(s.Instances, &watch.Instance{
+			ID: fmt.Sprint(i), Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), Port: 8080,
+			MeshPort: rapid.SampledFrom([]uint16{0, 15008}).Draw(t, "mesh_port"),
+			Weight:   rapid.Uint32Range(0, 2).Draw(t, "weight"),
+			Health:   watch.Health(rapid.IntRange(0, 3).Draw(t, "health")),
+		})
+	}
+	w.catalog = w.catalog.Update([]*watch.Service{s}, nil)
+}
+
+func (w *world) editFleet(t *rapid.T, name string) {
+	p := Profile{
+		Service:      name,
+		AppPort:      rapid.SampledFrom([]uint16{0, 8080, 9090}).Draw(t, "app_port"),
+		MeshPort:     15008,
+		OutboundPort: rapid.SampledFrom([]uint16{0, 15001, 6000}).Draw(t, "outbound_port"),
+		MetricsPort:  rapid.SampledFrom([]uint16{0, 9102}).Draw(t, "metrics_port"),
+	}
+	w.profiles = maps.Clone(w.profiles)
+	if len(w.profiles) > 0 && rapid.Bool().Draw(t, "leave") {
+		known := slices.SortedFunc(maps.Keys(w.profiles), func(a, b Profile) int {
+			return strings.Compare(string(profileKey(a)), string(profileKey(b)))
+		})
+		delete(w.profiles, rapid.SampledFrom(known).Draw(t, "who"))
+		return
+	}
+	w.profiles[p] = struct{}{}
+}
+
+// TestHistoryDoesNotMatter is the promise that the predecessor only makes a
+// translation cheap: whatever edits came before, the result is that of a fresh
+// one. What could not be made is the exception, and is named in Held.
+func TestHistoryDoesNotMatter(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		w := &world{services: map[string]*worldService{}, catalog: watch.NewCatalog(), profiles: map[Profile]struct{}{}, roots: "root 1"}
+		var last *Snapshot
+		var fleet *Fleet
+		known := w.profiles
+		mesh, text := parse(t, w.file()), w.file()
+		for step := range rapid.IntRange(1, 12).Draw(rt, "steps") {
+			for range rapid.IntRange(1, 3).Draw(rt, "edits") {
+				w.edit(rt)
+			}
+			if now := w.file(); now != text {
+				mesh, text = parse(t, now), now
+			}
+			if fleet == nil || !maps.Equal(known, w.profiles) {
+				fleet, known = NewFleet(maps.Keys(w.profiles)), w.profiles
+			}
+			in := Input{Mesh: mesh, Catalog: w.catalog, Fleet: fleet}
+			if w.mtls != "" {
+				in.Roots = []byte(w.roots)
+			}
+			next := Translate(last, in)
+			compare(rt, step, next, Translate(nil, in))
+			if last != nil {
+				compareSteps(rt, step, last, next)
+			}
+			last = next
+		}
+	})
+}
+
+// compare fails if two snapshots of one input differ but in what is held.
+func compare(t *rapid.T, step int, got, want *Snapshot) {
+	if !slices.EqualFunc(got.Held, want.Held, func(a, b Held) bool {
+		return a.Type == b.Type && a.Name == b.Name && a.Cause == b.Cause && slices.Equal(a.Keys, b.Keys)
+	}) {
+		t.Fatalf("step %d: held\n%v\nfresh\n%v", step, got.Held, want.Held)
+	}
+	if !slices.Equal(got.Notes, want.Notes) {
+		t.Fatalf("step %d: notes\n%q\nfresh\n%q", step, got.Notes, want.Notes)
+	}
+	held := make(map[Ref]bool)
+	for _, h := range want.Held {
+		held[Ref{h.Type, h.Name}] = true
+	}
+	views := slices.Collect(want.Views())
+	if n := len(slices.Collect(got.Views())); n != len(views) {
+		t.Fatalf("step %d: %d views, fresh %d", step, n, len(views))
+	}
+	for _, w := range views {
+		g := got.View(w.Profile)
+		if g == nil {
+			t.Fatalf("step %d: no view of %+v", step, w.Profile)
+		}
+		if !slices.Equal(g.Missing, w.Missing) {
+			t.Fatalf("step %d: missing %q, fresh %q", step, g.Missing, w.Missing)
+		}
+		for kind := range NumTypes {
+			for _, name := range different(g.Sets[kind], w.Sets[kind]) {
+				if !held[Ref{kind, name}] {
+					t.Fatalf("step %d: %s %s of %+v differs from a fresh one", step, typeNames[kind], name, w.Profile)
+				}
+			}
+		}
+	}
+}
+
+// compareSteps fails if a snapshot does not say what it changed, or changed
+// what it had not to.
+func compareSteps(t *rapid.T, step int, last, next *Snapshot) {
+	changed := make(map[Profile]*View)
+	for _, v := range next.Changed {
+		if changed[v.Profile] != nil {
+			t.Fatalf("step %d: %+v has changed twice", step, v.Profile)
+		}
+		changed[v.Profile] = v
+	}
+	for v := range next.Views() {
+		before := last.View(v.Profile)
+		switch c := changed[v.Profile]; {
+		case before == nil && c == nil:
+			t.Fatalf("step %d: %+v is new and not among the changed", step, v.Profile)
+		case before != nil && (c != nil) == v.same(before):
+			t.Fatalf("step %d: %+v: among the changed %t, and the same %t", step, v.Profile, c != nil, v.same(before))
+		case c != nil && !c.same(v):
+			t.Fatalf("step %d: the changed view of %+v is not its view", step, v.Profile)
+		}
+		if before == nil {
+			continue
+		}
+		for kind := range NumTypes {
+			names, known := v.Sets[kind].ChangedSince(before.Sets[kind])
+			actual := different(before.Sets[kind], v.Sets[kind])
+			for _, name := range actual {
+				if r, old := v.Sets[kind].Get(name), before.Sets[kind].Get(name); r != nil && old != nil && r.Version == old.Version {
+					continue // only where it comes from
+				}
+				if known && !slices.Contains(names, name) {
+					t.Fatalf("step %d: the set does not know that %s %s changed", step, typeNames[kind], name)
+				}
+			}
+			if known && len(actual) == 0 && before.Sets[kind] != v.Sets[kind] {
+				t.Fatalf("step %d: the %s of %+v are another set of the same", step, typeNames[kind], v.Profile)
+			}
+		}
+	}
+	for v := range last.Views() {
+		if gone := next.View(v.Profile) == nil; gone != slices.Contains(next.Removed, v.Profile) {
+			t.Fatalf("step %d: %+v: gone %t, and not so in removed", step, v.Profile, gone)
+		}
+	}
+}
+
+// different are the names whose resources differ between two sets.
+func different(a, b *Set) []string {
+	var names []string
+	for r := range a.All() {
+		if o := b.Get(r.Name); o == nil || !r.same(o) {
+			names = append(names, r.Name)
+		}
+	}
+	for r := range b.All() {
+		if a.Get(r.Name) == nil {
+			names = append(names, r.Name)
+		}
+	}
+	return names
+}
