@@ -9,7 +9,7 @@ export PATH := $(TOOLS):$(PATH)
 
 ## demo: a whole mesh on this machine, live (ONCE=1: run the script and exit; CATALOG=file: without Consul)
 demo: tools-demo build
-	@$(GO) run ./demo $(if $(ONCE),--once) $(if $(CATALOG),--catalog $(CATALOG))
+	@$(GO) run ./demo --binary bin/controlplane $(if $(ONCE),--once) $(if $(CATALOG),--catalog $(CATALOG))
 
 ## build: the binary, into bin/
 build:
