@@ -263,7 +263,8 @@ func TestEnvoyProvesItselfAndServesItsSVID(t *testing.T) {
 		return raw
 	}
 	_, tokenFile := runEnvoy(t, sidecar(t, func(o *Options) {
-		o.CAPEM, o.XDSAddresses = ca.Roots(), []string{address}
+		// The first is down: Envoy goes on to the next.
+		o.CAPEM, o.XDSAddresses = ca.Roots(), []string{"127.0.0.1:1", address}
 	}), mint())
 
 	first := next(t, server.streams)

@@ -252,11 +252,16 @@ func FuzzVerify(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	minted, err := tokens.Verify(raw)
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Add(raw)
 	f.Add("..")
 	f.Fuzz(func(t *testing.T, s string) {
-		c, err := tokens.Verify(s)
-		if err == nil && s != raw {
+		// Of one message an ECDSA signature has two spellings, so the token may
+		// differ; what it proves may not.
+		if c, err := tokens.Verify(s); err == nil && c != minted {
 			t.Errorf("forged %+v: %q", c, s)
 		}
 	})
