@@ -179,7 +179,7 @@ type Service struct {
 	Retry            Retry
 	Timeout          Timeout
 
-	keys map[string]string // setting ("circuit_breakers") → the keys it came from
+	keys map[string][]string // setting ("circuit_breakers") → the keys it came from, most specific first
 }
 
 // Upstream is a service that another one calls.

@@ -1,12 +1,108 @@
 package policy
 
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
 // Problem is one thing that is wrong with a file, or worth knowing of it.
 type Problem struct {
 	Source  Source
-	Code    string // stable, see docs/mesh-file.md
+	Code    Code   // stable, see docs/mesh-file.md
 	Key     string // mesh.circuit_breakers.default
 	Message string
 	Hint    string // did you mean, or what to write instead; may be empty
 	Excerpt string // the line of the file
 	Width   int    // how many columns the caret covers
+}
+
+// Warning reports whether the file loads all the same.
+func (p Problem) Warning() bool { return strings.HasPrefix(string(p.Code), "MC2") }
+
+// String is the problem in one line: FILE:LINE:COL: CODE: message.
+func (p Problem) String() string {
+	severity := ""
+	if p.Warning() {
+		severity = "warning: "
+	}
+	return fmt.Sprintf("%s: %s: %s%s", p.Source, p.Code, severity, p.Message)
+}
+
+// Format writes the line of [Problem.String] and below it the line of the file
+// with a caret, and the hint.
+func (p Problem) Format(w io.Writer) {
+	fmt.Fprintln(w, p.String())
+	gutter := ""
+	if p.Excerpt != "" {
+		number := fmt.Sprint(p.Source.Line)
+		gutter = strings.Repeat(" ", len(number))
+		fmt.Fprintf(w, "%s | %s\n", number, p.Excerpt)
+		fmt.Fprintf(w, "%s | %s\n", gutter, p.caret())
+	}
+	if p.Hint != "" {
+		fmt.Fprintf(w, "%s = %s\n", gutter, p.Hint)
+	}
+}
+
+// caret underlines the columns that the problem is about. Tabs before it stay
+// tabs, so that it lands where the terminal put the text.
+func (p Problem) caret() string {
+	var b strings.Builder
+	column := 1
+	for _, r := range p.Excerpt {
+		if column >= p.Source.Column {
+			break
+		}
+		if r != '\t' {
+			r = ' '
+		}
+		b.WriteRune(r)
+		column++
+	}
+	rest := utf8.RuneCountInString(p.Excerpt) - (column - 1)
+	b.WriteString(strings.Repeat("^", max(1, min(p.Width, rest))))
+	return b.String()
+}
+
+// Problems are all the errors of a mesh file, in the order of their places.
+type Problems []Problem
+
+// Error has one line for each problem.
+func (ps Problems) Error() string {
+	lines := make([]string, len(ps))
+	for i, p := range ps {
+		lines[i] = p.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// String is FILE:LINE:COL, as editors and terminals follow it.
+func (s Source) String() string {
+	if s.Line == 0 {
+		return s.File
+	}
+	return fmt.Sprintf("%s:%d:%d", s.File, s.Line, s.Column)
+}
+
+// sortProblems orders problems by place, files in the order in which they were
+// given, and drops what was found twice.
+func sortProblems(ps []Problem, files []File) []Problem {
+	order := make(map[string]int, len(files))
+	for i, f := range files {
+		order[f.Name] = i
+	}
+	slices.SortStableFunc(ps, func(a, b Problem) int {
+		return cmp.Or(
+			cmp.Compare(order[a.Source.File], order[b.Source.File]),
+			cmp.Compare(a.Source.Line, b.Source.Line),
+			cmp.Compare(a.Source.Column, b.Source.Column),
+			cmp.Compare(a.Code, b.Code),
+			cmp.Compare(a.Message, b.Message),
+		)
+	})
+	return slices.Compact(ps)
 }

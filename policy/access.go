@@ -1,0 +1,57 @@
+package policy
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Service returns the effective settings of a service, whether or not the file
+// names it. They are shared: they must not be changed.
+func (m *Mesh) Service(name string) *Service {
+	if s, ok := m.services[name]; ok {
+		return s
+	}
+	s := *m.defaults
+	s.Name, s.ConsulService = name, name
+	return &s
+}
+
+// Names returns the services that the file names, sorted: those of
+// circuit_breakers.custom and of services.
+func (m *Mesh) Names() []string { return slices.Sorted(maps.Keys(m.services)) }
+
+// Source returns the place of a key, or of its nearest ancestor that is
+// written: "circuit_breakers.default.max_retries", with or without "mesh." in
+// front, "security.authorization.policies[0].action".
+func (m *Mesh) Source(key string) Source {
+	key = join("mesh", strings.TrimPrefix(key, "mesh."))
+	for {
+		if at, ok := m.keys[key]; ok {
+			return at
+		}
+		cut := strings.LastIndexAny(key, ".[")
+		if cut < 0 {
+			return Source{}
+		}
+		key = key[:cut]
+	}
+}
+
+// Keys returns the keys that a setting of the service came from, most specific
+// first. There are none when the setting is built in. Settings are
+// "circuit_breakers", "outlier_detection", "health_checks", "load_balancing",
+// "retry", "timeout", "protocol", "upstreams" and "consul_service".
+func (s *Service) Keys(setting string) []string { return s.keys[setting] }
+
+// Equal reports whether two services have the same settings, wherever they
+// came from.
+func (s *Service) Equal(o *Service) bool {
+	if s == nil || o == nil {
+		return s == o
+	}
+	a, b := *s, *o
+	a.keys, b.keys = nil, nil
+	return reflect.DeepEqual(a, b)
+}

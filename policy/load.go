@@ -1,0 +1,86 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+)
+
+// maxFileSize bounds a mesh file, in bytes. One of 10,000 services has about 2 MB.
+const maxFileSize = 64 << 20
+
+// Load reads the files and does what [Parse] does. The error is [Problems]
+// unless a file could not be read.
+func Load(paths []string, opts Options) (*Mesh, error) {
+	files, err := readFiles(paths)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(files, opts)
+}
+
+// Validate reads the files and checks them as they are and with each of their
+// environments, or only with the one of the options. The error is [Problems]
+// unless a file could not be read. What is wrong with several is said once.
+func Validate(paths []string, opts Options) (warnings []Problem, err error) {
+	files, err := readFiles(paths)
+	if err != nil {
+		return nil, err
+	}
+	environments := []string{opts.Environment}
+	if opts.Environment == "" {
+		environments = append(environments, Environments(files)...)
+	}
+	var all []Problem
+	for _, environment := range environments {
+		opts.Environment = environment
+		m, err := Parse(files, opts)
+		var failed Problems
+		switch {
+		case errors.As(err, &failed):
+			all = append(all, failed...)
+		case err != nil:
+			return nil, err
+		default:
+			all = append(all, m.Warnings...)
+		}
+	}
+	var failed Problems
+	for _, p := range sortProblems(all, files) {
+		if p.Warning() {
+			warnings = append(warnings, p)
+		} else {
+			failed = append(failed, p)
+		}
+	}
+	if len(failed) > 0 {
+		return warnings, failed
+	}
+	return warnings, nil
+}
+
+func readFiles(paths []string) ([]File, error) {
+	if len(paths) == 0 {
+		return nil, errors.New("no mesh file")
+	}
+	files := make([]File, 0, len(paths))
+	for _, path := range paths {
+		if slices.ContainsFunc(files, func(f File) bool { return f.Name == path }) {
+			return nil, fmt.Errorf("mesh file %s is given twice", path)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, fmt.Errorf("mesh file: %w", err)
+		}
+		if info.Size() > maxFileSize {
+			return nil, fmt.Errorf("mesh file %s has %d bytes; at most %d", path, info.Size(), maxFileSize)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("mesh file: %w", err)
+		}
+		files = append(files, File{Name: path, Data: data})
+	}
+	return files, nil
+}

@@ -1,0 +1,241 @@
+package policy_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"datapunk.dev/controlplane/policy"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// following runs a watcher of a file until the test ends.
+type following struct {
+	t      *testing.T
+	path   string
+	meshes chan *policy.Mesh
+	errs   chan error
+	hangup chan os.Signal
+}
+
+const patience = 5 * time.Second
+
+func follow(t *testing.T, path string) *following {
+	t.Helper()
+	f := &following{t: t, path: path, meshes: make(chan *policy.Mesh, 8), errs: make(chan error, 8), hangup: make(chan os.Signal)}
+	current, err := policy.Load([]string{path}, policy.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := policy.NewWatcher([]string{path}, policy.Options{}, policy.WatcherOptions{
+		Reload: f.hangup, Current: current,
+		OnMesh:  func(m *policy.Mesh) { f.meshes <- m },
+		OnError: func(err error) { f.errs <- err },
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- w.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	// The signal is taken from the loop, so the watches are set.
+	f.hangup <- syscall.SIGHUP
+	return f
+}
+
+func (f *following) wantName(name string) {
+	f.t.Helper()
+	select {
+	case m := <-f.meshes:
+		if m.Name != name {
+			f.t.Fatalf("mesh %q, want %q", m.Name, name)
+		}
+	case err := <-f.errs:
+		f.t.Fatalf("error %v, want mesh %q", err, name)
+	case <-time.After(patience):
+		f.t.Fatalf("no mesh, want %q", name)
+	}
+}
+
+func (f *following) wantError() error {
+	f.t.Helper()
+	select {
+	case m := <-f.meshes:
+		f.t.Fatalf("mesh %q, want an error", m.Name)
+	case err := <-f.errs:
+		return err
+	case <-time.After(patience):
+		f.t.Fatal("no error")
+	}
+	return nil
+}
+
+// wantNothing asks the watcher to read, twice: the second is only taken when
+// the first is done.
+func (f *following) wantNothing() {
+	f.t.Helper()
+	f.hangup <- syscall.SIGHUP
+	f.hangup <- syscall.SIGHUP
+	select {
+	case m := <-f.meshes:
+		f.t.Fatalf("mesh %q, want nothing", m.Name)
+	case err := <-f.errs:
+		f.t.Fatalf("error %v, want nothing", err)
+	default:
+	}
+}
+
+func named(name string) string { return "mesh:\n  name: " + name + "\n" }
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWatcherTakesAFileWrittenInPlace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mesh.yaml")
+	write(t, path, named("one"))
+	f := follow(t, path)
+	write(t, path, named("two"))
+	f.wantName("two")
+	write(t, path, named("three"))
+	f.wantName("three")
+}
+
+func TestWatcherTakesAFileSavedByRename(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "mesh.yaml")
+	write(t, path, named("one"))
+	f := follow(t, path)
+	for _, name := range []string{"two", "three"} {
+		write(t, filepath.Join(dir, ".mesh.yaml.swp"), named(name))
+		if err := os.Rename(filepath.Join(dir, ".mesh.yaml.swp"), path); err != nil {
+			t.Fatal(err)
+		}
+		f.wantName(name)
+	}
+}
+
+// A mounted ConfigMap: mesh.yaml is a link to ..data/mesh.yaml, and ..data a
+// link that is swapped.
+func TestWatcherTakesASwappedSymlink(t *testing.T) {
+	dir := t.TempDir()
+	version := func(dir, name string) string {
+		if err := os.Mkdir(filepath.Join(dir, "..v-"+name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, "..v-"+name, "mesh.yaml"), named(name))
+		return "..v-" + name
+	}
+	link := func(target, name string) {
+		if err := os.Symlink(target, filepath.Join(dir, "tmp")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(dir, "tmp"), filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link(version(dir, "one"), "..data")
+	link("..data/mesh.yaml", "mesh.yaml")
+	f := follow(t, filepath.Join(dir, "mesh.yaml"))
+	for _, name := range []string{"two", "three"} {
+		link(version(dir, name), "..data")
+		f.wantName(name)
+	}
+	write(t, filepath.Join(dir, "..v-three", "mesh.yaml"), named("four"))
+	f.wantName("four")
+
+	elsewhere := t.TempDir()
+	write(t, filepath.Join(elsewhere, "mesh.yaml"), named("five"))
+	link(filepath.Join(elsewhere, "mesh.yaml"), "mesh.yaml")
+	f.wantName("five")
+	write(t, filepath.Join(elsewhere, "mesh.yaml"), named("six"))
+	f.wantName("six")
+}
+
+func TestWatcherFollowsADirectoryThatIsReplaced(t *testing.T) {
+	parent := t.TempDir()
+	dir := filepath.Join(parent, "etc")
+	put := func(name string) {
+		if err := os.Mkdir(filepath.Join(parent, "new"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(parent, "new", "mesh.yaml"), named(name))
+		if err := os.Rename(filepath.Join(parent, "new"), dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("one")
+	f := follow(t, filepath.Join(dir, "mesh.yaml"))
+	if err := os.Rename(dir, filepath.Join(parent, "old")); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.wantError(); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("error %v, want that of a missing file", err)
+	}
+	put("two")
+	f.hangup <- syscall.SIGHUP
+	f.wantName("two")
+	write(t, filepath.Join(dir, "mesh.yaml"), named("three"))
+	f.wantName("three")
+}
+
+func TestWatcherIsSilentWhenTheContentIsTheSame(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mesh.yaml")
+	write(t, path, named("one"))
+	f := follow(t, path)
+	write(t, path, named("one"))
+	f.wantNothing()
+	if err := os.Chtimes(path, time.Now(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	f.wantNothing()
+}
+
+func TestWatcherSaysWhyABadFileIsRefusedAndGoesOn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mesh.yaml")
+	write(t, path, named("one"))
+	f := follow(t, path)
+
+	write(t, path, "mesh:\n  name: two\n  bogus: 1\n")
+	var problems policy.Problems
+	if err := f.wantError(); !errors.As(err, &problems) || problems[0].Source.Line != 3 {
+		t.Fatalf("error %v, want a problem in line 3", err)
+	}
+	write(t, path, named("one"))
+	f.wantName("one") // what was refused is over
+
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.wantError(); !strings.Contains(err.Error(), path) {
+		t.Fatalf("error %v does not name the file", err)
+	}
+	write(t, path, named("three"))
+	f.wantName("three")
+}
+
+func TestHangupReportsABadFileAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mesh.yaml")
+	write(t, path, named("one"))
+	f := follow(t, path)
+	write(t, path, "mesh: [")
+	first := f.wantError()
+	f.hangup <- syscall.SIGHUP
+	if second := f.wantError(); second.Error() != first.Error() {
+		t.Fatalf("error %v, then %v", first, second)
+	}
+}
