@@ -189,6 +189,9 @@ func (w *world) editFleet(t *rapid.T, name string) {
 func TestHistoryDoesNotMatter(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := &world{services: map[string]*worldService{}, catalog: watch.NewCatalog(), profiles: map[Profile]struct{}{}, roots: "root 1"}
+		w.mtls = rapid.SampledFrom([]string{"", "strict", "permissive"}).Draw(rt, "first mtls")
+		w.authorized = rapid.Bool().Draw(rt, "first authorized")
+		w.policies = some(rt, "first policies", worldPolicies, 4)
 		var last *Snapshot
 		var fleet *Fleet
 		known := w.profiles

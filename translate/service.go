@@ -3,6 +3,7 @@ package translate
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/watch"
@@ -49,8 +50,11 @@ func (s *service) routed() []byte {
 }
 
 // reroutes reports whether an outbound route configuration that has the
-// service must be made again.
-func (c change) reroutes() bool { return !bytes.Equal(c.before.routed(), c.after.routed()) }
+// service must be made again, be it only for where it comes from.
+func (c change) reroutes() bool {
+	before, after := c.before.routed(), c.after.routed()
+	return !bytes.Equal(before, after) || (after != nil && !slices.Equal(c.before.routeKeys, c.after.routeKeys))
+}
 
 // translateServices makes the services that may differ from the predecessor's.
 func (b *build) translateServices() {

@@ -1,0 +1,111 @@
+package translate
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+)
+
+func res(name, version string) *Resource { return &Resource{Name: name, Version: version} }
+
+func names(s *Set) []string {
+	var all []string
+	for r := range s.All() {
+		all = append(all, r.Name+"="+r.Version)
+	}
+	return all
+}
+
+func TestSetKeepsItsPredecessors(t *testing.T) {
+	first := NewSet(res("b", "1"), res("a", "1"))
+	second := first.Update([]*Resource{res("c", "1"), res("a", "2")}, []string{"b", "unknown"})
+	if got, want := names(first), []string{"a=1", "b=1"}; !slices.Equal(got, want) {
+		t.Errorf("the first set became %v, want %v", got, want)
+	}
+	if got, want := names(second), []string{"a=2", "c=1"}; !slices.Equal(got, want) {
+		t.Errorf("the second set is %v, want %v", got, want)
+	}
+	if second.Len() != 2 || second.Get("a").Version != "2" || second.Get("b") != nil {
+		t.Errorf("the second set has %d resources, a is %+v, b is %+v", second.Len(), second.Get("a"), second.Get("b"))
+	}
+	changed, known := second.ChangedSince(first)
+	if slices.Sort(changed); !known || !slices.Equal(changed, []string{"a", "b", "c"}) {
+		t.Errorf("changed %v (known %t), want a, b and c", changed, known)
+	}
+}
+
+func TestSetIsItselfWhereNothingChanges(t *testing.T) {
+	s := NewSet(res("a", "1"))
+	if s.Update([]*Resource{res("a", "1")}, []string{"b"}) != s {
+		t.Error("the same resource made another set")
+	}
+	if changed, known := s.ChangedSince(s); !known || len(changed) > 0 {
+		t.Errorf("changed since itself: %v (known %t)", changed, known)
+	}
+}
+
+// What a resource came from is for people; no stream has to be told of it.
+func TestSetTakesNewOriginsInSilence(t *testing.T) {
+	s := NewSet(res("a", "1"))
+	moved := s.Update([]*Resource{{Name: "a", Version: "1", Keys: []string{"services.a"}}}, nil)
+	if moved == s || len(moved.Get("a").Keys) != 1 {
+		t.Fatal("the new keys are lost")
+	}
+	if changed, known := moved.ChangedSince(s); !known || len(changed) > 0 {
+		t.Errorf("changed %v (known %t), want nothing", changed, known)
+	}
+	next := moved.Update([]*Resource{res("b", "1")}, nil)
+	if changed, known := next.ChangedSince(s); !known || !slices.Equal(changed, []string{"b"}) {
+		t.Errorf("changed %v (known %t), want b", changed, known)
+	}
+}
+
+func TestSetRemembersSoManySteps(t *testing.T) {
+	first := NewSet()
+	sets := []*Set{first}
+	for i := range maxLog + 5 {
+		sets = append(sets, sets[i].Update([]*Resource{res(fmt.Sprint(i), "1")}, nil))
+	}
+	last := sets[len(sets)-1]
+	for i, s := range sets {
+		changed, known := last.ChangedSince(s)
+		behind := len(sets) - 1 - i
+		if known != (behind <= maxLog) {
+			t.Errorf("%d steps behind: known %t", behind, known)
+		}
+		if known && len(changed) != behind {
+			t.Errorf("%d steps behind: %d names", behind, len(changed))
+		}
+	}
+	if _, known := first.ChangedSince(last); known {
+		t.Error("an older set knows what changed since a newer one")
+	}
+}
+
+func TestSetsOfOtherDescentAreComparedWhole(t *testing.T) {
+	s := NewSet(res("a", "1"))
+	other := s.with([]*Resource{res("b", "1")})
+	if got, want := names(other), []string{"a=1", "b=1"}; !slices.Equal(got, want) {
+		t.Errorf("with b it is %v, want %v", got, want)
+	}
+	if _, known := other.ChangedSince(s); known {
+		t.Error("a set of another descent is said to be comparable")
+	}
+	if _, known := s.ChangedSince(nil); known {
+		t.Error("no set at all is said to be comparable")
+	}
+}
+
+func TestSetBecomes(t *testing.T) {
+	s := NewSet(res("a", "1"), res("b", "1"))
+	next := s.become([]*Resource{res("b", "1"), res("c", "1")})
+	if got, want := names(next), []string{"b=1", "c=1"}; !slices.Equal(got, want) {
+		t.Errorf("it became %v, want %v", got, want)
+	}
+	if changed, known := next.ChangedSince(s); !known || len(changed) != 2 {
+		t.Errorf("changed %v (known %t), want a and c", changed, known)
+	}
+	if next.become([]*Resource{res("c", "1"), res("b", "1")}) != next {
+		t.Error("becoming what it is made another set")
+	}
+}

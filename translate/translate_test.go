@@ -1,0 +1,357 @@
+package translate
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"datapunk.dev/controlplane/watch"
+)
+
+// seedInput is the operators' own file, with the two sidecars of testdata.
+func seedInput(t *testing.T) Input {
+	t.Helper()
+	return readCase(t, "testdata/seed.in.yaml")
+}
+
+// seedWith is seedInput with one edit of the file.
+func seedWith(t *testing.T, old, replacement string) Input {
+	t.Helper()
+	text, err := os.ReadFile("testdata/seed.in.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), old) {
+		t.Fatalf("%q is not in the file", old)
+	}
+	file := t.TempDir() + "/edited.in.yaml"
+	if err := os.WriteFile(file, []byte(strings.Replace(string(text), old, replacement, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return readCase(t, file)
+}
+
+// moved are the resources whose versions differ between two snapshots, in any
+// view.
+func moved(before, after *Snapshot) []string {
+	names := make(map[string]struct{})
+	for v := range after.Views() {
+		old := before.View(v.Profile)
+		for kind := range NumTypes {
+			for _, name := range different(old.Sets[kind], v.Sets[kind]) {
+				a, b := old.Sets[kind].Get(name), v.Sets[kind].Get(name)
+				if a == nil || b == nil || a.Version != b.Version {
+					names[typeNames[kind]+" "+name] = struct{}{}
+				}
+			}
+		}
+	}
+	var all []string
+	for name := range names {
+		all = append(all, name)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// TestEditMovesWhatItTouches edits the seed file one key at a time. What moves
+// is what docs/mesh-file.md says; everything else keeps its version, so that no
+// proxy is sent it.
+func TestEditMovesWhatItTouches(t *testing.T) {
+	clusters := []string{"cluster lake_service", "cluster nexus", "cluster stream_service"}
+	http := []string{"listener inbound", "listener outbound"}
+	for _, edit := range []struct {
+		old, replacement string
+		want             []string
+	}{
+		{"name: datapunk-mesh", "name: other-mesh", nil},
+		{`version: "1.0"`, `version: "1.1"`, nil},
+		{"port: ${CONSUL_PORT:-8500}", "port: 8501", nil},
+		{"datacenter: ${CONSUL_DC:-dc1}", "datacenter: dc2", nil},
+		{"register_interval: 10s", "register_interval: 20s", nil},
+		{"deregister_critical_service_after: 30s", "deregister_critical_service_after: 90s", nil},
+		{"max_connections: 1024", "max_connections: 1025", []string{"cluster nexus", "cluster stream_service"}},
+		{"max_retries: 3", "max_retries: 4", clusters},
+		{"max_requests: 2048", "max_requests: 2049", []string{"cluster stream_service"}},
+		{"max_connections: 2048", "max_connections: 2049", []string{"cluster lake_service"}},
+		{"policy: least_request", "policy: round_robin", clusters},
+		{"timeout: 5s", "timeout: 6s", clusters},
+		{"interval: 10s\n      unhealthy", "interval: 11s\n      unhealthy", clusters},
+		{"unhealthy_threshold: 3", "unhealthy_threshold: 4", clusters},
+		{"healthy_threshold: 2", "healthy_threshold: 1", clusters},
+		{"attempts: 3", "attempts: 2", []string{"route outbound"}},
+		{"timeout: 2s", "timeout: 3s", []string{"route outbound"}},
+		{"base_interval: 100ms", "base_interval: 90ms", []string{"route outbound"}},
+		{"max_interval: 3s", "max_interval: 4s", []string{"route outbound"}},
+		{"- refused-stream", "- reset", []string{"route outbound"}},
+		{"idle: 5m", "idle: 6m", slices.Concat([]string{"cluster lake_service", "cluster local_app", "cluster local_app_grpc", "cluster nexus", "cluster stream_service"}, http)},
+		{"connect: 5s", "connect: 4s", clusters},
+		{"sampling_rate: 0.1", "sampling_rate: 0.2", http},
+		{`"environment"`, `"env"`, http},
+		{"scrape_interval: 15s", "scrape_interval: 20s", nil},
+		{`path: "/metrics"`, `path: "/stats"`, []string{"listener metrics"}},
+		{"cert_rotation: 24h", "cert_rotation: 12h", nil},
+		{"action: ALLOW", "action: DENY", []string{"route inbound"}},
+		{`"spiffe://datapunk/*"]`, `"spiffe://datapunk/nexus"]`, []string{"route inbound"}},
+	} {
+		t.Run(edit.replacement, func(t *testing.T) {
+			in := seedInput(t)
+			before := Translate(nil, in)
+			in.Mesh = seedWith(t, edit.old, edit.replacement).Mesh
+			after := Translate(before, in)
+			if got := moved(before, after); !slices.Equal(got, edit.want) {
+				t.Errorf("moved %v, want %v", got, edit.want)
+			}
+			if len(after.Held) > 0 {
+				t.Errorf("held: %+v", after.Held)
+			}
+		})
+	}
+}
+
+// TestEndpointMovesOneAssignment is the change that comes most often: nothing
+// but one assignment moves, and the sets of other types keep their identity.
+func TestEndpointMovesOneAssignment(t *testing.T) {
+	in := seedInput(t)
+	before := Translate(nil, in)
+	in.Catalog = in.Catalog.Update([]*watch.Service{{Name: "lake_service", Instances: []*watch.Instance{
+		{ID: "lake-1", Address: netip.MustParseAddr("10.0.0.2"), Port: 8080, MeshPort: 15008, Weight: 1},
+	}}}, nil)
+	after := Translate(before, in)
+	if got, want := moved(before, after), []string{"endpoint lake_service"}; !slices.Equal(got, want) {
+		t.Errorf("moved %v, want %v", got, want)
+	}
+	if len(after.Changed) != 2 {
+		t.Errorf("%d views changed, want both", len(after.Changed))
+	}
+	for v := range after.Views() {
+		old := before.View(v.Profile)
+		for kind := range NumTypes {
+			if same := v.Sets[kind] == old.Sets[kind]; same == (kind == Endpoint) {
+				t.Errorf("the set of %s is the same: %t", typeNames[kind], same)
+			}
+		}
+		if names, known := v.Sets[Endpoint].ChangedSince(old.Sets[Endpoint]); !known || !slices.Equal(names, []string{"lake_service"}) {
+			t.Errorf("the endpoints say that %v changed (known %t)", names, known)
+		}
+	}
+}
+
+// TestViewsShare: what does not depend on the proxy is one pointer everywhere.
+func TestViewsShare(t *testing.T) {
+	snapshot := Translate(nil, seedInput(t))
+	views := slices.Collect(snapshot.Views())
+	a, b := views[0], views[1]
+	for _, name := range []string{"lake_service", "nexus", "stream_service", "tracing"} {
+		if a.Sets[Cluster].Get(name) != b.Sets[Cluster].Get(name) {
+			t.Errorf("cluster %s is made twice", name)
+		}
+	}
+	if a.Sets[Endpoint] != b.Sets[Endpoint] {
+		t.Error("two proxies of one scope have two sets of endpoints")
+	}
+	for _, name := range []string{routeOutbound, routeInbound} {
+		if a.Sets[Route].Get(name) != b.Sets[Route].Get(name) {
+			t.Errorf("route configuration %s is made twice for one scope and one set of policies", name)
+		}
+	}
+}
+
+// TestScopeIsWhatIsDeclared: a proxy gets its upstreams, and nothing else of
+// the mesh.
+func TestScopeIsWhatIsDeclared(t *testing.T) {
+	snapshot := Translate(nil, readCase(t, "testdata/tcp.in.yaml"))
+	for v := range snapshot.Views() {
+		if v.Profile.Service != "web" {
+			continue
+		}
+		if got, want := setNames(v.Sets[Cluster]), []string{"api", clusterLocalApp, clusterLocalAppGRPC, "postgres", "redis"}; !slices.Equal(got, want) {
+			t.Errorf("clusters %v, want %v", got, want)
+		}
+		if got, want := setNames(v.Sets[Listener]), []string{listenerInbound, listenerOutbound, "outbound_tcp_postgres", "outbound_tcp_redis"}; !slices.Equal(got, want) {
+			t.Errorf("listeners %v, want %v", got, want)
+		}
+	}
+}
+
+func setNames(s *Set) []string {
+	var all []string
+	for r := range s.All() {
+		all = append(all, r.Name)
+	}
+	return all
+}
+
+// TestWhatCannotBeMadeIsHeld: the last good resource stays, alone, and the
+// cause names the key.
+func TestWhatCannotBeMadeIsHeld(t *testing.T) {
+	in := readCase(t, "testdata/authorization.in.yaml")
+	before := Translate(nil, in)
+	text, err := os.ReadFile("testdata/authorization.in.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := t.TempDir() + "/huge.in.yaml"
+	huge := strings.Replace(string(text), "{name: x-tenant, present: true}", "{name: x-tenant, regex: "+hugeRegex+"}", 1)
+	if err := os.WriteFile(file, []byte(huge), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	in.Mesh = readCase(t, file).Mesh
+	after := Translate(before, in)
+
+	if len(after.Held) != 1 || after.Held[0].Type != Route || after.Held[0].Name != routeInbound || !strings.Contains(after.Held[0].Cause, "lake: regex") {
+		t.Fatalf("held: %+v", after.Held)
+	}
+	if !slices.Contains(after.Held[0].Keys, "security.authorization.policies[3]") {
+		t.Errorf("the keys %v do not name the policy", after.Held[0].Keys)
+	}
+	if got := moved(before, after); len(got) > 0 {
+		t.Errorf("moved %v, want nothing", got)
+	}
+
+	// Without a last good one, nobody is admitted: better than everybody.
+	fresh := Translate(nil, in)
+	for v := range fresh.Views() {
+		closed := v.Sets[Route].Get(routeInbound).Version == closedConfiguration().Version
+		if closed != (v.Profile.Service == "lake") {
+			t.Errorf("%s: closed %t", v.Profile.Service, closed)
+		}
+		check(t, v)
+	}
+
+	in.Mesh = readCase(t, "testdata/authorization.in.yaml").Mesh
+	if healed := Translate(after, in); len(healed.Held) > 0 {
+		t.Errorf("still held after the edit is undone: %+v", healed.Held)
+	}
+}
+
+// TestMissingMetadata: an Envoy with a bootstrap of its own is served all that
+// needs no metadata.
+func TestMissingMetadata(t *testing.T) {
+	in := seedInput(t)
+	bare := Profile{Service: "nexus"}
+	in.Fleet = NewFleet(slices.Values([]Profile{bare, {Service: "nexus", Address: "nowhere", AppPort: 1, MeshPort: 2, OutboundPort: 3, MetricsPort: 4}}))
+	snapshot := Translate(nil, in)
+	v := snapshot.View(bare)
+	if v.Sets[Listener].Len() != 0 || v.Sets[Cluster].Get("lake_service") == nil || v.Sets[Route].Get(routeOutbound) == nil {
+		t.Errorf("listeners %v, clusters %v", setNames(v.Sets[Listener]), setNames(v.Sets[Cluster]))
+	}
+	for _, word := range []string{"app_port", "mesh_port", "outbound_port", "metrics_port"} {
+		if !slices.ContainsFunc(v.Missing, func(m string) bool { return strings.Contains(m, word) }) {
+			t.Errorf("missing %q does not name %s", v.Missing, word)
+		}
+	}
+	for v := range snapshot.Views() {
+		if v.Profile.Address == "nowhere" && (len(v.Missing) != 1 || !slices.Equal(setNames(v.Sets[Listener]), []string{listenerOutbound})) {
+			t.Errorf("with a bad address: missing %q, listeners %v", v.Missing, setNames(v.Sets[Listener]))
+		}
+	}
+}
+
+// TestListenersDoNotClash: of two listeners on one port, Envoy refuses the
+// second, so it is never sent.
+func TestListenersDoNotClash(t *testing.T) {
+	for _, c := range []struct {
+		profile Profile
+		held    []string
+	}{
+		{Profile{AppPort: 8080, MeshPort: 15008, OutboundPort: 15001, MetricsPort: 9102}, nil},
+		{Profile{AppPort: 8080, MeshPort: 15001, OutboundPort: 15001}, []string{listenerOutbound}},
+		{Profile{Address: "10.0.0.1", AppPort: 8080, MeshPort: 15001, OutboundPort: 15001}, nil},
+		{Profile{AppPort: 8080, MeshPort: 8080, OutboundPort: 15001}, []string{listenerInbound}},
+		{Profile{Address: "10.0.0.1", AppPort: 8080, MeshPort: 8080, OutboundPort: 15001}, nil},
+		{Profile{Address: "10.0.0.1", AppPort: 8080, MeshPort: 15008, OutboundPort: 15001, MetricsPort: 15008}, []string{listenerMetrics}},
+	} {
+		c.profile.Service = "nexus"
+		in := seedInput(t)
+		in.Fleet = NewFleet(slices.Values([]Profile{c.profile}))
+		snapshot := Translate(nil, in)
+		var held []string
+		for _, h := range snapshot.Held {
+			held = append(held, h.Name)
+		}
+		if !slices.Equal(held, c.held) {
+			t.Errorf("%+v: held %v, want %v", c.profile, held, c.held)
+		}
+		check(t, snapshot.View(c.profile))
+	}
+}
+
+// TestNotes are the findings that no error can be: names that match nothing.
+func TestNotes(t *testing.T) {
+	in := seedInput(t)
+	in.Catalog = in.Catalog.Update([]*watch.Service{{Name: "lake-service"}, {Name: "bad name"}}, []string{"lake_service"})
+	snapshot := Translate(nil, in)
+	for _, want := range []string{
+		"service lake_service: the catalog has no service lake_service; did you mean lake-service?",
+		`service "bad name" is left out: it is no segment of a SPIFFE ID`,
+	} {
+		if !slices.ContainsFunc(snapshot.Notes, func(n string) bool { return strings.HasPrefix(n, want) }) {
+			t.Errorf("no note %q among\n%s", want, strings.Join(snapshot.Notes, "\n"))
+		}
+	}
+	for v := range snapshot.Views() {
+		if v.Sets[Cluster].Get("lake_service") == nil || v.Sets[Endpoint].Get("lake_service") == nil {
+			t.Error("a service of the file alone has no cluster, or no empty assignment")
+		}
+	}
+}
+
+// TestReservedNames: no service gets the control plane's identity, nor the name
+// of a cluster of another origin.
+func TestReservedNames(t *testing.T) {
+	for name, want := range map[string]bool{
+		"web": true, "Web-1.2_x": true,
+		"": false, ".": false, "..": false, "a b": false, "a/b": false, "ä": false, "a|b": false,
+		"control-plane": false, "local_app": false, "local_app_grpc": false, "tracing": false, "mesh_admin": false, "xds": false,
+		"web.mesh": false, "web.MESH": false,
+	} {
+		if why := unservable(name); (why == "") != want {
+			t.Errorf("%q: %q", name, why)
+		}
+	}
+}
+
+// TestProgramSizeIsNeverBelowEnvoys has sizes that Envoy 1.40 reported.
+func TestProgramSizeIsNeverBelowEnvoys(t *testing.T) {
+	for expression, size := range map[string]int{
+		"a": 5, "abc": 7, "GET|HEAD|PUT|DELETE": 20, "[^/]*": 6, "a.*b.*c": 11, ".+": 7,
+		"spiffe://datapunk/web-[A-Za-z0-9._-]*": 30, "spiffe://datapunk/web-[A-Za-z0-9._-]*/.+": 34,
+		"a{1,5}": 13, "(foo|bar|baz)[0-9]{1,20}": 52, `\d+`: 6, `\w+\s\w+`: 15, "é+": 7, "(?i)abc": 7, "(a*)*": 11,
+		"x*y*z*": 9, "(?:ab|cd|ef){2}": 16, `\bfoo\b`: 9, "[αβγ]": 6, `\p{L}+`: 12, "a?b?c?d?e?": 14, "(abc|def|ghi|jkl)*": 18,
+	} {
+		if got := programSize(expression); got < size || got > 2*size+4 {
+			t.Errorf("%s: about %d, and Envoy says %d", expression, got, size)
+		}
+	}
+	if err := validRegex(strings.Repeat("a", maxProgram)); err == nil {
+		t.Error("an expression that Envoy refuses passes")
+	}
+	for _, bad := range []string{"(", `a\C`, strings.Repeat("a?", 10_000)} {
+		if err := validRegex(bad); err == nil {
+			t.Errorf("%.20s passes", bad)
+		}
+	}
+}
+
+func TestRouteTimeoutLeavesTimeForRetries(t *testing.T) {
+	mesh := func(policies string) string {
+		return fmt.Sprintf("mesh:\n  name: t\n  policies: %s\n", policies)
+	}
+	for policies, want := range map[string]string{
+		"{retry: {attempts: 3, timeout: 2s, backoff: {base_interval: 100ms, max_interval: 3s}, conditions: [5xx]}}":  "15s",
+		"{retry: {attempts: 3, timeout: 10s, backoff: {base_interval: 100ms, max_interval: 3s}, conditions: [5xx]}}": "40.7s",
+		"{retry: {attempts: 3, timeout: 10s, backoff: {base_interval: 2s, max_interval: 3s}, conditions: [5xx]}}":    "48s",
+		"{timeout: {request: 3s}}": "3s",
+		"{timeout: {request: 0s}}": "0s",
+		"{}":                       "15s",
+	} {
+		s := parse(t, mesh(policies)).Service("any")
+		if got := routeTimeout(s.Timeout, s.Retry).String(); got != want {
+			t.Errorf("%s: %s, want %s", policies, got, want)
+		}
+	}
+}
