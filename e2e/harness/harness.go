@@ -284,6 +284,18 @@ func (m *Mesh) SetHealth(id string, h run.Health) {
 	must(m.t, m.Registry.SetHealth(id, h))
 }
 
+// Register puts a prepared sidecar into the catalog.
+func (m *Mesh) Register(s *Sidecar) {
+	m.t.Helper()
+	must(m.t, m.Mesh.Register(s))
+}
+
+// Launch starts the Envoy of a prepared sidecar.
+func (m *Mesh) Launch(s *Sidecar) {
+	m.t.Helper()
+	must(m.t, m.Mesh.Launch(s))
+}
+
 // Deregister takes an instance out of the catalog.
 func (m *Mesh) Deregister(id string) {
 	m.t.Helper()

@@ -126,18 +126,27 @@ func (m *Mesh) Sidecar(id string) *Sidecar {
 	return nil
 }
 
-// WaitReady waits until every sidecar is LIVE and has all that it should.
+// WaitReady waits until every sidecar is LIVE, has all that it should, and
+// knows every instance that was registered as healthy.
 func (m *Mesh) WaitReady(ctx context.Context) error {
-	sidecars := m.Sidecars()
-	nodes := make([]string, 0, len(sidecars))
-	for _, s := range sidecars {
-		if !s.Envoy.Running() {
-			continue
+	var running, registered []*Sidecar
+	var nodes []string
+	for _, s := range m.Sidecars() {
+		if s.registered {
+			registered = append(registered, s)
 		}
+		if s.Envoy != nil && s.Envoy.Running() {
+			running, nodes = append(running, s), append(nodes, s.ID)
+		}
+	}
+	for _, s := range running {
 		if err := s.Envoy.WaitReady(ctx, readyTime); err != nil {
 			return err
 		}
-		nodes = append(nodes, s.ID)
+		err := Until(ctx, s.ID+" sees every instance", readyTime, func() error { return s.sees(registered) })
+		if err != nil {
+			return err
+		}
 	}
 	return m.Plane.WaitSynced(ctx, readyTime, nodes...)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -30,6 +31,7 @@ type Spec struct {
 	Banner       string // which speaks first
 	NoApp        bool   // nothing listens where the app should
 	Unregistered bool   // not in the catalog: it only calls others
+	Scoped       bool   // its service declares upstreams: not every service is a cluster of its
 
 	// Bootstrap, if set, replaces what `controlplane bootstrap` printed.
 	Bootstrap func(s *Sidecar, printed string) string
@@ -44,9 +46,10 @@ type Sidecar struct {
 
 	AppPort, MeshPort, OutboundPort, MetricsPort int
 
-	Dir       string // its own
-	Socket    string // of Envoy's admin interface
-	TokenFile string // empty without TLS
+	Dir        string // its own
+	registered bool
+	Socket     string // of Envoy's admin interface
+	TokenFile  string // empty without TLS
 }
 
 // Outbound returns where its app's HTTP calls go.
@@ -103,7 +106,38 @@ func (m *Mesh) Add(ctx context.Context, spec Spec) (*Sidecar, error) {
 	if spec.Unregistered {
 		return s, nil
 	}
-	return s, m.Registry.Register(s.Instance())
+	return s, m.Register(s)
+}
+
+// Register puts a prepared sidecar into the catalog.
+func (m *Mesh) Register(s *Sidecar) error {
+	m.mu.Lock()
+	s.registered = true
+	m.mu.Unlock()
+	return m.Registry.Register(s.Instance())
+}
+
+// sees returns nil if the Envoy of s would send to every instance.
+func (s *Sidecar) sees(instances []*Sidecar) error {
+	clusters, err := s.Envoy.Clusters()
+	if err != nil {
+		return err
+	}
+	for _, i := range instances {
+		c, ok := clusters[i.Service]
+		if !ok && s.Scoped {
+			continue
+		}
+		if !ok {
+			return fmt.Errorf("%s has no cluster %s (Spec.Scoped, if it declares upstreams)", s.ID, i.Service)
+		}
+		if !slices.ContainsFunc(c.Hosts, func(h Host) bool {
+			return h.Address.Socket.Port == i.MeshPort && h.Health.EDS == "HEALTHY"
+		}) {
+			return fmt.Errorf("%s does not see %s in its cluster %s", s.ID, i.ID, i.Service)
+		}
+	}
+	return nil
 }
 
 // Prepare starts the app and writes token and bootstrap; the Envoy and the
