@@ -1,0 +1,105 @@
+package admin
+
+import (
+	"cmp"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/common/model"
+
+	"datapunk.dev/controlplane/xds"
+)
+
+// keepTarget is how long a proxy stays a target after it was last connected:
+// long enough for its absence to be seen as up == 0 and not as nothing.
+const keepTarget = 10 * time.Minute
+
+// Scrape is how Prometheus should read a proxy's metrics.
+type Scrape struct {
+	Enabled  bool
+	Path     string
+	Interval time.Duration
+}
+
+// targetGroup is one entry of Prometheus's HTTP service discovery.
+type targetGroup struct {
+	Targets []string          `json:"targets"`
+	Labels  map[string]string `json:"labels"`
+}
+
+// targets remembers the proxies of the last ten minutes.
+type targets struct {
+	proxies func() []xds.ProxyStatus
+	scrape  func() Scrape
+
+	mu   sync.Mutex
+	seen map[string]target // by node.id
+}
+
+type target struct {
+	address, service, node, zone string
+	last                         time.Time
+}
+
+func newTargets(proxies func() []xds.ProxyStatus, scrape func() Scrape) *targets {
+	return &targets{proxies: proxies, scrape: scrape, seen: make(map[string]target)}
+}
+
+// list returns every proxy that is connected or was ten minutes ago, ordered
+// by address.
+func (t *targets) list() []targetGroup {
+	how := t.scrape()
+	if !how.Enabled {
+		return []targetGroup{}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	for _, p := range t.proxies() {
+		if p.Profile.MetricsPort == 0 {
+			continue
+		}
+		t.seen[p.Node] = target{
+			address: net.JoinHostPort(scrapeHost(p), strconv.Itoa(int(p.Profile.MetricsPort))),
+			service: p.Service, node: p.Node, zone: p.Profile.Zone, last: now,
+		}
+	}
+	maps.DeleteFunc(t.seen, func(_ string, s target) bool { return now.Sub(s.last) > keepTarget })
+
+	groups := make([]targetGroup, 0, len(t.seen))
+	for _, s := range t.seen {
+		labels := map[string]string{
+			"__metrics_path__":    how.Path,
+			"__scrape_interval__": model.Duration(how.Interval).String(),
+			// Prometheus refuses a timeout above the interval; 10 s is its default.
+			"__scrape_timeout__": model.Duration(min(how.Interval, 10*time.Second)).String(),
+			"service":            s.service,
+			"node":               s.node,
+		}
+		if s.zone != "" {
+			labels["zone"] = s.zone
+		}
+		groups = append(groups, targetGroup{Targets: []string{s.address}, Labels: labels})
+	}
+	slices.SortFunc(groups, func(a, b targetGroup) int {
+		return cmp.Or(cmp.Compare(a.Targets[0], b.Targets[0]), cmp.Compare(a.Labels["node"], b.Labels["node"]))
+	})
+	return groups
+}
+
+// scrapeHost is where Prometheus reaches the proxy: the address of its own
+// metadata, else the one that its stream comes from.
+func scrapeHost(p xds.ProxyStatus) string {
+	if p.Profile.Address != "" {
+		return p.Profile.Address
+	}
+	host, _, err := net.SplitHostPort(p.Peer)
+	if err != nil {
+		return "127.0.0.1" // a Unix socket: the proxy is on this machine
+	}
+	return host
+}

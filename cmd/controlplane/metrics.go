@@ -1,0 +1,90 @@
+package main
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics of the process as a whole; xds registers its own. Labels are
+// bounded: no service, no node, no error text.
+var (
+	descMesh = prometheus.NewDesc("controlplane_mesh_info",
+		"The mesh file in force: its name, version and the hash of its content.", []string{"name", "version", "revision"}, nil)
+	descReloads = prometheus.NewDesc("controlplane_mesh_reloads_total",
+		"Mesh files put into force since the start.", nil, nil)
+	descReloadErrors = prometheus.NewDesc("controlplane_mesh_reload_errors_total",
+		"Mesh files refused since the start.", nil, nil)
+	descRejected = prometheus.NewDesc("controlplane_mesh_rejected",
+		"1 while the newest mesh file is refused and the last good one is in force.", nil, nil)
+	descReady = prometheus.NewDesc("controlplane_catalog_ready",
+		"1 while the catalog's source is in sync.", nil, nil)
+	descHeld = prometheus.NewDesc("controlplane_catalog_held",
+		"Removals that are held back until they are confirmed.", nil, nil)
+	descBuilds = prometheus.NewDesc("controlplane_snapshots_total",
+		"Snapshots made since the start.", nil, nil)
+	descBuildTime = prometheus.NewDesc("controlplane_snapshot_build_seconds_total",
+		"Time spent on making snapshots.", nil, nil)
+	descResourcesHeld = prometheus.NewDesc("controlplane_resources_held",
+		"Resources that failed a check, and whose last good state is served.", nil, nil)
+	descRefused = prometheus.NewDesc("controlplane_xds_clients_refused_total",
+		"xDS streams refused for want of a valid token.", nil, nil)
+	descIssued = prometheus.NewDesc("controlplane_svids_issued_total",
+		"Certificates issued to proxies.", nil, nil)
+	descIssueErrors = prometheus.NewDesc("controlplane_svid_errors_total",
+		"Certificates that could not be issued.", nil, nil)
+	descExpiry = prometheus.NewDesc("controlplane_svid_earliest_expiry_timestamp_seconds",
+		"When the first of the proxies' certificates expires.", nil, nil)
+	descRootExpiry = prometheus.NewDesc("controlplane_root_expiry_timestamp_seconds",
+		"When the root certificate expires.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (p *plane) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(p, ch) }
+
+// Collect implements prometheus.Collector.
+func (p *plane) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(d *prometheus.Desc, v float64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v)
+	}
+	m := p.mesh.Load()
+	gauge(descMesh, 1, m.Name, m.Version, m.Revision)
+
+	p.mu.Lock()
+	counter(descReloads, float64(p.reloads))
+	counter(descReloadErrors, float64(p.reloadErrors))
+	counter(descRefused, float64(p.unauthorized))
+	gauge(descRejected, number(p.rejected != nil))
+	p.mu.Unlock()
+
+	if p.catalogs != nil {
+		source := p.catalogs.Status()
+		gauge(descReady, number(source.Ready))
+		gauge(descHeld, float64(len(source.Held)))
+	}
+	if p.loop != nil {
+		loop := p.loop.Status()
+		counter(descBuilds, float64(loop.Builds))
+		counter(descBuildTime, loop.BuildTime.Seconds())
+		if loop.Snapshot != nil {
+			gauge(descResourcesHeld, float64(len(loop.Snapshot.Held)))
+		}
+	}
+	if p.svids != nil {
+		s := p.svids.Stats()
+		counter(descIssued, float64(s.Issued))
+		counter(descIssueErrors, float64(s.Failed))
+		if !s.EarliestExpiry.IsZero() {
+			gauge(descExpiry, float64(s.EarliestExpiry.Unix()))
+		}
+		gauge(descRootExpiry, float64(s.RootExpires.Unix()))
+	}
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"datapunk.dev/controlplane/admin"
+	"datapunk.dev/controlplane/control"
+	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/xds"
+)
+
+type snapshot = translate.Snapshot
+
+// plane is the running process: the rooms, and what each is told when the
+// mesh file changes.
+type plane struct {
+	log      *slog.Logger
+	settings *settings
+
+	loop     *control.Loop
+	catalogs *control.Catalogs
+	xds      *xds.Server
+	svids    *sds.Manager // nil with plaintext xDS
+	tokens   *sds.Tokens  // nil with plaintext xDS
+
+	mesh atomic.Pointer[policy.Mesh] // in force
+
+	mu           sync.Mutex
+	rejected     error // why the newest mesh file is not in force; nil: it is
+	rejectedAt   time.Time
+	reloads      uint64
+	reloadErrors uint64
+	unauthorized uint64
+}
+
+func (p *plane) trustDomain() string {
+	if p.svids == nil {
+		return ""
+	}
+	return p.svids.TrustDomain().Name()
+}
+
+// adopt puts a mesh file that changed into force, unless the running process
+// cannot go on with it.
+func (p *plane) adopt(m *policy.Mesh) {
+	if err := control.Accept(m, p.trustDomain(), p.settings.Plaintext); err != nil {
+		p.reject(err)
+		return
+	}
+	if p.svids != nil {
+		if err := p.svids.SetLifetimes(m.MTLS.CertRotation, m.MTLS.CertTTL); err != nil {
+			p.reject(err)
+			return
+		}
+	}
+	p.mu.Lock()
+	p.rejected = nil
+	p.reloads++
+	p.mu.Unlock()
+	p.mesh.Store(m)
+	p.follow(m)
+	p.log.Info("the mesh file changed", "revision", m.Revision)
+}
+
+// follow tells the rooms of the mesh file in force.
+func (p *plane) follow(m *policy.Mesh) {
+	for _, w := range m.Warnings {
+		p.log.Warn(w.Message, "source", w.Source.String(), "code", w.Code, "key", w.Key, "hint", w.Hint)
+	}
+	p.catalogs.Follow(m)
+	p.loop.SetMesh(m)
+}
+
+// reject keeps the mesh file in force and says why the new one is not.
+func (p *plane) reject(err error) {
+	p.mu.Lock()
+	p.rejected, p.rejectedAt = err, time.Now()
+	p.reloadErrors++
+	p.mu.Unlock()
+	revision := p.mesh.Load().Revision
+	var problems policy.Problems
+	if errors.As(err, &problems) {
+		for _, problem := range problems {
+			p.log.Error("mesh file refused: "+problem.Message, "source", problem.Source.String(), "code", problem.Code,
+				"key", problem.Key, "hint", problem.Hint, "serving_revision", revision)
+		}
+		return
+	}
+	p.log.Error("mesh file refused: the last good one stays", "err", err, "serving_revision", revision)
+}
+
+func (p *plane) refused(err error) {
+	p.mu.Lock()
+	p.unauthorized++
+	p.mu.Unlock()
+	p.log.Warn("an xDS client was refused", "err", err)
+}
+
+// locate returns where the mesh file in force says what made a resource.
+func (p *plane) locate(keys []string) string {
+	if len(keys) == 0 {
+		return ""
+	}
+	return p.mesh.Load().Source(keys[0]).String()
+}
+
+func (p *plane) scrape() admin.Scrape {
+	m := p.mesh.Load().Metrics
+	return admin.Scrape{Enabled: m.Enabled, Path: m.Path, Interval: m.ScrapeInterval}
+}
+
+// readiness is false until the first snapshot: before that every answer to an
+// Envoy would be a deletion. What is held afterwards does not make it false.
+func (p *plane) readiness() admin.Readiness {
+	status := p.catalogs.Status()
+	r := admin.Readiness{Ready: p.loop.Status().Snapshot != nil, Holding: status.Held}
+	if !r.Ready {
+		r.Waiting = append(r.Waiting, status.Waiting...)
+		if len(r.Waiting) == 0 {
+			r.Waiting = []string{"the first snapshot"}
+		}
+	} else if len(status.Waiting) > 0 {
+		for _, w := range status.Waiting {
+			r.Holding = append(r.Holding, "the last good catalog: "+w)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.rejected != nil {
+		r.Holding = append(r.Holding, "the last good mesh file: "+p.rejected.Error())
+	}
+	return r
+}

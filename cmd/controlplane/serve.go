@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"datapunk.dev/controlplane/admin"
+	"datapunk.dev/controlplane/control"
+	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/xds"
+)
+
+// drainTime bounds how long streams and admin requests may take to end.
+const drainTime = 5 * time.Second
+
+func newServeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve -f FILE [-f FILE…]",
+		Short: "Serve the fleet",
+		Long:  "serve watches the catalog and the mesh file, and serves Envoys over ADS until SIGTERM or SIGINT.\nSIGHUP reads the mesh file again. Each flag may also be set as CONTROLPLANE_<FLAG>, or in the file\nof --settings.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := loadSettings(cmd)
+			if err != nil {
+				return err
+			}
+			log, err := newLogger(cmd.ErrOrStderr(), s)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), log, s)
+		},
+	}
+	settingsFlags(cmd)
+	return cmd
+}
+
+// serve runs until ctx ends, or until something that cannot go on fails.
+func serve(ctx context.Context, log *slog.Logger, s *settings) error {
+	opts := policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}
+	mesh, err := policy.Load(s.Files, opts)
+	if err != nil {
+		var problems policy.Problems
+		if errors.As(err, &problems) {
+			for _, p := range problems {
+				p.Format(os.Stderr)
+			}
+			return shownError{err}
+		}
+		return err
+	}
+
+	p := &plane{log: log, settings: s}
+	p.mesh.Store(mesh)
+	if err := p.openIdentity(mesh); err != nil {
+		return err
+	}
+	if err := control.Accept(mesh, p.trustDomain(), s.Plaintext); err != nil {
+		return err
+	}
+	return p.run(ctx, opts, mesh)
+}
+
+// openIdentity opens the data directory. Plaintext xDS needs none.
+func (p *plane) openIdentity(mesh *policy.Mesh) error {
+	if p.settings.Plaintext {
+		return nil
+	}
+	ca, tokens, err := sds.Open(p.settings.DataDir, mesh.MTLS.TrustDomain)
+	if err != nil {
+		return err
+	}
+	p.tokens = tokens
+	p.svids, err = sds.NewManager(ca, sds.Options{Rotation: mesh.MTLS.CertRotation, TTL: mesh.MTLS.CertTTL, Log: p.log})
+	return err
+}
+
+func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh) error {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	p.loop = control.NewLoop(p.log, func(s *snapshot) { p.xds.Publish(s) })
+	p.catalogs = control.NewCatalogs(p.log, p.settings.Catalog, p.loop.SetCatalog)
+	xdsOptions := xds.Options{Logger: p.log, Metrics: registry, OnFleet: p.loop.SetFleet, Locate: p.locate}
+	serverOptions := xds.ServerOptions()
+	if p.svids != nil {
+		xdsOptions.Issuer = control.Issuer(p.svids)
+		xdsOptions.Authenticate = control.Authenticator(p.tokens, p.refused)
+		serverOptions = append(serverOptions, grpc.Creds(credentials.NewTLS(p.svids.ServerTLS())))
+		p.loop.SetRoots(p.svids.Roots())
+	}
+	p.xds = xds.New(xdsOptions)
+	registry.MustRegister(p)
+	server := grpc.NewServer(serverOptions...)
+	p.xds.Register(server)
+	if p.tokens != nil {
+		sds.RegisterRenewal(server, p.tokens, p.log)
+	}
+
+	xdsListener, err := listenXDS(p.settings.XDSAddress)
+	if err != nil {
+		return fmt.Errorf("--xds-address: %w", err)
+	}
+	adminListener, err := net.Listen("tcp", p.settings.AdminAddress)
+	if err != nil {
+		_ = xdsListener.Close()
+		return fmt.Errorf("--admin-address: %w", err)
+	}
+	adminServer := &http.Server{
+		Handler: admin.Handler(p.log, admin.Sources{
+			Readiness: p.readiness, Proxies: p.xds.Proxies, Scrape: p.scrape, Metrics: registry,
+		}),
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+	}
+
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	watcher := policy.NewWatcher(p.settings.Files, opts, policy.WatcherOptions{
+		Logger: p.log, Reload: hangup, Current: mesh, OnMesh: p.adopt, OnError: p.reject,
+	})
+
+	p.follow(mesh)
+	p.log.Info("serving", "xds", xdsListener.Addr().String(), "admin", adminListener.Addr().String(),
+		"mesh", mesh.Name, "trust_domain", mesh.MTLS.TrustDomain, "mtls", mesh.MTLS.Enabled, "plaintext", p.settings.Plaintext)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.loop.Run(ctx) })
+	g.Go(func() error { return p.catalogs.Run(ctx) })
+	g.Go(func() error { return watcher.Run(ctx) })
+	if p.svids != nil {
+		g.Go(func() error { return p.svids.Run(ctx) })
+	}
+	g.Go(func() error { return ignoreClosed(server.Serve(xdsListener)) })
+	g.Go(func() error { return ignoreClosed(adminServer.Serve(adminListener)) })
+	g.Go(func() error {
+		<-ctx.Done()
+		p.log.Info("draining")
+		p.drain(server, adminServer)
+		return nil
+	})
+	return g.Wait()
+}
+
+// drain ends the streams, so that the Envoys look for another control plane,
+// and then the servers.
+func (p *plane) drain(server *grpc.Server, adminServer *http.Server) {
+	p.xds.Drain()
+	stopped := make(chan struct{})
+	go func() { server.GracefulStop(); close(stopped) }()
+	select {
+	case <-stopped:
+	case <-time.After(drainTime):
+		server.Stop()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if err := adminServer.Shutdown(ctx); err != nil {
+		_ = adminServer.Close()
+	}
+}
+
+// listenXDS listens on HOST:PORT, or on unix:PATH for this user alone.
+func listenXDS(addr string) (net.Listener, error) {
+	path, ok := strings.CutPrefix(addr, "unix:")
+	if !ok {
+		return net.Listen("tcp", addr)
+	}
+	// A socket that nobody listens on is left from a process that was killed.
+	if c, err := net.Dial("unix", path); err == nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("listen unix %s: another process listens on it", path)
+	} else if info, err := os.Stat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	old := syscall.Umask(0o177)
+	defer syscall.Umask(old)
+	return net.Listen("unix", path)
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, grpc.ErrServerStopped) || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/viper"
+)
+
+// settings are the process's own, from flags, CONTROLPLANE_* variables and a
+// settings file, in that order of precedence. Never the mesh file.
+type settings struct {
+	Files        []string `mapstructure:"file"`
+	Environment  string   `mapstructure:"environment"`
+	Catalog      string   `mapstructure:"catalog"`
+	XDSAddress   string   `mapstructure:"xds-address"`
+	AdminAddress string   `mapstructure:"admin-address"`
+	DataDir      string   `mapstructure:"data-dir"`
+	Plaintext    bool     `mapstructure:"xds-plaintext"`
+	LogLevel     string   `mapstructure:"log-level"`
+	LogFormat    string   `mapstructure:"log-format"`
+}
+
+func settingsFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringArrayP("file", "f", nil, "mesh file; several are merged left to right")
+	f.String("environment", "", "environment of the mesh file to merge in (default $ENV)")
+	f.String("catalog", "", "consul, or file:PATH (default as discovery.method says)")
+	f.String("xds-address", "127.0.0.1:18000", "where Envoys connect: HOST:PORT or unix:PATH")
+	f.String("admin-address", "127.0.0.1:19000", "where /readyz, /metrics and the API listen")
+	f.String("data-dir", "", "certificate authority and token key (default $STATE_DIRECTORY, else ./data)")
+	f.Bool("xds-plaintext", false, "no TLS and no tokens on the xDS port; loopback and Unix sockets only")
+	f.String("log-level", "info", "debug, info, warn or error")
+	f.String("log-format", "", "text or json (default text on a terminal, else json)")
+	f.String("settings", "", "file with these settings (YAML, TOML or JSON)")
+}
+
+// loadSettings decodes flags, environment and settings file, and checks what
+// can be checked without touching the machine.
+func loadSettings(cmd *cobra.Command) (*settings, error) {
+	v := viper.New()
+	v.SetEnvPrefix("CONTROLPLANE")
+	v.SetEnvKeyReplacer(strings.NewReplacer("-", "_"))
+	v.AutomaticEnv()
+	if err := v.BindPFlags(cmd.Flags()); err != nil {
+		return nil, fmt.Errorf("bind flags: %w", err)
+	}
+	if path := v.GetString("settings"); path != "" {
+		v.SetConfigFile(path)
+		if err := v.ReadInConfig(); err != nil {
+			return nil, fmt.Errorf("settings: %w", err)
+		}
+		for _, key := range v.AllKeys() {
+			if cmd.Flags().Lookup(key) == nil {
+				return nil, usageError{fmt.Errorf("settings: %s: unknown key %q", path, key)}
+			}
+		}
+	}
+	var s settings
+	if err := v.Unmarshal(&s); err != nil {
+		return nil, usageError{fmt.Errorf("settings: %w", err)}
+	}
+	if s.DataDir == "" {
+		s.DataDir = os.Getenv("STATE_DIRECTORY")
+	}
+	if s.DataDir == "" {
+		s.DataDir = "data"
+	}
+	return &s, s.check()
+}
+
+func (s *settings) check() error {
+	if len(s.Files) == 0 {
+		return usageError{errors.New("no mesh file: name one with -f FILE")}
+	}
+	if s.Catalog != "" && s.Catalog != "consul" && !strings.HasPrefix(s.Catalog, "file:") {
+		return usageError{fmt.Errorf("--catalog %q: want consul or file:PATH", s.Catalog)}
+	}
+	for flag, addr := range map[string]string{"--xds-address": s.XDSAddress, "--admin-address": s.AdminAddress} {
+		if _, ok := strings.CutPrefix(addr, "unix:"); ok && flag == "--xds-address" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return usageError{fmt.Errorf("%s %q: want HOST:PORT: %w", flag, addr, err)}
+		}
+	}
+	if s.Plaintext && !localOnly(s.XDSAddress) {
+		return usageError{fmt.Errorf("--xds-plaintext on %s: without TLS the xDS port may only be a loopback address or unix:PATH", s.XDSAddress)}
+	}
+	return nil
+}
+
+// localOnly reports whether only this machine can reach the address. A host
+// name does not count: what it resolves to may change.
+func localOnly(addr string) bool {
+	if strings.HasPrefix(addr, "unix:") {
+		return true
+	}
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
+
+// newLogger returns the logger that the settings ask for.
+func newLogger(w io.Writer, s *settings) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(s.LogLevel)); err != nil {
+		return nil, usageError{fmt.Errorf("--log-level: %w", err)}
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	switch format := s.LogFormat; {
+	case format == "text", format == "" && isTerminal(w):
+		return slog.New(slog.NewTextHandler(w, opts)), nil
+	case format == "json", format == "":
+		return slog.New(slog.NewJSONHandler(w, opts)), nil
+	default:
+		return nil, usageError{fmt.Errorf("--log-format %q: want text or json", format)}
+	}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,63 @@
+package control
+
+import (
+	"context"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/xds"
+)
+
+// Issuer lets xds lease the proxies' SVIDs from sds.
+func Issuer(m *sds.Manager) xds.Issuer { return issuer{m} }
+
+type issuer struct{ manager *sds.Manager }
+
+func (i issuer) Lease(service, node string, changed func()) (xds.Lease, error) {
+	l, err := i.manager.Lease(service, node, changed)
+	if err != nil {
+		return nil, err
+	}
+	return lease{l}, nil
+}
+
+type lease struct{ svid *sds.Lease }
+
+// Secret implements xds.Lease.
+func (l lease) Secret(name string) (*xds.Secret, error) {
+	if name != "default" && name != l.svid.Info().SPIFFEID {
+		return nil, xds.ErrNoSecret
+	}
+	body, version, err := l.svid.Secret(name)
+	if err != nil {
+		return nil, err
+	}
+	info := l.svid.Info()
+	return &xds.Secret{Body: body, Version: version, Serial: info.Serial, Expires: info.NotAfter}, nil
+}
+
+// Adopt implements xds.Lease.
+func (l lease) Adopt(version string) bool { return l.svid.Adopt(version) }
+
+// Release implements xds.Lease.
+func (l lease) Release() { l.svid.Release() }
+
+// Authenticator lets xds verify the token that a proxy shows. The client is
+// not told what is wrong with it.
+func Authenticator(t *sds.Tokens, refused func(error)) func(context.Context) (xds.Credential, error) {
+	return func(ctx context.Context) (xds.Credential, error) {
+		raw, err := sds.BearerToken(ctx)
+		if err != nil {
+			refused(err)
+			return xds.Credential{}, status.Error(codes.Unauthenticated, "no token: see controlplane token")
+		}
+		claims, err := t.Verify(raw)
+		if err != nil {
+			refused(err)
+			return xds.Credential{}, status.Error(codes.Unauthenticated, "the token is not valid")
+		}
+		return xds.Credential{Service: claims.Service, Node: claims.Node, Expires: claims.Expires}, nil
+	}
+}

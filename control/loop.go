@@ -1,0 +1,150 @@
+// Package control is the one event loop of the control plane. It takes the
+// newest catalog, mesh file, fleet and trust bundle, has them translated, and
+// hands the result to xds. It is the only room that knows all the others, and
+// it knows nothing of Envoy's messages or of HTTP.
+package control
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/watch"
+)
+
+// Loop turns inputs into snapshots. Inputs may come from any goroutine and
+// never block: while a snapshot is being made newer inputs replace older ones,
+// and catalogs unite the names that changed, so that nothing is lost and
+// nothing waits for a timer.
+type Loop struct {
+	log     *slog.Logger
+	publish func(*translate.Snapshot)
+
+	wake chan struct{}
+
+	mu      sync.Mutex
+	pending translate.Input // Catalog is nil once it was taken
+	catalog *watch.Catalog  // the last one taken
+	status  Status
+}
+
+// Status is what the loop last did.
+type Status struct {
+	Mesh      *policy.Mesh        // in force; nil before the first
+	Snapshot  *translate.Snapshot // published; nil before the first
+	Published time.Time
+	Builds    uint64
+	BuildTime time.Duration // of all builds together
+}
+
+// NewLoop returns a loop that calls publish with each new snapshot.
+func NewLoop(log *slog.Logger, publish func(*translate.Snapshot)) *Loop {
+	return &Loop{
+		log:     log,
+		publish: publish,
+		wake:    make(chan struct{}, 1),
+		pending: translate.Input{Fleet: translate.NewFleet(func(func(translate.Profile) bool) {})},
+	}
+}
+
+// SetCatalog gives the loop a newer catalog.
+func (l *Loop) SetCatalog(c *watch.Catalog) {
+	l.set(func(in *translate.Input) { in.Catalog = c.After(in.Catalog) })
+}
+
+// SetMesh gives the loop a newer mesh file.
+func (l *Loop) SetMesh(m *policy.Mesh) { l.set(func(in *translate.Input) { in.Mesh = m }) }
+
+// SetFleet gives the loop the profiles of the proxies that are connected now.
+func (l *Loop) SetFleet(f *translate.Fleet) { l.set(func(in *translate.Input) { in.Fleet = f }) }
+
+// SetRoots gives the loop the trust bundle, in PEM.
+func (l *Loop) SetRoots(pem []byte) { l.set(func(in *translate.Input) { in.Roots = pem }) }
+
+func (l *Loop) set(change func(*translate.Input)) {
+	l.mu.Lock()
+	change(&l.pending)
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Status returns what the loop last did.
+func (l *Loop) Status() Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.status
+}
+
+// Run makes snapshots until ctx ends. It makes none before there are a mesh
+// and a first full catalog: an empty answer to an Envoy is a deletion.
+func (l *Loop) Run(ctx context.Context) error {
+	var last *translate.Snapshot
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.wake:
+		}
+		in, ready := l.take()
+		if !ready {
+			continue
+		}
+		start := time.Now()
+		next := translate.Translate(last, in)
+		took := time.Since(start)
+		l.publish(next)
+		l.report(last, next)
+		last = next
+
+		l.mu.Lock()
+		l.status.Mesh, l.status.Snapshot, l.status.Published = in.Mesh, next, time.Now()
+		l.status.Builds++
+		l.status.BuildTime += took
+		l.mu.Unlock()
+	}
+}
+
+// take returns the newest input. A catalog that was taken is no longer pending:
+// the next one counts its changes from there.
+func (l *Loop) take() (in translate.Input, ready bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pending.Catalog != nil {
+		l.catalog, l.pending.Catalog = l.pending.Catalog, nil
+	}
+	in = l.pending
+	in.Catalog = l.catalog
+	return in, in.Mesh != nil && in.Catalog != nil
+}
+
+// report logs what people should know of a snapshot, when it is news.
+func (l *Loop) report(last, next *translate.Snapshot) {
+	var notes []string
+	var held []translate.Held
+	if last != nil {
+		notes, held = last.Notes, last.Held
+	}
+	for _, note := range next.Notes {
+		if !slices.Contains(notes, note) {
+			l.log.Warn(note)
+		}
+	}
+	for _, h := range next.Held {
+		if !slices.ContainsFunc(held, func(o translate.Held) bool {
+			return o.Type == h.Type && o.Name == h.Name && o.Cause == h.Cause
+		}) {
+			source := ""
+			if len(h.Keys) > 0 {
+				source = next.Input.Mesh.Source(h.Keys[0]).String()
+			}
+			l.log.Error("a resource fails its check: the last good one stays", "type", h.Type.URL(), "name", h.Name, "cause", h.Cause, "source", source)
+		}
+	}
+}
