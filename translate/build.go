@@ -8,11 +8,13 @@ import (
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
+	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/watch"
 )
 
 // state is what one translation leaves for the next. It is immutable.
 type state struct {
+	mesh      *policy.Mesh
 	catalog   *watch.Catalog
 	globals   *globals
 	naming    *naming
@@ -180,6 +182,7 @@ func (b *build) changedNames() []string { return slices.Sorted(maps.Keys(b.chang
 
 func (b *build) finish(prev *Snapshot) *Snapshot {
 	next := &state{
+		mesh:      b.in.Mesh,
 		catalog:   b.in.Catalog,
 		globals:   b.c.globals,
 		naming:    b.naming,

@@ -25,14 +25,24 @@ func namingOf(m *policy.Mesh) *naming {
 	return n
 }
 
-// affected are the services of the mesh that a change of the catalog's name
+// affected adds the services of the mesh that a change of the catalog's name
 // may touch.
-func (n *naming) affected(catalogName string) []string {
-	claims := n.claims[catalogName]
-	if len(claims) == 1 && claims[0] == catalogName {
-		return claims
+func (n *naming) affected(catalogName string, names map[string]struct{}) {
+	names[catalogName] = struct{}{}
+	for _, name := range n.claims[catalogName] {
+		names[name] = struct{}{}
 	}
-	return append([]string{catalogName}, claims...)
+}
+
+// all adds the names whose meaning the file settles: those of its services,
+// and those of the catalog that they claim.
+func (n *naming) all(names map[string]struct{}) {
+	for name := range n.file {
+		names[name] = struct{}{}
+	}
+	for catalogName := range n.claims {
+		names[catalogName] = struct{}{}
+	}
 }
 
 // entry is the catalog's entry of a service of the mesh; known is false if the

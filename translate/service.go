@@ -81,29 +81,42 @@ func (b *build) translateServices() {
 func (b *build) candidates() map[string]struct{} {
 	names := make(map[string]struct{})
 	catalogNames, known := b.in.Catalog.ChangedSince(b.base.catalog)
-	if !b.meshChanged && known {
-		for catalogName := range catalogNames {
-			b.catalogNames = b.catalogNames || (b.base.catalog.Service(catalogName) == nil) != (b.in.Catalog.Service(catalogName) == nil)
-			for _, name := range b.naming.affected(catalogName) {
-				names[name] = struct{}{}
-			}
-		}
+	if !known || (b.meshChanged && !b.sameDefaults()) {
+		b.catalogNames = true
+		b.allNames(names)
 		return names
 	}
-	b.catalogNames = true
+	for catalogName := range catalogNames {
+		b.catalogNames = b.catalogNames || (b.base.catalog.Service(catalogName) == nil) != (b.in.Catalog.Service(catalogName) == nil)
+		b.naming.affected(catalogName, names)
+	}
+	if b.meshChanged {
+		for _, n := range []*naming{b.base.naming, b.naming} {
+			n.all(names)
+			n.affected(b.base.globals.tracing.Service, names)
+			n.affected(b.c.tracing.Service, names)
+		}
+	}
+	return names
+}
+
+// sameDefaults reports whether a service that the file does not name is made
+// as it was.
+func (b *build) sameDefaults() bool {
+	return b.sameTransport && sameSettings(b.base.mesh.Service(""), b.in.Mesh.Service(""))
+}
+
+func (b *build) allNames(names map[string]struct{}) {
 	it := b.base.services.Root().Iterator()
 	for name, _, ok := it.Next(); ok; name, _, ok = it.Next() {
 		names[string(name)] = struct{}{}
 	}
-	for name := range b.naming.file {
-		names[name] = struct{}{}
-	}
+	b.naming.all(names)
 	for _, c := range []*watch.Catalog{b.base.catalog, b.in.Catalog} {
 		for s := range c.Services() {
 			names[s.Name] = struct{}{}
 		}
 	}
-	return names
 }
 
 // service makes one service, with the parts of before that still hold. It is
