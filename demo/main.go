@@ -80,6 +80,7 @@ func demonstrate(ctx context.Context, o options) (err error) {
 	if o.once {
 		return failed
 	}
+	d.load.Stop()
 	d.invite(failed)
 	<-ctx.Done()
 	return nil

@@ -49,7 +49,10 @@ func (s *screen) part(name, text string, took time.Duration) {
 
 // step opens a step of the script.
 func (s *screen) step(n, of int, text string) {
-	fmt.Fprintf(s.out, "\n  %s  %s\n", s.style(faint, fmt.Sprintf("%d/%d", n, of)), s.style(bold, text))
+	if n > 1 {
+		fmt.Fprintln(s.out)
+	}
+	fmt.Fprintf(s.out, "  %s  %s\n", s.style(faint, fmt.Sprintf("%d/%d", n, of)), s.style(bold, text))
 }
 
 // saw says what was seen to happen.

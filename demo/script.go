@@ -132,18 +132,23 @@ func (d *demo) edit(ctx context.Context) error {
 	}
 	const limit = "circuit_breakers.thresholds.0.max_connections"
 	var after *run.Dump
-	err = run.Until(ctx, "the Envoy of nexus has the new limit", effectTime, func() error {
-		var err error
-		if after, err = d.nexus.Envoy.ConfigDump(); err != nil {
-			return err
-		}
-		c := after.Get("cluster", "lake_service")
-		if c == nil || fmt.Sprint(c.Field(limit)) != "4096" {
-			return fmt.Errorf("max_connections is %v", c.Field(limit))
-		}
-		return nil
-	})
-	if err != nil {
+	has := func(want string) error {
+		return run.Until(ctx, "the Envoy of nexus has the limit "+want, effectTime, func() error {
+			var err error
+			if after, err = d.nexus.Envoy.ConfigDump(); err != nil {
+				return err
+			}
+			c := after.Get("cluster", "lake_service")
+			if c == nil {
+				return errors.New("it has no cluster lake_service")
+			}
+			if got := fmt.Sprint(c.Field(limit)); got != want {
+				return fmt.Errorf("max_connections is %s", got)
+			}
+			return nil
+		})
+	}
+	if err := has("4096"); err != nil {
 		return err
 	}
 	d.screen.saw("circuit_breakers.custom.lake_service.max_connections: 2048 → 4096, in nexus's Envoy within %s", seconds(time.Since(at)))
@@ -155,7 +160,10 @@ func (d *demo) edit(ctx context.Context) error {
 		return errors.New("the control plane was restarted")
 	}
 	d.screen.saw("of %d resources one has a new version: the cluster lake_service", len(after.Versions()))
-	return undo()
+	if err := undo(); err != nil {
+		return err
+	}
+	return has("2048")
 }
 
 // badEdit writes a key that there is not.
@@ -242,14 +250,16 @@ func (d *demo) deny(ctx context.Context) error {
 		return err
 	}
 	d.screen.note("added to the file, for lake_service: action DENY, paths [\"/admin*\"]")
-	err = run.Until(ctx, "GET /admin is 403", effectTime, func() error {
-		resp, err = d.client.Get(ctx, "lake_service", "/admin")
-		if err == nil && resp.Status != 403 {
-			err = errors.New(resp.String())
-		}
-		return err
-	})
-	if err != nil {
+	answers := func(status int) error {
+		return run.Until(ctx, fmt.Sprintf("GET /admin is %d", status), effectTime, func() error {
+			resp, err = d.client.Get(ctx, "lake_service", "/admin")
+			if err == nil && resp.Status != status {
+				err = errors.New(resp.String())
+			}
+			return err
+		})
+	}
+	if err := answers(403); err != nil {
 		return err
 	}
 	d.screen.saw("GET /admin: 403, %q, within %s of the edit", strings.TrimSpace(resp.Body), seconds(time.Since(at)))
@@ -260,7 +270,10 @@ func (d *demo) deny(ctx context.Context) error {
 		return errors.New("the connection of the app was closed")
 	}
 	d.screen.saw("GET /: 200, over the same connection as before")
-	return undo()
+	if err := undo(); err != nil {
+		return err
+	}
+	return answers(200)
 }
 
 // rotate makes certificates live for seconds.
