@@ -161,7 +161,7 @@ func (c *Catalogs) start(t target, m *policy.Mesh) (source, error) {
 	}
 	cfg := consul.Config{
 		Address: t.consul.address, Scheme: t.consul.scheme, Datacenter: t.consul.datacenter,
-		TokenFile: t.consul.tokenFile, Consistency: t.consul.consistency, Initial: current,
+		TokenFile: t.consul.tokenFile, TLS: consul.TLS(t.consul.tls), Consistency: t.consul.consistency, Initial: current,
 	}
 	// The file names the address; a token alone may come from the environment.
 	if cfg.TokenFile == "" {

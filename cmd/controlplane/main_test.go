@@ -2,12 +2,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"datapunk.dev/controlplane/sds"
 )
 
 func TestMain(m *testing.M) {
@@ -33,7 +38,8 @@ func TestCommandLine(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exitcode": exitCodeIs,
-			"onelines": oneLine,
+			"oneline":  oneLine,
+			"datadir":  dataDir,
 		},
 	})
 }
@@ -43,15 +49,12 @@ func exitCodeIs(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: exitcode CODE COMMAND ARG…")
 	}
-	err := ts.Exec(args[1], args[2:]...)
 	code := 0
-	if err != nil {
-		var exit interface{ ExitCode() int }
-		e, ok := err.(interface{ ExitCode() int })
-		if !ok {
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
 			ts.Fatalf("%v: %v", args[1:], err)
 		}
-		exit = e
 		code = exit.ExitCode()
 	}
 	if want := args[0]; fmt.Sprint(code) != want {
@@ -59,16 +62,16 @@ func exitCodeIs(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// oneLine asserts that stderr of the last command is exactly one line.
+// oneLine asserts that the last command said one line on stderr.
 func oneLine(ts *testscript.TestScript, _ bool, _ []string) {
 	text := ts.ReadFile("stderr")
-	lines := 0
-	for i, c := range text {
-		if c == '\n' && i != len(text)-1 {
-			lines++
-		}
-	}
-	if lines != 0 || text == "" {
+	if strings.Count(text, "\n") != 1 || !strings.HasSuffix(text, "\n") {
 		ts.Fatalf("want one line on stderr, got:\n%s", text)
 	}
+}
+
+// dataDir makes the data directory of a mesh, as the first start does.
+func dataDir(ts *testscript.TestScript, _ bool, args []string) {
+	_, _, err := sds.Open(ts.MkAbs(args[0]), "datapunk")
+	ts.Check(err)
 }

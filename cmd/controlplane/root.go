@@ -14,8 +14,10 @@ func newRootCommand() *cobra.Command {
 		Long:          "controlplane watches a Consul catalog and the operators' mesh file, and serves a fleet of\nEnvoys over ADS, with SPIFFE certificates by SDS.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          subcommandOnly,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		// How many letters a mistyped command may differ by to be recognized.
+		SuggestionsMinimumDistance: 2,
+		Args:                       subcommandOnly,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddCommand(newServeCommand(), newValidateCommand(), newBootstrapCommand(), newTokenCommand(), newVersionCommand())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
