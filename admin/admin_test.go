@@ -1,0 +1,142 @@
+package admin
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/xds"
+)
+
+type fake struct {
+	readiness Readiness
+	proxies   []xds.ProxyStatus
+	scrape    Scrape
+}
+
+func (f *fake) handler() http.Handler {
+	return Handler(slog.New(slog.DiscardHandler), Sources{
+		Readiness: func() Readiness { return f.readiness },
+		Proxies:   func() []xds.ProxyStatus { return f.proxies },
+		Scrape:    func() Scrape { return f.scrape },
+		Metrics:   prometheus.NewRegistry(),
+	})
+}
+
+func get(h http.Handler, path string) (int, string) {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	return w.Code, strings.TrimSpace(w.Body.String())
+}
+
+func TestReadinessSaysWhatItWaitsFor(t *testing.T) {
+	f := &fake{readiness: Readiness{Waiting: []string{"service lake: connection refused"}}}
+	h := f.handler()
+	code, body := get(h, "/readyz")
+	if code != 503 || body != `{"ready":false,"waiting":["service lake: connection refused"]}` {
+		t.Errorf("%d %s", code, body)
+	}
+	if code, _ := get(h, "/healthz"); code != 200 {
+		t.Errorf("alive is not ready: %d", code)
+	}
+	f.readiness = Readiness{Ready: true, Holding: []string{"the last good mesh file"}}
+	if code, body := get(h, "/readyz"); code != 200 || !strings.Contains(body, "holding") {
+		t.Errorf("%d %s", code, body)
+	}
+}
+
+func TestTargetsAreAnErrorUntilTheFleetIsKnown(t *testing.T) {
+	f := &fake{scrape: Scrape{Enabled: true, Path: "/metrics", Interval: 15 * time.Second}}
+	h := f.handler()
+	if code, _ := get(h, "/sd/prometheus"); code != 503 {
+		t.Errorf("got %d: Prometheus would forget the fleet", code)
+	}
+	f.readiness.Ready = true
+	if code, body := get(h, "/sd/prometheus"); code != 200 || body != "[]" {
+		t.Errorf("%d %s", code, body)
+	}
+}
+
+func TestTargetsSayHowToScrapeEachProxy(t *testing.T) {
+	f := &fake{
+		readiness: Readiness{Ready: true},
+		scrape:    Scrape{Enabled: true, Path: "/m", Interval: 5 * time.Second},
+		proxies: []xds.ProxyStatus{
+			{Node: "b", Service: "web", Peer: "10.0.0.2:4711", Profile: translate.Profile{MetricsPort: 9102, Zone: "z1"}},
+			{Node: "a", Service: "web", Peer: "10.0.0.9:4711", Profile: translate.Profile{MetricsPort: 9102, Address: "10.0.0.1"}},
+			{Node: "c", Service: "own", Peer: "10.0.0.3:4711"}, // no metrics listener
+		},
+	}
+	_, body := get(f.handler(), "/sd/prometheus")
+	var got []targetGroup
+	if err := json.Unmarshal([]byte(body), &got); err != nil {
+		t.Fatal(err)
+	}
+	how := func(node string, more map[string]string) map[string]string {
+		labels := map[string]string{
+			"__metrics_path__": "/m", "__scrape_interval__": "5s", "__scrape_timeout__": "5s", "service": "web", "node": node,
+		}
+		for k, v := range more {
+			labels[k] = v
+		}
+		return labels
+	}
+	want := []targetGroup{
+		{Targets: []string{"10.0.0.1:9102"}, Labels: how("a", nil)},
+		{Targets: []string{"10.0.0.2:9102"}, Labels: how("b", map[string]string{"zone": "z1"})},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	f.scrape.Enabled = false
+	if _, body := get(f.handler(), "/sd/prometheus"); body != "[]" {
+		t.Errorf("metrics are off: %s", body)
+	}
+}
+
+func TestAProxyThatIsGoneStaysATargetForTenMinutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fake{
+			readiness: Readiness{Ready: true},
+			scrape:    Scrape{Enabled: true, Path: "/metrics", Interval: time.Minute},
+			proxies:   []xds.ProxyStatus{{Node: "a", Peer: "10.0.0.1:1", Profile: translate.Profile{MetricsPort: 9102}}},
+		}
+		h := f.handler()
+		get(h, "/sd/prometheus")
+		f.proxies = nil
+		time.Sleep(9 * time.Minute)
+		if _, body := get(h, "/sd/prometheus"); !strings.Contains(body, "10.0.0.1:9102") {
+			t.Errorf("a proxy that died would vanish instead of being down: %s", body)
+		}
+		time.Sleep(2 * time.Minute)
+		if _, body := get(h, "/sd/prometheus"); body != "[]" {
+			t.Errorf("still there: %s", body)
+		}
+	})
+}
+
+func TestNothingIsChangedThroughTheAdminAddress(t *testing.T) {
+	h := (&fake{}).handler()
+	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/sd/prometheus", "/api/v1/proxies"} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, path, nil))
+		if w.Code != http.StatusMethodNotAllowed {
+			t.Errorf("POST %s: %d", path, w.Code)
+		}
+	}
+}
+
+func TestNoProxyIsAnEmptyList(t *testing.T) {
+	if _, body := get((&fake{}).handler(), "/api/v1/proxies"); body != `{"proxies":[]}` {
+		t.Error(body)
+	}
+}
