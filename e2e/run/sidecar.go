@@ -93,8 +93,10 @@ func (s *Sidecar) stopApp() {
 	}
 }
 
-// Add starts an app and its sidecar and registers them. It does not wait until
-// the sidecar is ready: see [Mesh.WaitReady].
+// Add starts an app and its sidecar, and registers them when the sidecar is
+// LIVE: with active checks, an instance that fails its first one is out for as
+// many intervals as healthy_threshold says. It does not wait until the others
+// know of it: see [Mesh.WaitReady].
 func (m *Mesh) Add(ctx context.Context, spec Spec) (*Sidecar, error) {
 	s, err := m.Prepare(ctx, spec)
 	if err != nil {
@@ -105,6 +107,9 @@ func (m *Mesh) Add(ctx context.Context, spec Spec) (*Sidecar, error) {
 	}
 	if spec.Unregistered {
 		return s, nil
+	}
+	if err := s.Envoy.WaitReady(ctx, readyTime); err != nil {
+		return nil, err
 	}
 	return s, m.Register(s)
 }
@@ -117,7 +122,8 @@ func (m *Mesh) Register(s *Sidecar) error {
 	return m.Registry.Register(s.Instance())
 }
 
-// sees returns nil if the Envoy of s would send to every instance.
+// sees returns nil if the Envoy of s sends to every instance: the catalog says
+// that it is healthy and, if there are active checks, so do they.
 func (s *Sidecar) sees(instances []*Sidecar) error {
 	clusters, err := s.Envoy.Clusters()
 	if err != nil {
@@ -132,9 +138,9 @@ func (s *Sidecar) sees(instances []*Sidecar) error {
 			return fmt.Errorf("%s has no cluster %s (Spec.Scoped, if it declares upstreams)", s.ID, i.Service)
 		}
 		if !slices.ContainsFunc(c.Hosts, func(h Host) bool {
-			return h.Address.Socket.Port == i.MeshPort && h.Health.EDS == "HEALTHY"
+			return h.Address.Socket.Port == i.MeshPort && h.Health.EDS == "HEALTHY" && !h.Health.FailedActiveCheck
 		}) {
-			return fmt.Errorf("%s does not see %s in its cluster %s", s.ID, i.ID, i.Service)
+			return fmt.Errorf("%s does not see %s healthy in its cluster %s", s.ID, i.ID, i.Service)
 		}
 	}
 	return nil
