@@ -51,7 +51,7 @@ func endpoints(g *globals, name string, s *watch.Service) (*Resource, []string, 
 	return r, notes, err
 }
 
-// targetsOf picks the instances that can be dialled, by zone and address.
+// targetsOf picks the instances that can be dialed, by zone and address.
 func targetsOf(g *globals, s *watch.Service) (targets []target, notes []string) {
 	if s == nil {
 		return nil, nil

@@ -52,7 +52,7 @@ type tcpUpstream struct {
 func outboundTCPListener(c *compiler, s *policy.Service, u tcpUpstream) (*Resource, error) {
 	var d draft
 	name := listenerOutboundTCP + u.service
-	proxy := tcpProxy(name, u.service, s)
+	proxy := tcpProxy(&d, c, name, u.service, s)
 	proxy.MaxConnectAttempts = u32(connectAttempts)
 	l := &listenerv3.Listener{
 		Name:                          name,
@@ -119,7 +119,7 @@ func inboundListener(c *compiler, s *policy.Service, address string, port uint16
 // without a certificate has a chain only if nobody has to be refused.
 func inboundTCPChains(d *draft, c *compiler, s *policy.Service, plaintext bool) (secure, plain *listenerv3.FilterChain) {
 	chain := func(name string) (*listenerv3.FilterChain, *tcpproxyv3.TcpProxy) {
-		proxy := tcpProxy(listenerInbound, clusterLocalApp, s)
+		proxy := tcpProxy(d, c, listenerInbound, clusterLocalApp, s)
 		proxy.MaxDownstreamConnectionDuration = duration(connectionAge)
 		return &listenerv3.FilterChain{Name: name}, proxy
 	}
@@ -139,9 +139,10 @@ func inboundTCPChains(d *draft, c *compiler, s *policy.Service, plaintext bool) 
 	return secure, plain
 }
 
-func tcpProxy(statPrefix, cluster string, s *policy.Service) *tcpproxyv3.TcpProxy {
+func tcpProxy(d *draft, c *compiler, statPrefix, cluster string, s *policy.Service) *tcpproxyv3.TcpProxy {
 	return &tcpproxyv3.TcpProxy{
 		StatPrefix:       statPrefix,
+		AccessLog:        accessLog(d, c),
 		ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: cluster},
 		IdleTimeout:      duration(s.Timeout.Idle),
 	}

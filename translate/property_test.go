@@ -59,7 +59,9 @@ func (w *world) file() string {
 	if w.tracing {
 		f.WriteString("  telemetry: {tracing: {enabled: true, provider: otlp, sampling_rate: 0.5}}\n")
 	}
-	if w.mtls != "" {
+	if w.mtls == "" {
+		f.WriteString("  security: {mtls: {enabled: false}, authorization: {enabled: false}}\n")
+	} else {
 		fmt.Fprintf(&f, "  security:\n    mtls: {enabled: true, mode: %s, trust_domain: td}\n", w.mtls)
 		if w.authorized {
 			f.WriteString("    authorization:\n      enabled: true\n")

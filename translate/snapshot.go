@@ -165,6 +165,16 @@ type Snapshot struct {
 	given map[Profile]*View // the views of NewSnapshot
 }
 
+// NewSnapshot returns a snapshot of the given views, all of them changed, that
+// was made from no input. Translate does not continue it.
+func NewSnapshot(views ...*View) *Snapshot {
+	s := &Snapshot{Changed: views, given: make(map[Profile]*View, len(views))}
+	for _, v := range views {
+		s.given[v.Profile] = v
+	}
+	return s
+}
+
 // View returns the view of a profile, or nil. It is put together anew on each
 // call; compare the sets in it, not the pointer to it.
 func (s *Snapshot) View(p Profile) *View {

@@ -91,7 +91,7 @@ type collector struct {
 }
 
 // collects reports whether the catalog's service is the collector, which is
-// dialled in plaintext and needs no sidecar.
+// dialed in plaintext and needs no sidecar.
 func (g *globals) collects(s *watch.Service) bool {
 	return s != nil && g.tracing.Enabled && g.tracing.Service == s.Name
 }
@@ -180,8 +180,8 @@ func collectorOf(c *compiler, s *watch.Service) (*collector, error) {
 	return made, nil
 }
 
-// collectorEndpoints dials the collector in plaintext, at the port that its
-// meta names.
+// collectorEndpoints dials the collector in plaintext; at the port that its
+// meta names, if it takes OTLP.
 func collectorEndpoints(s *watch.Service, port uint16) (*Resource, error) {
 	var group []*endpointv3.LbEndpoint
 	for _, i := range s.Instances {
@@ -189,7 +189,7 @@ func collectorEndpoints(s *watch.Service, port uint16) (*Resource, error) {
 			continue
 		}
 		at := port
-		if p, err := strconv.ParseUint(i.Meta["otlp_port"], 10, 16); err == nil && p > 0 {
+		if p, err := strconv.ParseUint(i.Meta["otlp_port"], 10, 16); err == nil && p > 0 && port == otlpPort {
 			at = uint16(p)
 		}
 		group = append(group, &endpointv3.LbEndpoint{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{

@@ -61,7 +61,8 @@ func (b *build) lastWorkload(key workloadKey) (last *workload) {
 func (b *build) makeWorkload(key workloadKey, settings *policy.Service, applied rules, s *scope) *workload {
 	before := b.lastWorkload(key)
 	sameRules := before != nil && before.settings == settings && before.globals == b.c.globals && before.rules.equal(applied)
-	if sameRules && before.outbound == s.outbound && before.roots == b.roots && !(b.membership && applied.enumerates()) {
+	sameCallers := !b.membership || !applied.enumerates()
+	if sameRules && sameCallers && before.outbound == s.outbound && before.roots == b.roots {
 		return before
 	}
 	w := &workload{key: key, settings: settings, globals: b.c.globals, rules: applied, outbound: s.outbound, roots: b.roots}
