@@ -195,9 +195,9 @@ type CircuitBreakers struct {
 
 // OutlierDetection ejects instances that answer badly.
 type OutlierDetection struct {
-	Consecutive5xx, ConsecutiveGatewayFailure    uint32
-	Interval, BaseEjectionTime, MaxEjectionTime  time.Duration
-	MaxEjectionPercent                           uint32
+	Consecutive5xx, ConsecutiveGatewayFailure   uint32
+	Interval, BaseEjectionTime, MaxEjectionTime time.Duration
+	MaxEjectionPercent                          uint32
 }
 
 // HealthChecks are active checks by each proxy.

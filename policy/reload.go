@@ -49,8 +49,8 @@ type Watcher struct {
 	opts  Options
 	WatcherOptions
 
-	seen    string // what was last tried: the revision of the files, or why they cannot be read
-	failed  bool   // seen does not load
+	seen    string          // what was last tried: the revision of the files, or why they cannot be read
+	failed  bool            // seen does not load
 	watched map[string]bool // directories
 	names   map[string]bool // what in them leads to the files
 }

@@ -7,7 +7,9 @@ import (
 
 // nearest returns the word that somebody who wrote got may have meant, or "".
 func nearest(got string, words []string) string {
-	plain := func(s string) string { return strings.NewReplacer("-", "", "_", "", " ", "").Replace(strings.ToLower(s)) }
+	plain := func(s string) string {
+		return strings.NewReplacer("-", "", "_", "", " ", "").Replace(strings.ToLower(s))
+	}
 	best, most := "", max(1, len(got)/3)
 	for _, w := range words {
 		d := 0

@@ -132,15 +132,15 @@ func (g *grower) grow(y *yaml.Node) *node {
 	if g.full {
 		return n
 	}
-	if g.growing[y] {
-		g.fail(y, "an alias stands within its own anchor")
-		return n
-	}
 	g.growing[y] = true
 	g.depth++
 	defer func() { delete(g.growing, y); g.depth-- }()
 	switch y.Kind {
 	case yaml.AliasNode:
+		if g.growing[y.Alias] {
+			g.fail(y, "the alias *"+y.Value+" stands within its own anchor")
+			return n
+		}
 		return g.grow(y.Alias)
 	case yaml.ScalarNode:
 		n.text, n.tag = y.Value, y.ShortTag()
