@@ -38,9 +38,11 @@ func (s *Server) authenticate(ctx context.Context) (*Credential, error) {
 }
 
 // admit checks the node of a request against the credential and against the
-// node that the stream began with. "Only the first request on a stream is
-// guaranteed to carry the node identifier", so every later one that does is
-// checked and otherwise ignored.
+// node that the stream began with.
+//
+// "Only the first request on a stream is guaranteed to carry the node
+// identifier. [...] The node identifier should always be identical if present
+// more than once on the stream."
 func (s *stream) admit(n *node) error {
 	if c := s.credential; c != nil && (n.id != c.Node || n.cluster != c.Service) {
 		return status.Errorf(codes.PermissionDenied,

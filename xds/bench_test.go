@@ -151,7 +151,7 @@ func BenchmarkFanOut(b *testing.B) {
 					b.Fatal(err)
 				}
 				clients.Go(func() {
-					defer conn.Close()
+					defer func() { _ = conn.Close() }()
 					acknowledge(ctx, conn, strconv.Itoa(i), names, &pending)
 				})
 			}

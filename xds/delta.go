@@ -8,26 +8,25 @@ import (
 
 // handleDelta takes in a DeltaDiscoveryRequest.
 //
-// "DeltaDiscoveryRequest plays two independent roles: informing the server of
-// what resources the client has gained or lost interest in, and (N)ACKing an
-// earlier resource update." A request may do both, and a stale nonce makes a
-// subscription no less valid.
+// "ACK or NACK is determined by the absence or presence of error_detail. [...]
+// The server must honor changes to the subscription state even if the nonce is
+// stale. The nonce may be used to correlate an ack/nack with a server response,
+// but should *not* be used to reject stale requests."
 func (f *feed) handleDelta(r *request) {
 	s := f.stream
-	if done := f.answered(r.nonce); done != nil {
-		if r.nack {
-			f.rejected(done, r.failure)
-		} else {
-			f.acknowledged(done)
-		}
+	switch sent := f.unanswered(r.nonce); {
+	case sent == nil:
+	case r.nack:
+		f.rejected(f.answered(sent), r.failure)
+	default:
+		f.acknowledged(f.answered(sent))
 	}
-
 	first := !f.sub.active
 	if first {
 		f.sub = subscription{active: true, names: noNames}
 	}
 	if f.typ == translate.Secret {
-		r.names = s.secrets.authorised(r.names)
+		r.names = s.secrets.authorized(r.names)
 	}
 	asked := r.names
 	if slices.Contains(asked, wildcard) {
@@ -35,10 +34,7 @@ func (f *feed) handleDelta(r *request) {
 		asked = without(asked, wildcard)
 		f.subscribeAll()
 	}
-	// "If the initial request on the stream for a given resource type contains
-	// no resource names, the server should treat that as a subscription to
-	// everything."
-	if first && len(r.names) == 0 && hasLegacyWildcard(f.typ, s.slot.profile.Kind) {
+	if !f.sub.named && len(r.names)+len(r.unsubscribe) == 0 && hasLegacyWildcard(f.typ, s.slot.profile.Kind) {
 		f.subscribeAll()
 	}
 	f.subscribe(asked)
@@ -52,9 +48,9 @@ func (f *feed) handleDelta(r *request) {
 
 // reconnected takes in what the client kept from an earlier stream.
 //
-// "initial_resource_versions: the client reports the versions of the resources
-// that it has, so that the server need not send them again. The server must
-// tell it of those that are gone."
+// "On reconnect the Incremental xDS client may tell the server of its known
+// resources to avoid resending them over the network by sending them in
+// initial_resource_versions."
 func (f *feed) reconnected(versions map[string]string) {
 	s := f.stream
 	f.reported = len(versions)
@@ -84,12 +80,18 @@ func (f *feed) reconnected(versions map[string]string) {
 	}
 }
 
-// unsubscribe removes names. "The server need not answer, but when the client
-// still has a wildcard subscription it must say again whether a name that is no
-// longer subscribed to by itself is part of that."
+// unsubscribe removes names.
+//
+// "A server does not need to send any response if a request does nothing except
+// unsubscribe from a resource [...]. However, there is one exception to the
+// above: When a client has a wildcard subscription ("*") *and* a subscription
+// to another specific resource name, [...] the server must send a response that
+// includes the specific resource in either the removed_resources field (if it
+// is not included in the wildcard) or in the resources field (if it *is*
+// included in the wildcard)."
 func (f *feed) unsubscribe(names []string) {
 	if slices.Contains(names, wildcard) {
-		f.sub.wildcard = false
+		f.sub.wildcard, f.sub.named = false, true
 	}
 	var known []string
 	for _, name := range names {

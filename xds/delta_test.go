@@ -143,6 +143,35 @@ func TestDelta(t *testing.T) {
 		c.subscribe(cds, "*")
 		c.expect("cluster b@1")
 	})
+	protocolTest("the incremental example of the protocol's text", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.subscribe(cds) // "Server interprets this as a subscription to "*"."
+		c.expect("cluster a@1 b@1")
+		// "continuing the existing subscription to "*" and adding a new subscription to "A""
+		c.subscribe(cds, "a")
+		c.expect("cluster a@1")
+		w.put(cluster("b", "2")).publish()
+		c.expect("cluster b@2")
+		// "unsubscribing to "*" and continuing the existing subscription to "A""
+		c.unsubscribe(cds, "*")
+		w.put(cluster("a", "3"), cluster("b", "3")).publish()
+		c.expect("cluster a@3")
+		// "the client has now unsubscribed to all resources [...] it is not
+		// interpreted as a wildcard subscription"
+		c.unsubscribe(cds, "a")
+		c.request(cds)
+		w.put(cluster("a", "4")).publish()
+		c.silence("nothing is subscribed to")
+	})
+	protocolTest("a phantom unsubscription is ignored", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.subscribe(eds, "a")
+		c.expect("endpoint a@1")
+		c.unsubscribe(eds, "never", "*")
+		c.silence("the server must cleanly process such a request")
+		w.put(endpoint("a", "2")).publish()
+		c.expect("endpoint a@2")
+	})
 	protocolTest("initial_resource_versions: what the client has is not sent, what is gone is removed", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.reconnect(cds, nil, "a", "1", "b", "0", "gone", "1")

@@ -203,7 +203,7 @@ static_resources:
 // serve starts a server with the world on the address of the last one.
 func (e *envoy) serve(t *testing.T) {
 	t.Helper()
-	e.world.server = testServer()
+	e.server = testServer()
 	e.publish()
 	e.resources.Store(0)
 	e.grpc = grpc.NewServer(append(ServerOptions(), grpc.StreamInterceptor(e.count))...)
@@ -278,7 +278,7 @@ func (e *envoy) get(path string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	_, err = io.Copy(io.Discard, response.Body)
 	return response.StatusCode, err
 }
@@ -338,7 +338,7 @@ func freePort(t *testing.T) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	return l.Addr().(*net.TCPAddr).Port
 }
 

@@ -19,11 +19,12 @@ type feed struct {
 	stream *stream
 	typ    translate.Type
 
-	sub    subscription
-	answer bool           // the client asked for something: it need not wait for its own answers
-	owed   bool           // a response is owed, be it empty
-	base   *translate.Set // nil: nothing was sent yet
-	diffs  map[string]*diff
+	sub      subscription
+	accepted bool           // the client has acknowledged something on this stream
+	answer   bool           // the client asked for something: it need not wait for its own answers
+	owed     bool           // a response is owed, be it empty
+	base     *translate.Set // nil: nothing was sent yet
+	diffs    map[string]*diff
 
 	inflight []*response // sent and neither acknowledged nor rejected, oldest first
 	nonce    string      // of the newest response
@@ -42,6 +43,7 @@ type diff struct {
 	version string              // what it says it has (initial_resource_versions)
 	tell    bool                // it must be told: it asked, or it rejected a response with the name
 	held    *hold               // the content that it rejected
+	suspect bool                // it was in a rejected response: to be sent alone
 	since   time.Time           // when it first had to wait for a cluster
 }
 
@@ -92,6 +94,7 @@ func (f *feed) push(v *view, now time.Time) {
 	if len(changes) > 0 || f.owed && !waiting {
 		f.send(v, changes, now)
 	}
+	f.pushTrials(v, now)
 }
 
 // mayPush reports whether a change of the view may be sent now. While a
@@ -120,8 +123,14 @@ func (f *feed) mayPush(v *view, now time.Time) bool {
 func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
 	first := f.base == nil
 	f.advance(v)
-	if first && f.claims != "" && f.claims == v.digests[f.typ].String() && f.sub.wildcard && f.fullState() {
-		f.version, f.owed = f.claims, false // it has all of it from another stream
+	if first && f.claims != "" && f.claims == v.digests[f.typ].String() && f.fullState() &&
+		f.sub.wildcard && len(f.sub.names.names) == 0 {
+		// "Servers may decide to optimize by not resending resources that the
+		// client had already seen on the previous stream [...]. It is generally
+		// safe for servers to do this optimization for LDS and CDS when the only
+		// subscription is a wildcard subscription".
+		f.version, f.owed = f.claims, false
+		f.stream.status.sent(f.typ, f.claims)
 		f.stream.status.acknowledged(f.typ, f.claims)
 		return nil, false
 	}
@@ -129,10 +138,16 @@ func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
 		c, verdict := f.consider(v, name, d, now)
 		switch verdict {
 		case send:
+			if d.suspect {
+				f.trials = append(f.trials, []string{name})
+				return
+			}
 			changes = append(changes, c)
 			delete(f.diffs, name)
 		case wait:
 			waiting = true
+			f.note(name, d)
+		case keep:
 			f.note(name, d)
 		case nothing:
 			delete(f.diffs, name)
@@ -238,7 +253,8 @@ type verdict uint8
 const (
 	nothing verdict = iota // the client has what it should have
 	send
-	wait // for something else to be acknowledged, or to change
+	wait // for something else to be acknowledged, or to be there
+	keep // what it has: it rejected the new content
 )
 
 // consider decides what becomes of one name.
@@ -256,7 +272,7 @@ func (f *feed) consider(v *view, name string, d *diff, now time.Time) (change, v
 	}
 	if d.held != nil {
 		if d.held.stands(f.stream, v, target) {
-			return c, wait
+			return c, keep
 		}
 		d.held = nil
 	}
@@ -338,28 +354,62 @@ func split(changes []change) (resources []*translate.Resource, removed []string)
 	return resources, removed
 }
 
-// answered takes the response with the nonce, and those before it, out of
-// flight. A later response may replace an earlier one before the client has
-// answered that: Envoy acknowledges clusters only when all are warm.
-func (f *feed) answered(nonce string) *response {
-	i := slices.IndexFunc(f.inflight, func(r *response) bool { return r.nonce == nonce })
-	if nonce == "" || i < 0 {
-		return nil
+// unanswered returns the response with the nonce that is in flight, or nil.
+func (f *feed) unanswered(nonce string) *response {
+	for _, r := range f.inflight {
+		if r.nonce == nonce {
+			return r
+		}
 	}
-	r := f.inflight[i]
+	return nil
+}
+
+// answered takes a response, and those before it, out of flight. A later
+// response may replace an earlier one before the client has answered that:
+// Envoy acknowledges clusters only when all are warm.
+func (f *feed) answered(r *response) *response {
+	i := slices.Index(f.inflight, r)
+	if f.fullState() {
+		// The later full state holds what the earlier ones changed, and is
+		// accepted or rejected with that.
+		for _, earlier := range slices.Backward(f.inflight[:i]) {
+			r.absorb(earlier)
+		}
+	}
 	f.inflight = slices.Delete(f.inflight, 0, i+1)
 	return r
 }
 
+// absorb adds the changes of an earlier response.
+func (r *response) absorb(earlier *response) {
+	at := make(map[string]int, len(r.changes))
+	for i, c := range r.changes {
+		at[c.name] = i
+	}
+	for _, c := range earlier.changes {
+		if i, ok := at[c.name]; ok {
+			r.changes[i].before = c.before
+		} else {
+			r.changes = append(r.changes, c)
+		}
+	}
+}
+
 // acknowledged notes an ACK.
 func (f *feed) acknowledged(r *response) {
+	f.accepted = true
 	f.stream.server.metrics.acked(f.typ, time.Since(r.at))
 	f.stream.status.acknowledged(f.typ, r.version)
 }
 
-// subscribe adds names. "If the client subscribes to a resource that it is
-// subscribed to already, the server must send it again", and for one that does
-// not exist say so: every name is told.
+// subscribe adds names, and has each of them told.
+//
+// "A resource_names_subscribe field may contain resource names that the server
+// believes the client is already subscribed to, and furthermore has the most
+// recent versions of. However, the server *must* still provide those resources
+// in the response". "When a resource subscribed to by a client does not exist,
+// the server will send a DeltaDiscoveryResponse message that contains that
+// resource's name in the removed_resources field."
 func (f *feed) subscribe(names []string) {
 	if len(names) == 0 {
 		return
@@ -378,8 +428,8 @@ func (f *feed) subscribe(names []string) {
 	f.sub.names = f.stream.server.names.with(f.sub.names, names)
 }
 
-// subscribeAll turns the wildcard on. "The server must send everything that it
-// has, and must answer even if that is nothing."
+// subscribeAll turns the wildcard on. It is answered even if there is nothing:
+// Envoy does not finish to start before.
 func (f *feed) subscribeAll() {
 	if f.sub.wildcard {
 		return

@@ -39,13 +39,15 @@ func res(t translate.Type, name, version string, refs ...translate.Ref) *transla
 	case translate.Cluster:
 		m = &clusterpb.Cluster{Name: name, AltStatName: version}
 	case translate.Endpoint:
-		m = &endpointpb.ClusterLoadAssignment{ClusterName: name}
+		m = &endpointpb.ClusterLoadAssignment{
+			ClusterName: name, NamedEndpoints: map[string]*endpointpb.Endpoint{version: {}},
+		}
 	case translate.Secret:
 		m = &tlspb.Secret{Name: name}
 	case translate.Listener:
 		m = &listenerpb.Listener{Name: name, StatPrefix: version}
 	case translate.Route:
-		m = &routepb.RouteConfiguration{Name: name}
+		m = &routepb.RouteConfiguration{Name: name, InternalOnlyHeaders: []string{version}}
 	}
 	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
@@ -54,9 +56,7 @@ func res(t translate.Type, name, version string, refs ...translate.Ref) *transla
 	return &translate.Resource{Type: t, Name: name, Version: version, Body: body, Keys: []string{"key." + name}, Refs: refs}
 }
 
-func cluster(name, version string, refs ...translate.Ref) *translate.Resource {
-	return res(translate.Cluster, name, version, refs...)
-}
+func cluster(name, version string) *translate.Resource { return res(translate.Cluster, name, version) }
 
 func endpoint(name, version string) *translate.Resource {
 	return res(translate.Endpoint, name, version)
@@ -420,6 +420,38 @@ func (c sotwClient) peek(want string) *discovery.DiscoveryResponse {
 		c.t.Fatalf("got %q, want %q", got, want)
 	}
 	return m
+}
+
+// identify returns the name and version of a resource that res made: SotW
+// resources have no version of their own.
+func (w *world) identify(t *testing.T, typ translate.Type, body []byte) (name, version string) {
+	t.Helper()
+	var err error
+	switch typ {
+	case translate.Cluster:
+		m := &clusterpb.Cluster{}
+		err = proto.Unmarshal(body, m)
+		name, version = m.Name, m.AltStatName
+	case translate.Endpoint:
+		m := &endpointpb.ClusterLoadAssignment{}
+		err = proto.Unmarshal(body, m)
+		name = m.ClusterName
+		for v := range m.NamedEndpoints {
+			version = v
+		}
+	case translate.Listener:
+		m := &listenerpb.Listener{}
+		err = proto.Unmarshal(body, m)
+		name, version = m.Name, m.StatPrefix
+	case translate.Route:
+		m := &routepb.RouteConfiguration{}
+		err = proto.Unmarshal(body, m)
+		name, version = m.Name, m.InternalOnlyHeaders[0]
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name, version
 }
 
 // sotwSummary is "cluster a b": SotW resources have no versions of their own.

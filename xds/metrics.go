@@ -19,7 +19,7 @@ type metrics struct {
 	nacks        *prometheus.CounterVec
 	latency      *prometheus.HistogramVec
 	superseded   prometheus.Counter
-	unauthorised prometheus.Counter
+	unauthorized prometheus.Counter
 	slow         prometheus.Counter
 	panics       prometheus.Counter
 
@@ -54,7 +54,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 15},
 		}, []string{"type"}),
 		superseded:   counter("superseded_streams_total", "Streams ended because a newer one came from the same node.id."),
-		unauthorised: counter("unauthorized_secrets_total", "Requests for a secret that the proxy may not have."),
+		unauthorized: counter("unauthorized_secrets_total", "Requests for a secret that the proxy may not have."),
 		slow:         counter("slow_clients_total", "Streams reset because the client did not read."),
 		panics:       counter("panics_total", "Streams ended by a panic in the control plane."),
 	}
@@ -68,7 +68,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	if reg != nil {
 		reg.MustRegister(m.streams, m.refused, m.pushes, m.bytes, m.acks, m.nacks, m.latency,
-			m.superseded, m.unauthorised, m.slow, m.panics)
+			m.superseded, m.unauthorized, m.slow, m.panics)
 	}
 	return m
 }

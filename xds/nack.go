@@ -13,12 +13,17 @@ import (
 
 // What happens after a NACK.
 //
-// "In the case of a NACK, the client applies nothing of the response" is what
-// the protocol hopes for: Envoy may have applied any part of it, and often does
-// not say which resource it refused. So every name of the response counts as
-// unknown from here on, and the resources are tried again in smaller responses
-// until those that are refused alone are found. Each refusal makes the groups
-// smaller, so it ends. What is refused alone is held.
+// "NACK signifies unsuccessful configuration and is indicated by the presence
+// of the error_detail field." It does not signify that nothing was applied:
+// Envoy may have applied any part of the response, and often does not say which
+// resource it refused. So every name of the response counts as unknown from
+// here on, and the resources are tried again in smaller responses until those
+// that are refused alone are found. Each refusal makes the groups smaller, so
+// it ends. What is refused alone is held.
+//
+// "If the management server provides the same set of resources rather than
+// waiting for a change to occur, it will cause needless work on both the client
+// and the management server, which could have a severe performance impact."
 
 // hold is content that a client rejected. It is not sent again until it, or
 // something that it depends on, changes: a listener that was refused for a bad
@@ -93,13 +98,22 @@ func walkRefs(v *view, r *translate.Resource, f func(translate.Ref, *translate.R
 func (f *feed) rejected(r *response, message string) {
 	s := f.stream
 	f.report(r, message)
+	if f.fullState() {
+		// If nothing else is accepted, the client must still be told what of
+		// an earlier stream it is not to keep.
+		f.owed = !f.accepted && len(r.changes) > 0
+		// Those on their way hold the same, and may be rejected for it.
+		for _, later := range f.inflight {
+			later.absorb(r)
+		}
+	}
 	names := make([]string, 0, len(r.changes))
 	for _, c := range r.changes {
 		d := f.differs(c.name)
 		if d == nil {
 			continue // unsubscribed meanwhile
 		}
-		d.has, d.tell = c.before, true
+		d.has, d.tell, d.suspect = c.before, true, true
 		names = append(names, c.name)
 		if len(r.changes) == 1 {
 			d.held = &hold{}
@@ -134,6 +148,9 @@ func (f *feed) halves(names []string) [][]string {
 // pushTrials sends groups of names that were in a rejected response, each in a
 // response of its own.
 func (f *feed) pushTrials(v *view, now time.Time) {
+	if len(f.trials) == 0 {
+		return
+	}
 	f.advance(v)
 	for len(f.trials) > 0 && f.mayTry(now) {
 		var changes []change
@@ -146,7 +163,7 @@ func (f *feed) pushTrials(v *view, now time.Time) {
 			if verdict == send {
 				changes = append(changes, c)
 			}
-			if verdict != wait {
+			if verdict == send || verdict == nothing {
 				delete(f.diffs, name)
 			}
 		}
@@ -186,7 +203,7 @@ func (f *feed) report(r *response, message string) {
 		Type:    typeName(f.typ),
 		Nonce:   r.nonce,
 		Version: r.version,
-		Message: normalise(message),
+		Message: normalize(message),
 	}
 	for _, c := range r.changes {
 		n.Resources = append(n.Resources, c.name)
@@ -242,9 +259,9 @@ func mentions(text, name string) bool {
 	}
 }
 
-// normalise takes out what Envoy puts into a message at random, so that equal
+// normalize takes out what Envoy puts into a message at random, so that equal
 // causes have equal texts: a word "goo.gle/debug…" in front, and blanks.
-func normalise(message string) string {
+func normalize(message string) string {
 	words := strings.Fields(message)
 	words = slices.DeleteFunc(words, func(w string) bool { return strings.HasPrefix(w, "goo.gle/debug") })
 	return strings.Join(words, " ")

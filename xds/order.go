@@ -9,12 +9,17 @@ import (
 // order is the make-before-break of one stream.
 //
 // "In general, to avoid traffic drop, sequencing of updates should follow a
-// make before break model, wherein: CDS updates (if any) must always be pushed
-// first. EDS updates (if any) must arrive after CDS updates for the respective
-// clusters. LDS updates must arrive after corresponding CDS/EDS updates. RDS
-// updates related to the newly added listeners must arrive after CDS/EDS/LDS
-// updates. Stale CDS clusters and related EDS endpoints (ones no longer being
-// referenced) can then be removed."
+// make before break model, wherein:
+//   - CDS updates (if any) must always be pushed first.
+//   - EDS updates (if any) must arrive after CDS updates for the respective clusters.
+//   - LDS updates must arrive after corresponding CDS/EDS updates.
+//   - RDS updates related to the newly added listeners must arrive after CDS/EDS/LDS updates.
+//   - [...]
+//   - Stale CDS clusters and related EDS endpoints (ones no longer being
+//     referenced) can then be removed."
+//
+// "Routes are not warmed, i.e., the management plane must ensure that clusters
+// referenced by a route are in place, before pushing the updates for a route."
 type order struct {
 	// everyCluster says that the first response of this stream held all
 	// clusters as new: the client needs every assignment, whatever it had.
@@ -134,8 +139,9 @@ func (s *stream) settled(t translate.Type, v *view, now time.Time) bool {
 
 // clustersSent has the assignments of clusters sent again, at the same version.
 //
-// "When a Cluster is updated, Envoy needs a new EDS response for it, even if
-// the endpoints did not change": without it a changed cluster warms for 15 s.
+// "Warming of Cluster is completed only when a new ClusterLoadAssignment
+// response is supplied by management server even though there is no change in
+// endpoints." Without it Envoy waits 15 s before it uses the changed cluster.
 func (o *order) clustersSent(s *stream, changes []change) {
 	f := &s.feeds[translate.Endpoint]
 	if !f.sub.active && s.feeds[translate.Cluster].reported == 0 {

@@ -81,10 +81,10 @@ func (c *secrets) leased(name string) bool {
 	return ok && strings.Contains(id, "/")
 }
 
-// authorised returns the names that the client may have. The others are
+// authorized returns the names that the client may have. The others are
 // treated as if it had not asked: to tell it that they do not exist would be
 // an answer.
-func (c *secrets) authorised(names []string) []string {
+func (c *secrets) authorized(names []string) []string {
 	allowed := names[:0:0]
 	for _, name := range names {
 		if c.mayHave(name) {
@@ -113,7 +113,7 @@ func (c *secrets) mayHave(name string) bool {
 }
 
 func (c *secrets) refuse(name string) {
-	c.stream.server.metrics.unauthorised.Inc()
+	c.stream.server.metrics.unauthorized.Inc()
 	if _, ok := c.refused[name]; ok || len(c.refused) >= maxRefusals {
 		return
 	}

@@ -66,7 +66,6 @@ func ServerOptions() []grpc.ServerOption {
 		// version: 5 MB for 50,000 of them, where the default limit is 4 MB.
 		grpc.MaxRecvMsgSize(32 << 20),
 		grpc.MaxConcurrentStreams(math.MaxUint32),
-		grpc.SharedWriteBuffer(true),
 		// grpc-go clients that ping more often than this are cut off.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
 			MinTime:             10 * time.Second,

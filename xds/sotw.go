@@ -8,26 +8,28 @@ import (
 
 // handleSotw takes in a DiscoveryRequest.
 //
-// "The server should not process a request with a stale nonce": the client is
-// about to see a newer response and to ask again. "An ACK has the version and
-// the nonce of the response": after a NACK, Envoy's subscription changes carry
-// the nonce of the rejected response with the version before it, and are none.
+// "The management server should not send a DiscoveryResponse for any
+// DiscoveryRequest that has a stale nonce": the client is about to see a newer
+// response, and asks again with its answer to that. Until then it is only
+// remembered what the client asked for, lest a name that it gave up and took
+// up again counts as one that it has.
+//
+// "ACK signifies successful configuration update and contains the version_info
+// from the DiscoveryResponse." After a NACK, Envoy's changes of a subscription
+// carry the nonce of the rejected response with the version before it.
 func (f *feed) handleSotw(r *request) {
 	s := f.stream
-	first := !f.sub.active
-	if !first && r.nonce != "" && f.nonce != "" && r.nonce != f.nonce {
-		return
+	switch sent := f.unanswered(r.nonce); {
+	case sent == nil:
+	case r.nack:
+		f.rejected(f.answered(sent), r.failure)
+	case r.version == sent.version:
+		f.acknowledged(f.answered(sent))
 	}
-	if r.nonce != "" && r.nonce == f.nonce {
-		if r.nack {
-			if done := f.answered(r.nonce); done != nil {
-				f.rejected(done, r.failure)
-			}
-		} else if r.version == f.version {
-			if done := f.answered(r.nonce); done != nil {
-				f.acknowledged(done)
-			}
-		}
+	first := !f.sub.active
+	stale := !first && r.nonce != "" && f.nonce != "" && r.nonce != f.nonce
+	if stale && len(f.inflight) == 0 {
+		return // it has answered a newer one already
 	}
 	if first {
 		f.sub = subscription{active: true, names: noNames}
@@ -36,12 +38,21 @@ func (f *feed) handleSotw(r *request) {
 	}
 	names := r.names
 	if f.typ == translate.Secret {
-		names = s.secrets.authorised(names)
+		names = s.secrets.authorized(names)
 	}
 	f.resubscribe(names, first)
+	if stale {
+		f.answer = false
+	}
 }
 
-// resubscribe replaces the subscription: every SotW request lists all names.
+// resubscribe replaces the subscription.
+//
+// "Each request must contain the full list of resource names being subscribed
+// to". "When the client sends a new request that changes the set of resources
+// being requested, the server must resend any newly requested resources, even
+// if it previously sent those resources without having been asked for them and
+// the resources have not changed since that time."
 func (f *feed) resubscribe(list []string, first bool) {
 	old := f.sub
 	if len(list) > 0 {
@@ -90,9 +101,12 @@ func (f *feed) resubscribe(list []string, first bool) {
 	f.forget()
 }
 
-// fullState reports whether a response must hold all that the client asked
-// for: "In SotW, for Listener and Cluster, a resource that the response lacks
-// is deleted. For the other types the server may send only what changed."
+// fullState reports whether a response must hold all that the client asked for.
+//
+// In SotW, for Listener and Cluster, "the server must include the complete
+// state of the world, meaning that all resources of the relevant type that are
+// needed by the client must be included, even if they did not change since the
+// last response." What a response lacks, the client deletes.
 func (f *feed) fullState() bool {
 	return f.stream.protocol == sotw && (f.typ == translate.Cluster || f.typ == translate.Listener)
 }

@@ -38,6 +38,22 @@ func TestSotw(t *testing.T) {
 		c.subscribe(cds, "a")
 		c.expect("cluster a@2")
 	})
+	protocolTest("the SotW example of the protocol's text", t, func(t *testing.T, w *world) {
+		c := openSotw(t, w.server)
+		c.subscribe(cds) // "Server interprets this as a subscription to "*"."
+		c.expect("cluster a@1 b@1")
+		// "continuing the existing subscription to "*" and adding a new subscription to "A""
+		c.subscribe(cds, "*", "a")
+		c.expect("cluster a@1 b@1")
+		// "unsubscribing to "*" and continuing the existing subscription to "A""
+		c.subscribe(cds, "a")
+		c.silence("the client has it")
+		w.put(cluster("a", "2"), cluster("b", "2")).publish()
+		c.expect("cluster a@2")
+		c.subscribe(cds) // "the client has now unsubscribed to all resources"
+		w.put(cluster("a", "3")).publish()
+		c.silence("nothing is subscribed to")
+	})
 	protocolTest("gRPC has no legacy wildcard", t, func(t *testing.T, w *world) {
 		w.profile.Kind = translate.Proxyless
 		w.publish()

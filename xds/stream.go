@@ -22,10 +22,11 @@ import (
 // field below the first group; one goroutine receives, and one sends, so that
 // a client that does not read blocks neither.
 //
-// "The xDS protocol is a bidirectional stream per client on which requests and
-// responses are not paired": requests, changes of the view and of the lease,
-// and time all lead to [stream.push], which compares what the client has to
-// what it should have and sends the difference.
+// "The server may send additional responses at any time when the subscribed
+// resources change", and "Envoy does not expect a DiscoveryResponse for every
+// DiscoveryRequests it issues." So requests, changes of the view and of the
+// lease, and time all lead to [stream.push], which compares what the client has
+// to what it should have and sends the difference.
 type stream struct {
 	server     *Server
 	protocol   protocol
@@ -56,6 +57,9 @@ type stream struct {
 
 // maxUnsent is how many frames one push makes at most.
 const maxUnsent = int(translate.NumTypes) * (maxInFlight + 2)
+
+// maxNames bounds the names that a stream may subscribe to, of each type.
+const maxNames = 200_000
 
 func (s *Server) serve(p protocol, gs grpc.ServerStream, typeURL string) (err error) {
 	st := &stream{
@@ -257,6 +261,9 @@ func (s *stream) handle(r *request) error {
 	} else {
 		f.handleSotw(r)
 	}
+	if n := len(f.sub.names.names); n > maxNames {
+		return status.Errorf(codes.ResourceExhausted, "a subscription to %d names, more than %d", n, maxNames)
+	}
 	return nil
 }
 
@@ -327,8 +334,9 @@ func (s *stream) send(f *frame) {
 	s.out <- f
 }
 
-// nonce returns a nonce that the stream has not used. "The nonce is opaque to
-// the client."
+// nonce returns a nonce that the stream has not used. "The nonce is valid only
+// in the context of an individual xDS stream; it does not survive stream
+// restarts."
 func (s *stream) nonce() string {
 	s.nonces++
 	return strconv.FormatUint(s.nonces, 10)

@@ -1,0 +1,79 @@
+package xds
+
+import (
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+)
+
+// What a client sends is read without the generated messages. Both must see
+// the same in it, and neither may fail where the other does not.
+func FuzzDeltaRequest(f *testing.F) {
+	seed, err := proto.Marshal(&discovery.DeltaDiscoveryRequest{
+		Node:                     &corepb.Node{Id: "nexus-1", Cluster: "nexus", UserAgentName: "envoy", Locality: &corepb.Locality{Zone: "a"}},
+		TypeUrl:                  cds.URL(),
+		ResourceNamesSubscribe:   []string{"a", "b"},
+		ResourceNamesUnsubscribe: []string{"c"},
+		InitialResourceVersions:  map[string]string{"a": "1"},
+		ResponseNonce:            "7",
+		ErrorDetail:              &rpcstatus.Status{Code: 13, Message: "no"},
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		want := &discovery.DeltaDiscoveryRequest{}
+		if proto.Unmarshal(b, want) != nil {
+			// Strings that are not UTF-8, for one, are nothing to us.
+			_ = (&request{protocol: delta}).unmarshal(b)
+			return
+		}
+		got := &request{protocol: delta}
+		if err := got.unmarshal(b); err != nil {
+			t.Fatalf("%v: %v", err, want)
+		}
+		if got.typeURL != want.TypeUrl || got.nonce != want.ResponseNonce || got.nack != (want.ErrorDetail != nil) ||
+			len(got.names) != len(want.ResourceNamesSubscribe) || len(got.unsubscribe) != len(want.ResourceNamesUnsubscribe) ||
+			len(got.initial) != len(want.InitialResourceVersions) || (got.node != nil) != (want.Node != nil) {
+			t.Fatalf("got %+v, want %v", got, want)
+		}
+		for i, name := range want.ResourceNamesSubscribe {
+			if got.names[i] != name {
+				t.Fatalf("name %d is %q, want %q", i, got.names[i], name)
+			}
+		}
+		if got.node != nil {
+			_, _ = got.node.profile()
+		}
+	})
+}
+
+func FuzzSotwRequest(f *testing.F) {
+	seed, err := proto.Marshal(&discovery.DiscoveryRequest{
+		Node: &corepb.Node{Id: "nexus-1"}, TypeUrl: cds.URL(), ResourceNames: []string{"a"}, VersionInfo: "1", ResponseNonce: "7",
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		want := &discovery.DiscoveryRequest{}
+		got := &request{protocol: sotw}
+		err := got.unmarshal(b)
+		if proto.Unmarshal(b, want) != nil {
+			return
+		}
+		if err != nil {
+			t.Fatalf("%v: %v", err, want)
+		}
+		if got.typeURL != want.TypeUrl || got.nonce != want.ResponseNonce || got.version != want.VersionInfo ||
+			len(got.names) != len(want.ResourceNames) {
+			t.Fatalf("got %+v, want %v", got, want)
+		}
+	})
+}

@@ -1,0 +1,287 @@
+package xds
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+
+	"datapunk.dev/controlplane/translate"
+)
+
+// Any history of changes, subscriptions, acknowledgements and rejections
+// leaves every client with what a fresh one gets, but for what it rejects.
+func TestEveryHistoryEndsInTheSameState(t *testing.T) {
+	// Rapid keeps the real time, so each history has a bubble of its own; a
+	// failure leaves the bubble as a value.
+	rapid.Check(t, func(rt *rapid.T) {
+		var failure any
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(testServer())
+			w.publish()
+			models := []*model{newModel(t, w, delta, "d"), newModel(t, w, sotw, "s")}
+			defer func() {
+				failure = recover()
+				for _, m := range models {
+					m.client.close()
+				}
+			}()
+			history(rt, w, models)
+		})
+		if failure != nil {
+			panic(failure)
+		}
+	})
+}
+
+func history(rt *rapid.T, w *world, models []*model) {
+	client := func(rt *rapid.T) *model { return rapid.SampledFrom(models).Draw(rt, "client") }
+	rt.Repeat(map[string]func(*rapid.T){
+		"change": func(rt *rapid.T) {
+			for range rapid.IntRange(1, 4).Draw(rt, "changes") {
+				w.change(rt)
+			}
+			w.publish()
+		},
+		"subscribe": func(rt *rapid.T) { client(rt).subscribe(rt) },
+		"answer":    func(rt *rapid.T) { client(rt).answer(1) },
+		"reconnect": func(rt *rapid.T) { client(rt).reconnect() },
+		"wait": func(rt *rapid.T) {
+			time.Sleep(time.Duration(rapid.IntRange(1, 1000).Draw(rt, "ms")) * time.Millisecond)
+			synctest.Wait()
+		},
+	})
+	for _, m := range models {
+		for range 50 { // until nothing moves, timeouts included
+			m.answer(1000)
+			time.Sleep(time.Minute)
+		}
+		m.check(rt, w)
+	}
+}
+
+// change changes one resource. One whose version is a multiple of 5 is bad.
+func (w *world) change(rt *rapid.T) {
+	typ := rapid.SampledFrom([]translate.Type{cds, eds, lds, rds}).Draw(rt, "type")
+	name := rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(rt, "name")
+	if rapid.IntRange(0, 3).Draw(rt, "remove") == 0 {
+		w.remove(typ, name)
+		return
+	}
+	version := fmt.Sprint(rapid.IntRange(1, 20).Draw(rt, "version"))
+	switch typ {
+	case rds:
+		w.put(route(name, version, rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(rt, "cluster")))
+	default:
+		w.put(res(typ, name, version))
+	}
+}
+
+func bad(version string) bool {
+	return len(version) > 0 && (version[len(version)-1] == '5' || version[len(version)-1] == '0')
+}
+
+// model is a client that keeps what it accepts, as Envoy would: a response
+// with a bad resource is rejected whole.
+type model struct {
+	protocol protocol
+	world    *world
+	client   *client
+	t        *testing.T
+	id       string
+	names    map[translate.Type][]string
+	has      map[translate.Type]map[string]string // name to version
+	accepted map[translate.Type]string            // version_info
+	nonce    map[translate.Type]string
+}
+
+func newModel(t *testing.T, w *world, p protocol, id string) *model {
+	m := &model{protocol: p, world: w, t: t, id: id, names: map[translate.Type][]string{eds: {"a"}, rds: {"a"}}}
+	m.has = map[translate.Type]map[string]string{cds: {}, eds: {}, lds: {}, rds: {}}
+	m.accepted = map[translate.Type]string{}
+	m.connect()
+	return m
+}
+
+var modelTypes = []translate.Type{cds, eds, lds, rds}
+
+func (m *model) connect() {
+	m.client = open(m.t, m.world.server, m.protocol, "")
+	m.client.node.Id = m.id
+	m.nonce = map[translate.Type]string{}
+	for _, typ := range modelTypes {
+		if m.protocol == delta {
+			m.client.send(&discovery.DeltaDiscoveryRequest{
+				Node: m.client.takeNode(), TypeUrl: typ.URL(), ResourceNamesSubscribe: m.names[typ], InitialResourceVersions: m.has[typ],
+			})
+		} else {
+			m.client.send(&discovery.DiscoveryRequest{
+				Node: m.client.takeNode(), TypeUrl: typ.URL(), ResourceNames: m.names[typ], VersionInfo: m.accepted[typ],
+			})
+		}
+	}
+}
+
+func (m *model) reconnect() {
+	m.client.close()
+	m.connect()
+}
+
+// subscribe changes the names of assignments or routes; there is always one.
+func (m *model) subscribe(rt *rapid.T) {
+	typ := rapid.SampledFrom([]translate.Type{eds, rds}).Draw(rt, "type")
+	names := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "b", "c", "d"}), 1, 4, rapid.ID).Draw(rt, "names")
+	var add, drop []string
+	for _, n := range names {
+		if !slices.Contains(m.names[typ], n) {
+			add = append(add, n)
+		}
+	}
+	for _, n := range m.names[typ] {
+		if !slices.Contains(names, n) {
+			drop = append(drop, n)
+			delete(m.has[typ], n)
+		}
+	}
+	m.names[typ] = names
+	if m.protocol == delta {
+		m.client.send(&discovery.DeltaDiscoveryRequest{TypeUrl: typ.URL(), ResourceNamesSubscribe: add, ResourceNamesUnsubscribe: drop})
+	} else {
+		m.client.send(&discovery.DiscoveryRequest{
+			TypeUrl: typ.URL(), ResourceNames: names, VersionInfo: m.accepted[typ], ResponseNonce: m.nonce[typ],
+		})
+	}
+}
+
+// answer takes in up to n responses and answers them.
+func (m *model) answer(n int) {
+	for range n {
+		synctest.Wait()
+		if len(m.client.out) == 0 {
+			return
+		}
+		if b := <-m.client.out; m.protocol == delta {
+			m.answerDelta(b)
+		} else {
+			m.answerSotw(b)
+		}
+	}
+}
+
+func (m *model) answerDelta(b []byte) {
+	r := &discovery.DeltaDiscoveryResponse{}
+	if err := proto.Unmarshal(b, r); err != nil {
+		m.t.Fatal(err)
+	}
+	typ, _ := translate.TypeOf(r.TypeUrl)
+	c := deltaClient{m.client}
+	for _, res := range r.Resources {
+		if bad(res.Version) {
+			c.nack(r, "refused")
+			return
+		}
+	}
+	for _, res := range r.Resources {
+		m.take(typ, res.Name, res.Version)
+	}
+	for _, name := range r.RemovedResources {
+		delete(m.has[typ], name)
+	}
+	c.ack(r)
+}
+
+func (m *model) take(typ translate.Type, name, version string) {
+	if typ == cds || typ == lds || slices.Contains(m.names[typ], name) {
+		m.has[typ][name] = version
+	}
+}
+
+func (m *model) answerSotw(b []byte) {
+	r := &discovery.DiscoveryResponse{}
+	if err := proto.Unmarshal(b, r); err != nil {
+		m.t.Fatal(err)
+	}
+	typ, _ := translate.TypeOf(r.TypeUrl)
+	m.nonce[typ] = r.Nonce
+	c := sotwClient{m.client, m.names, m.accepted}
+	got := map[string]string{}
+	for _, res := range r.Resources {
+		name, version := m.world.identify(m.t, typ, res.Value)
+		if bad(version) {
+			c.nack(r, "refused")
+			return
+		}
+		got[name] = version
+	}
+	if typ == cds || typ == lds {
+		m.has[typ] = got
+	} else {
+		for name, version := range got {
+			m.take(typ, name, version)
+		}
+	}
+	c.ack(r)
+}
+
+// check compares what the client has with what it should have: all that it
+// asked for and does not reject.
+func (m *model) check(rt *rapid.T, w *world) {
+	for _, typ := range modelTypes {
+		want := map[string]string{}
+		rejected := map[string]bool{}
+		for r := range w.sets[typ].All() {
+			if names := m.names[typ]; names != nil && !slices.Contains(names, r.Name) {
+				continue
+			}
+			if bad(r.Version) {
+				rejected[r.Name] = true
+				continue
+			}
+			want[r.Name] = r.Version
+		}
+		got := maps.Clone(m.has[typ])
+		for name := range rejected {
+			delete(got, name) // whatever it had before
+		}
+		if m.protocol == sotw && (typ == eds || typ == rds) {
+			for name := range got {
+				if w.sets[typ].Get(name) == nil {
+					delete(got, name) // SotW cannot remove it
+				}
+			}
+		}
+		if typ == cds || typ == eds {
+			// What a rejected route or listener may still need is kept.
+			if m.rejects(w) {
+				for name := range got {
+					if w.sets[typ].Get(name) == nil {
+						delete(got, name)
+					}
+				}
+			}
+		}
+		if !maps.Equal(got, want) {
+			rt.Fatalf("%s: %s: has %v, want %v; %+v", m.protocol, typeName(typ), got, want, w.server.Proxies())
+		}
+	}
+}
+
+// rejects reports whether the client holds on to something older than the
+// world says.
+func (m *model) rejects(w *world) bool {
+	for _, typ := range modelTypes {
+		for r := range w.sets[typ].All() {
+			if bad(r.Version) && (m.names[typ] == nil || slices.Contains(m.names[typ], r.Name)) {
+				return true
+			}
+		}
+	}
+	return false
+}
