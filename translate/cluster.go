@@ -35,7 +35,7 @@ func serviceCluster(c *compiler, s *policy.Service) (*Resource, error) {
 		ConnectTimeout:                duration(s.Timeout.Connect),
 		PerConnectionBufferLimitBytes: u32(connectionBuffer),
 		LoadBalancingPolicy:           loadBalancing(&d, c, s.LoadBalancing.Policy),
-		CommonLbConfig:                panicThreshold(s.LoadBalancing.PanicThreshold),
+		CommonLbConfig:                commonLoadBalancing(s.LoadBalancing.PanicThreshold),
 		CircuitBreakers:               circuitBreakers(c, s.CircuitBreakers),
 		OutlierDetection:              outlierDetection(&d, c, s.OutlierDetection),
 		HealthChecks:                  healthChecks(&d, s.HealthChecks, mode),

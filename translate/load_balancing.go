@@ -46,10 +46,17 @@ func loadBalancing(d *draft, c *compiler, name string) *clusterv3.LoadBalancingP
 	})
 }
 
-// panicThreshold is the percentage of healthy instances below which a proxy
-// uses all of them, on the ground that it is its view which is broken.
-func panicThreshold(percent float64) *clusterv3.Cluster_CommonLbConfig {
-	return &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{Value: percent}}
+// commonLoadBalancing holds for every policy. Percent is the share of healthy
+// instances below which a proxy uses all of them, on the ground that it is its
+// view which is broken.
+func commonLoadBalancing(percent float64) *clusterv3.Cluster_CommonLbConfig {
+	return &clusterv3.Cluster_CommonLbConfig{
+		HealthyPanicThreshold: &typev3.Percent{Value: percent},
+		// Envoy's own is 1 s: a change of health within a second of the last
+		// one waits. A new instance then gets nothing for a second after it
+		// passed its first check, and a failed one goes on to be called.
+		UpdateMergeWindow: duration(0),
+	}
 }
 
 // hashPolicy is what ring_hash and maglev hash. A cookie that the caller does
