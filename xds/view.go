@@ -24,7 +24,9 @@ type view struct {
 	missing []string
 }
 
-// get returns the resource that the view's clients are to have, or nil.
+// get returns the resource that the view's clients are to have, or nil. Every
+// lookup by name passes here: the place to serve something else than the
+// newest content.
 func (v *view) get(t translate.Type, name string) *translate.Resource {
 	return v.sets[t].Get(name)
 }
