@@ -50,8 +50,8 @@ func next(t *testing.T, catalogs <-chan *watch.Catalog) *watch.Catalog {
 	}
 }
 
-func instances(c *watch.Catalog, name string) int {
-	s := c.Service(name)
+func instances(c *watch.Catalog) int {
+	s := c.Service("lake")
 	if s == nil {
 		return -1
 	}
@@ -86,7 +86,7 @@ func TestSourceReadsAndFollows(t *testing.T) {
 	write(t, path, one)
 	s, catalogs := follow(t, path)
 	first := next(t, catalogs)
-	if got := instances(first, "lake"); got != 1 {
+	if got := instances(first); got != 1 {
 		t.Fatalf("%d instances", got)
 	}
 	if status := s.Status(); !status.Ready || len(status.Waiting) > 0 {
@@ -95,7 +95,7 @@ func TestSourceReadsAndFollows(t *testing.T) {
 
 	write(t, path, two)
 	second := next(t, catalogs)
-	if got := instances(second, "lake"); got != 2 {
+	if got := instances(second); got != 2 {
 		t.Fatalf("%d instances", got)
 	}
 	if changed, ok := second.ChangedSince(first); !ok || len(changed) != 1 {
@@ -156,7 +156,7 @@ func TestSourceFollowsARename(t *testing.T) {
 		if err := os.Rename(filepath.Join(dir, ".new"), path); err != nil {
 			t.Fatal(err)
 		}
-		if got, want := instances(next(t, catalogs), "lake"), strings.Count(text, "id:"); got != want {
+		if got, want := instances(next(t, catalogs)), strings.Count(text, "id:"); got != want {
 			t.Fatalf("%d instances, want %d", got, want)
 		}
 	}
@@ -187,12 +187,12 @@ func TestSourceFollowsASymlinkSwap(t *testing.T) {
 	_, catalogs := follow(t, path)
 	next(t, catalogs)
 	link("v2")
-	if got := instances(next(t, catalogs), "lake"); got != 2 {
+	if got := instances(next(t, catalogs)); got != 2 {
 		t.Fatalf("%d instances after the swap", got)
 	}
 	// In place, where the link points now.
 	write(t, filepath.Join(elsewhere, "v2", "catalog.yaml"), one)
-	if got := instances(next(t, catalogs), "lake"); got != 1 {
+	if got := instances(next(t, catalogs)); got != 1 {
 		t.Fatalf("%d instances after the edit behind the link", got)
 	}
 }

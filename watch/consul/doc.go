@@ -1,0 +1,26 @@
+// Package consul fills the catalog from Consul: one blocking query a service,
+// and one for the list of services. It owns what is known of Consul's HTTP API:
+// index rules, consistency, back-off, connection limits, ACL and the answers
+// that are 200 and wrong. It registers nothing.
+//
+// The requests are its own, not those of the consul/api client: that one takes
+// what its configuration leaves empty (token, token file, namespace) from
+// CONSUL_* in the environment, and an operator's file must say it all.
+//
+// # What a reader can rely on
+//
+// Nothing is published before the list of services and the first answer of
+// each are in. From then on an addition, a change of health or weight and an
+// ordinary deregistration are published at once; a removal that looks like the
+// loss of a catalog is held until two consistent reads confirm it (see
+// [Guard]). While Consul cannot be read, the last good catalog stays.
+//
+// # Connections
+//
+// Over HTTPS a few HTTP/2 connections carry all queries. Over plain HTTP each
+// blocking query holds a connection, and an agent refuses a client its 201st
+// (limits.http_max_conns_per_client). Services beyond the budget share one
+// blocking query on all checks instead: a changed check makes their service
+// read again, at once. What changes no check (an instance without any, a
+// weight, a tag) is then seen within one wait.
+package consul

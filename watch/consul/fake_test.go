@@ -1,0 +1,339 @@
+package consul
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"datapunk.dev/controlplane/watch"
+)
+
+// fakeConsul answers as Consul's HTTP API does, without sockets, so that tests
+// run on the fake clock. A hook may answer in its place.
+type fakeConsul struct {
+	mu       sync.Mutex
+	index    uint64
+	entries  map[string][]entry
+	indexes  map[string]uint64 // of the last change of each service
+	changed  chan struct{}     // closed and replaced at each change
+	hook     func(*http.Request) (*http.Response, error)
+	noLeader bool
+	noCanary bool
+	http2    bool
+
+	asked []request
+	most  int // requests at one moment
+	now   int
+}
+
+// request is one that the source made.
+type request struct {
+	at         time.Time
+	path       string
+	index      string
+	consistent bool
+	url        *url.URL
+	header     http.Header
+}
+
+func newFake() *fakeConsul {
+	return &fakeConsul{index: 10, entries: make(map[string][]entry), indexes: make(map[string]uint64), changed: make(chan struct{})}
+}
+
+// set replaces the instances of a service; none removes it.
+func (f *fakeConsul) set(name string, entries ...entry) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.index++
+	f.indexes[name] = f.index
+	f.entries[name] = entries
+	if len(entries) == 0 {
+		delete(f.entries, name)
+	}
+	f.wake()
+}
+
+// lock changes the fake's state and wakes nobody.
+func (f *fakeConsul) lock(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
+func (f *fakeConsul) wake() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// wipe is a server that lost its state.
+func (f *fakeConsul) wipe() {
+	f.lock(func() {
+		f.index = 2
+		clear(f.entries)
+		clear(f.indexes)
+		f.wake()
+	})
+}
+
+func (f *fakeConsul) fail(hook func(*http.Request) (*http.Response, error)) {
+	f.lock(func() { f.hook = hook; f.wake() })
+}
+
+func (f *fakeConsul) requests(path string) []request {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []request
+	for _, r := range f.asked {
+		if r.path == path {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// RoundTrip implements http.RoundTripper.
+func (f *fakeConsul) RoundTrip(req *http.Request) (*http.Response, error) {
+	q := req.URL.Query()
+	f.mu.Lock()
+	f.asked = append(f.asked, request{time.Now(), req.URL.Path, q.Get("index"), q.Has("consistent"), req.URL, req.Header})
+	f.now++
+	f.most = max(f.most, f.now)
+	f.mu.Unlock()
+	defer f.lock(func() { f.now-- })
+
+	index, _ := strconv.ParseUint(q.Get("index"), 10, 64)
+	wait, _ := time.ParseDuration(q.Get("wait"))
+	deadline := time.NewTimer(max(wait, time.Nanosecond))
+	defer deadline.Stop()
+	for done := index == 0; ; {
+		f.mu.Lock()
+		hook, changed := f.hook, f.changed
+		f.mu.Unlock()
+		if hook != nil {
+			if resp, err := hook(req); resp != nil || err != nil {
+				return resp, err
+			}
+		}
+		resp, at := f.answer(req)
+		if done || at != index {
+			return resp, nil
+		}
+		select {
+		case <-changed:
+		case <-deadline.C:
+			done = true
+		case <-req.Context().Done():
+			return nil, req.Context().Err()
+		}
+	}
+}
+
+func (f *fakeConsul) answer(req *http.Request) (*http.Response, uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.noLeader && req.URL.Query().Has("consistent") {
+		return reply(500, "No cluster leader", nil), 0
+	}
+	var body any
+	index := f.index
+	switch name, isService := strings.CutPrefix(req.URL.Path, "/v1/health/service/"); {
+	case isService && name == canary && !f.noCanary:
+		body = []entry{at1("10.9.9.9")}
+	case isService:
+		body = append([]entry{}, f.entries[name]...)
+		if at, ok := f.indexes[name]; ok {
+			index = at
+		}
+	case req.URL.Path == "/v1/health/state/any":
+		type wire struct{ Node, CheckID, Status, ServiceName string }
+		all := []wire{}
+		for name, entries := range f.entries {
+			for _, e := range entries {
+				for _, c := range e.Checks {
+					all = append(all, wire{e.Node.Node, name + e.Service.ID + c.CheckID, c.Status, name})
+				}
+			}
+		}
+		body = all
+	default:
+		list := make(map[string][]string)
+		meshOnly := strings.Contains(req.URL.Query().Get("filter"), watch.MetaMeshPort)
+		for name, entries := range f.entries {
+			for _, e := range entries {
+				if _, ok := e.Service.Meta[watch.MetaMeshPort]; ok || !meshOnly {
+					list[name] = []string{}
+				}
+			}
+		}
+		if !f.noCanary {
+			list[canary] = []string{}
+		}
+		body = list
+	}
+	data, err := json.Marshal(body)
+	if err != nil {
+		panic(err)
+	}
+	resp := reply(200, string(data), http.Header{
+		"X-Consul-Index":       {strconv.FormatUint(index, 10)},
+		"X-Consul-Knownleader": {strconv.FormatBool(!f.noLeader)},
+	})
+	if f.http2 {
+		resp.ProtoMajor = 2
+	}
+	return resp, index
+}
+
+func reply(status int, body string, header http.Header) *http.Response {
+	if header == nil {
+		header = make(http.Header)
+	}
+	return &http.Response{StatusCode: status, ProtoMajor: 1, Header: header, Body: io.NopCloser(strings.NewReader(body))}
+}
+
+// at1 is an instance in the mesh at an address, with a passing check.
+func at1(address string, edit ...func(*entry)) entry {
+	var e entry
+	e.Node.Node, e.Node.Address = "n1", "10.255.0.1"
+	e.Service.ID, e.Service.Address, e.Service.Port = address, address, 80
+	e.Service.Meta = map[string]string{watch.MetaMeshPort: "15006"}
+	e.Service.Weights.Passing, e.Service.Weights.Warning = 1, 1
+	e.Checks = []check{{CheckID: "c", Status: "passing"}}
+	for _, f := range edit {
+		f(&e)
+	}
+	return e
+}
+
+// many are n instances.
+func many(n int) []entry {
+	var out []entry
+	for i := range n {
+		out = append(out, at1(fmt.Sprintf("10.0.%d.%d", i/250, i%250+1)))
+	}
+	return out
+}
+
+func status(s string) func(*entry) { return func(e *entry) { e.Checks[0].Status = s } }
+
+// run is a source at work on a fake Consul.
+type run struct {
+	*Source
+	t    *testing.T
+	fake *fakeConsul
+	logs *bytes.Buffer
+
+	mu       sync.Mutex
+	catalogs []*watch.Catalog
+}
+
+// start runs a source within a synctest bubble, and stops it with the test.
+func start(t *testing.T, fake *fakeConsul, cfg Config, demand Demand) *run {
+	t.Helper()
+	cfg.Address = "consul:8500"
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &run{t: t, fake: fake, logs: new(bytes.Buffer)}
+	log := slog.New(slog.NewTextHandler(&locked{&r.mu, r.logs}, nil))
+	r.Source = newSource(cfg, demand, log, func(c *watch.Catalog) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.catalogs = append(r.catalogs, c)
+	}, fake)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	synctest.Wait()
+	return r
+}
+
+// bubble is synctest.Test.
+func bubble(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	synctest.Test(t, f)
+}
+
+type locked struct {
+	mu *sync.Mutex
+	w  io.Writer
+}
+
+func (l *locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
+}
+
+// published is how many catalogs there were.
+func (r *run) published() int {
+	synctest.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.catalogs)
+}
+
+func (r *run) catalog() *watch.Catalog {
+	synctest.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.catalogs) == 0 {
+		r.t.Fatalf("nothing was published; status %+v", r.Status())
+	}
+	return r.catalogs[len(r.catalogs)-1]
+}
+
+func (r *run) logged() string {
+	synctest.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.logs.String()
+}
+
+// want fails unless a service has n instances now; -1: it is not there.
+func (r *run) want(name string, n int) {
+	r.t.Helper()
+	got := -1
+	if s := r.catalog().Service(name); s != nil {
+		got = len(s.Instances)
+	}
+	if got != n {
+		r.t.Fatalf("service %s has %d instances, want %d; status %+v", name, got, n, r.Status())
+	}
+}
+
+func (r *run) wantWaiting(part string) {
+	r.t.Helper()
+	synctest.Wait()
+	got := strings.Join(r.Status().Waiting, "\n")
+	if (part == "") != (got == "") || !strings.Contains(got, part) {
+		r.t.Fatalf("waiting for %q, want %q", got, part)
+	}
+}
+
+func (r *run) wantHeld(part string) {
+	r.t.Helper()
+	synctest.Wait()
+	got := strings.Join(r.Status().Held, "\n")
+	if (part == "") != (got == "") || !strings.Contains(got, part) {
+		r.t.Fatalf("held: %q, want %q", got, part)
+	}
+}

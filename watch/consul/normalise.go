@@ -1,0 +1,180 @@
+package consul
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"datapunk.dev/controlplane/watch"
+)
+
+// entry is what is read of one element of /v1/health/service/:name. The rest,
+// above all the output of checks, moves without meaning anything to a reader.
+type entry struct {
+	Node struct {
+		Node, Address string
+		Meta          map[string]string
+		Locality      *locality
+	}
+	Service struct {
+		ID, Kind, Address, SocketPath string
+		Port                          int
+		Tags                          []string
+		Meta                          map[string]string
+		Weights                       struct{ Passing, Warning int }
+		Locality                      *locality
+	}
+	Checks []check
+}
+
+type locality struct{ Region, Zone string }
+
+type check struct{ CheckID, Status string }
+
+// Consul's own limits on metadata; a catalog that was written around its API
+// is cut to them.
+const (
+	maxMeta      = 64
+	maxMetaKey   = 128
+	maxMetaValue = 512
+	maxWeight    = 65535
+)
+
+// normalise makes a service of its entries. What cannot be served is left out
+// with the reason.
+func normalise(name string, entries []entry) *watch.Service {
+	s := &watch.Service{Name: name, Instances: make([]*watch.Instance, 0, len(entries))}
+	for i := range entries {
+		e := &entries[i]
+		instance, reason := e.instance()
+		if reason != "" {
+			s.Excluded = append(s.Excluded, watch.Excluded{ID: e.Service.ID, Reason: reason})
+			continue
+		}
+		s.Instances = append(s.Instances, instance)
+	}
+	s.Instances = watch.Distinct(s.Instances)
+	slices.SortFunc(s.Excluded, func(a, b watch.Excluded) int {
+		return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Reason, b.Reason))
+	})
+	return s
+}
+
+// instance returns the instance, or why it cannot be served.
+func (e *entry) instance() (*watch.Instance, string) {
+	addr, reason := e.address()
+	if reason != "" {
+		return nil, reason
+	}
+	i := &watch.Instance{
+		ID: e.Service.ID, Address: addr, Port: uint16(e.Service.Port),
+		Health: health(e.Checks), Zone: e.zone(), Tags: tags(e.Service.Tags), Meta: meta(e.Service.Meta),
+	}
+	i.Weight = e.weight(i.Health)
+	if text, ok := e.Service.Meta[watch.MetaMeshPort]; ok {
+		port, err := strconv.ParseUint(text, 10, 16)
+		if err != nil || port == 0 {
+			return nil, fmt.Sprintf("meta mesh_port %.20q is not a port", text)
+		}
+		i.MeshPort = uint16(port)
+	}
+	return i, ""
+}
+
+func (e *entry) address() (netip.Addr, string) {
+	switch {
+	case e.Service.Kind != "":
+		return netip.Addr{}, fmt.Sprintf("it is a %s", e.Service.Kind)
+	case e.Service.SocketPath != "":
+		return netip.Addr{}, "it listens on a socket"
+	case e.Service.Port < 1 || e.Service.Port > 65535:
+		return netip.Addr{}, fmt.Sprintf("port %d", e.Service.Port)
+	}
+	text := cmp.Or(e.Service.Address, e.Node.Address)
+	addr, err := netip.ParseAddr(text)
+	switch {
+	case err != nil, addr.Zone() != "":
+		return netip.Addr{}, fmt.Sprintf("address %.80q is not an IP address", text)
+	case addr.IsUnspecified(), addr.IsMulticast():
+		return netip.Addr{}, fmt.Sprintf("nothing can connect to address %s", addr)
+	}
+	return addr.Unmap(), ""
+}
+
+// health is what the checks of an instance and of its node amount to.
+func health(checks []check) watch.Health {
+	h := watch.Passing
+	for _, c := range checks {
+		// Consul marks maintenance by a critical check with a name of its own.
+		// It wins: who drains an instance expects its checks to fail.
+		if c.CheckID == "_node_maintenance" || strings.HasPrefix(c.CheckID, "_service_maintenance:") {
+			return watch.Maintenance
+		}
+		switch c.Status {
+		case "passing":
+		case "warning":
+			h = max(h, watch.Warning)
+		default:
+			h = watch.Critical
+		}
+	}
+	return h
+}
+
+// weight is the one of the instance's state. An entry written by the catalog
+// API may have none at all, and counts as Consul's default.
+func (e *entry) weight(h watch.Health) uint32 {
+	w := e.Service.Weights
+	if w.Passing == 0 && w.Warning == 0 {
+		return 1
+	}
+	if h == watch.Warning {
+		return uint32(min(max(w.Warning, 0), maxWeight))
+	}
+	return uint32(min(max(w.Passing, 0), maxWeight))
+}
+
+// zone is the service's locality, else its node's, else what their metadata say.
+func (e *entry) zone() string {
+	for _, l := range []*locality{e.Service.Locality, e.Node.Locality} {
+		if l != nil && l.Zone != "" {
+			return l.Zone
+		}
+	}
+	return cmp.Or(e.Service.Meta["zone"], e.Node.Meta["zone"])
+}
+
+func tags(in []string) []string {
+	if len(in) == 0 {
+		return nil
+	}
+	out := slices.Clone(in)
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func meta(in map[string]string) map[string]string {
+	if len(in) == 0 {
+		return nil
+	}
+	out := make(map[string]string, len(in))
+	for _, k := range slices.Sorted(maps.Keys(in)) {
+		if v := in[k]; len(k) <= maxMetaKey && len(v) <= maxMetaValue && len(out) < maxMeta {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// nodes are where a service's instances run, for a change of a node's check.
+func nodes(entries []entry) map[string]struct{} {
+	set := make(map[string]struct{}, len(entries))
+	for i := range entries {
+		set[entries[i].Node.Node] = struct{}{}
+	}
+	return set
+}

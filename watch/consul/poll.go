@@ -1,0 +1,146 @@
+package consul
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	minBackoff = 100 * time.Millisecond // after a broken connection
+	minRefused = time.Second            // after an answer that refuses: the server is busy enough
+	maxBackoff = 10 * time.Second
+
+	// A watch whose index moves all the time asks this often a second, after a
+	// burst. The limit stands after an event: it delays none that comes alone.
+	pollRate  = 4
+	pollBurst = 5
+
+	// shortReads is how many reads that do not block run at once.
+	shortReads = 8
+)
+
+// poll follows one blocking query until ctx ends, and hands each answer to
+// take. An answer that take refuses counts as an error.
+func (s *Source) poll(ctx context.Context, about *subject, q query, take func(*answer) error) {
+	var (
+		limit = rate.NewLimiter(pollRate, pollBurst)
+		wait  backoff
+		last  uint64
+	)
+	for {
+		q.index = last
+		a, err := s.client.get(ctx, q)
+		if err == nil {
+			err = take(a)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			// The index may be of a state that the next server never had, and
+			// a query that waits for it would sleep through every change.
+			last = 0
+			s.board.failed(about, err)
+			if !sleep(ctx, wait.next(err)) {
+				return
+			}
+			continue
+		}
+		wait.reset()
+		s.board.succeeded(about)
+		if last > 0 {
+			s.stats.wakes.Add(1)
+		}
+		if a.index < last {
+			last = 0 // "Reset the index if it goes backwards"
+		} else {
+			last = a.index
+		}
+		if limit.Wait(ctx) != nil {
+			return
+		}
+	}
+}
+
+// reread reads a service that has no connection of its own, now and whenever
+// it is poked, and once a wait besides.
+func (s *Source) reread(ctx context.Context, about *subject, q query, poked <-chan struct{}, take func(*answer) error) {
+	limit := rate.NewLimiter(pollRate, pollBurst)
+	var wait backoff
+	for {
+		a, err := s.short(ctx, q)
+		if err == nil {
+			err = take(a)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			s.board.failed(about, err)
+			if !sleep(ctx, wait.next(err)) {
+				return
+			}
+			continue
+		}
+		wait.reset()
+		s.board.succeeded(about)
+		if limit.Wait(ctx) != nil {
+			return
+		}
+		period := time.NewTimer(s.cfg.Wait - rand.N(s.cfg.Wait/8))
+		select {
+		case <-ctx.Done():
+		case <-poked:
+		case <-period.C:
+		}
+		period.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// short makes a request that does not block. Few run at once, so that they
+// have their connections beside the blocking ones.
+func (s *Source) short(ctx context.Context, q query) (*answer, error) {
+	select {
+	case s.shorts <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { <-s.shorts }()
+	return s.client.get(ctx, q)
+}
+
+// backoff is decorrelated jitter: each pause is drawn between the least one and
+// three times the last.
+type backoff struct{ last time.Duration }
+
+func (b *backoff) next(err error) time.Duration {
+	least := minBackoff
+	var refused *refusal
+	if errors.As(err, &refused) {
+		least = minRefused
+	}
+	high := max(3*b.last, 2*least)
+	b.last = min(least+rand.N(high-least), maxBackoff)
+	return b.last
+}
+
+func (b *backoff) reset() { b.last = 0 }
+
+// sleep is false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

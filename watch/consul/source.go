@@ -1,0 +1,429 @@
+package consul
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"datapunk.dev/controlplane/watch"
+)
+
+// batch bounds how many events one catalog takes in, so that a storm of them
+// cannot hold it back.
+const batch = 1024
+
+// Source reads the catalog of a Consul datacenter. All state is owned by the
+// goroutine of Run; queries hand it what they learn as events.
+type Source struct {
+	cfg     Config
+	log     *slog.Logger
+	publish func(*watch.Catalog)
+	client  *client
+	stats   counters
+	board   *board
+	shorts  chan struct{} // a token for each read that does not block
+
+	events    chan func()
+	demanded  chan struct{} // wanted has changed
+	mu        sync.Mutex
+	wanted    Demand
+	sawCanary atomic.Bool // the token could once see Consul's own service
+
+	// Of the goroutine of Run:
+	ctx       context.Context
+	wg        sync.WaitGroup
+	demand    Demand
+	named     map[string]struct{}
+	listed    map[string]struct{} // nil: there was no list yet
+	listIndex uint64
+	stopList  context.CancelFunc
+	restored  time.Time // when the list's index last went back
+	http2     bool
+	services  map[string]*service
+	unsynced  int // services without a first answer
+	instances int // in all services
+	removals  removals
+	cold      int
+	stopCold  context.CancelFunc
+	dirty     map[string]struct{} // changed since the last catalog
+	catalog   *watch.Catalog
+	ready     bool
+
+	heldNow     map[string]struct{}            // since the last log line
+	releasedNow map[string]map[string]struct{} // the same, by how
+}
+
+// service is one that is watched.
+type service struct {
+	name    string
+	about   *subject
+	ctx     context.Context
+	stop    context.CancelFunc
+	cold    bool
+	poked   chan struct{}
+	release context.CancelFunc // stops its loop, to start another
+
+	synced bool
+	known  *watch.Service      // what readers have of it; nil before the first answer
+	nodes  map[string]struct{} // where its instances run
+	index  uint64              // of the last answer that was believed
+	whole  time.Time           // when an answer last lacked nothing
+	hold   *hold
+}
+
+// New returns a source that hands each new catalog to publish. An error means
+// that the configuration cannot work; whether Consul answers is found by Run.
+func New(cfg Config, demand Demand, log *slog.Logger, publish func(*watch.Catalog)) (*Source, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	transport, err := newTransport(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return newSource(cfg, demand, log, publish, transport), nil
+}
+
+func newSource(cfg Config, demand Demand, log *slog.Logger, publish func(*watch.Catalog), rt http.RoundTripper) *Source {
+	log = log.With("consul", cfg.Address)
+	s := &Source{
+		cfg: cfg, log: log, publish: publish,
+		shorts:      make(chan struct{}, shortReads),
+		events:      make(chan func()),
+		demanded:    make(chan struct{}, 1),
+		wanted:      demand.clone(),
+		services:    make(map[string]*service),
+		dirty:       make(map[string]struct{}),
+		heldNow:     make(map[string]struct{}),
+		releasedNow: make(map[string]map[string]struct{}),
+		catalog:     cfg.Initial,
+	}
+	if s.catalog == nil {
+		s.catalog = watch.NewCatalog()
+	}
+	s.client = newClient(cfg, rt, &s.stats)
+	s.board = newBoard(log, &s.stats)
+	return s
+}
+
+// SetDemand replaces what is wanted. It may be called at any time.
+func (s *Source) SetDemand(d Demand) {
+	s.mu.Lock()
+	s.wanted = d.clone()
+	s.mu.Unlock()
+	select {
+	case s.demanded <- struct{}{}:
+	default:
+	}
+}
+
+// Run publishes the catalog and every later state of it until ctx ends, and
+// then returns nil. It may be called once.
+func (s *Source) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	s.ctx = ctx
+	defer s.client.http.CloseIdleConnections()
+	defer s.wg.Wait()
+	defer cancel()
+	s.applyDemand()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case f := <-s.events:
+			f()
+		case <-s.demanded:
+			s.applyDemand()
+		}
+		s.drain()
+		s.emit()
+	}
+}
+
+// drain takes the events that came while others were at work, into the same
+// catalog.
+func (s *Source) drain() {
+	for range batch {
+		select {
+		case f := <-s.events:
+			f()
+		default:
+			return
+		}
+	}
+}
+
+// do has the goroutine of Run call f. The error is ctx's.
+func (s *Source) do(ctx context.Context, f func()) error {
+	select {
+	case s.events <- f:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *Source) applyDemand() {
+	s.mu.Lock()
+	d := s.wanted.clone()
+	s.mu.Unlock()
+	again := s.stopList == nil || d.MeshOnly != s.demand.MeshOnly
+	s.demand = d
+	s.named = make(map[string]struct{}, len(d.Services))
+	for _, name := range d.Services {
+		if name != "" {
+			s.named[name] = struct{}{}
+		}
+	}
+	if again {
+		s.followList(d.filter())
+	}
+	s.reconcile()
+}
+
+// followList starts the watch of the list of services.
+func (s *Source) followList(filter string) {
+	if s.stopList != nil {
+		s.stopList()
+	}
+	s.listIndex = 0 // another filter may have another index
+	ctx, cancel := context.WithCancel(s.ctx)
+	about := s.board.expect("list of services")
+	s.stopList = func() { cancel(); s.board.forget(about) }
+	s.wg.Go(func() {
+		s.poll(ctx, about, query{path: "/v1/catalog/services", filter: filter}, func(a *answer) error {
+			listed, err := s.readList(a)
+			if err != nil {
+				return err
+			}
+			return s.do(ctx, func() {
+				if ctx.Err() == nil { // not another demand's by now
+					s.tookList(listed, a)
+				}
+			})
+		})
+	})
+}
+
+// errNoCanary is the list of a Consul that has no servers, which there is not.
+var errNoCanary = &refusal{"not even Consul's own service is in its answer: the token may have no rights"}
+
+// readList returns the names of a list that can be believed.
+func (s *Source) readList(a *answer) (map[string]struct{}, error) {
+	var list map[string][]string
+	if err := decode(a, &list); err != nil {
+		return nil, err
+	}
+	_, seen := list[canary]
+	switch {
+	case seen:
+		s.sawCanary.Store(true)
+	case len(list) == 0 && !a.knownLeader:
+		return nil, &refusal{"no leader"}
+	case len(list) == 0, s.sawCanary.Load():
+		return nil, errNoCanary
+	}
+	delete(list, canary)
+	listed := make(map[string]struct{}, len(list))
+	for name := range list {
+		listed[name] = struct{}{}
+	}
+	return listed, nil
+}
+
+// tookList starts what is new. What is gone from the list stays until its own
+// watch agrees.
+func (s *Source) tookList(listed map[string]struct{}, a *answer) {
+	if a.index < s.listIndex {
+		s.restored = time.Now()
+		s.log.Warn("Consul's index went back: removals are held", "from", s.listIndex, "to", a.index, "for", s.cfg.Guard.Restored)
+	}
+	s.listed, s.listIndex, s.http2 = listed, a.index, a.http2
+	s.reconcile()
+}
+
+// reconcile watches what is wanted and drops what is not.
+func (s *Source) reconcile() {
+	if s.listed == nil {
+		return // a Consul that has not answered is not asked a thousand questions
+	}
+	for _, set := range []map[string]struct{}{s.named, s.listed} {
+		for name := range set {
+			if s.services[name] == nil {
+				s.start(name)
+			}
+		}
+	}
+	for _, svc := range s.services {
+		s.dropUnwanted(svc)
+	}
+	s.balance()
+}
+
+// start watches a service.
+func (s *Source) start(name string) {
+	svc := &service{name: name, about: s.board.expect("service " + name), poked: make(chan struct{}, 1)}
+	svc.ctx, svc.stop = context.WithCancel(s.ctx)
+	s.services[name] = svc
+	s.unsynced++
+	s.stats.services.Add(1)
+	s.follow(svc, !s.http2 && len(s.services)-s.cold > s.cfg.MaxConnections-spare)
+}
+
+// follow starts the loop of a service, with a connection of its own or without.
+func (s *Source) follow(svc *service, cold bool) {
+	if svc.cold = cold; cold {
+		s.cold++
+		s.stats.cold.Add(1)
+	}
+	ctx, release := context.WithCancel(svc.ctx)
+	svc.release = release
+	q := query{path: healthPath(svc.name)}
+	take := func(a *answer) error {
+		var entries []entry
+		if err := decode(a, &entries); err != nil {
+			return err
+		}
+		seen, on := normalise(svc.name, entries), nodes(entries)
+		return s.do(ctx, func() {
+			if ctx.Err() == nil {
+				svc.nodes = on
+				s.answered(svc, seen, a.index)
+			}
+		})
+	}
+	s.wg.Go(func() {
+		defer release()
+		if cold {
+			s.reread(ctx, svc.about, q, svc.poked, take)
+			return
+		}
+		s.poll(ctx, svc.about, q, take)
+	})
+}
+
+func healthPath(service string) string { return "/v1/health/service/" + url.PathEscape(service) }
+
+// answered takes an answer of a service's watch.
+func (s *Source) answered(svc *service, seen *watch.Service, index uint64) {
+	if !svc.synced {
+		svc.synced = true
+		s.unsynced--
+		s.accept(svc, seen, index)
+	} else {
+		s.judge(svc, seen, index)
+	}
+	s.settle(svc)
+}
+
+// settle drops the service if it has come to that, and gives its connection to
+// another.
+func (s *Source) settle(svc *service) {
+	if s.dropUnwanted(svc) {
+		s.balance()
+	}
+}
+
+// accept believes an answer.
+func (s *Source) accept(svc *service, seen *watch.Service, index uint64) {
+	s.setKnown(svc, seen)
+	svc.index, svc.whole = index, time.Now()
+}
+
+// setKnown changes what readers have of a service.
+func (s *Source) setKnown(svc *service, known *watch.Service) {
+	if svc.known != nil {
+		if svc.known.Equal(known) {
+			return
+		}
+		s.instances -= len(svc.known.Instances)
+	}
+	s.instances += len(known.Instances)
+	svc.known = known
+	s.dirty[svc.name] = struct{}{}
+}
+
+// dropUnwanted stops watching a service that is neither named nor in the list,
+// once its own watch says that the list is right.
+func (s *Source) dropUnwanted(svc *service) bool {
+	_, named := s.named[svc.name]
+	_, listed := s.listed[svc.name]
+	if named || listed || svc.hold != nil || s.services[svc.name] != svc {
+		return false
+	}
+	if svc.known != nil {
+		for _, i := range svc.known.Instances {
+			if !s.demand.MeshOnly || i.MeshPort > 0 {
+				return false
+			}
+		}
+		s.instances -= len(svc.known.Instances)
+	}
+	svc.stop()
+	s.board.forget(svc.about)
+	delete(s.services, svc.name)
+	s.stats.services.Add(-1)
+	if !svc.synced {
+		s.unsynced--
+	}
+	if svc.cold {
+		s.cold--
+		s.stats.cold.Add(-1)
+	}
+	s.dirty[svc.name] = struct{}{}
+	return true
+}
+
+// emit publishes what has changed, once everything that is wanted is known.
+func (s *Source) emit() {
+	s.logHolds()
+	if s.listed == nil || (!s.ready && s.unsynced > 0) {
+		return
+	}
+	var put []*watch.Service
+	var remove []string
+	if !s.ready {
+		for old := range s.catalog.Services() {
+			s.dirty[old.Name] = struct{}{}
+		}
+	}
+	for name := range s.dirty {
+		svc := s.services[name]
+		switch {
+		case svc == nil, svc.known != nil && len(svc.known.Instances)+len(svc.known.Excluded) == 0:
+			remove = append(remove, name)
+		case svc.known != nil:
+			put = append(put, svc.known)
+		}
+	}
+	clear(s.dirty)
+	next := s.catalog.Update(put, remove)
+	if next == s.catalog && s.ready {
+		return
+	}
+	s.catalog = next
+	if !s.ready {
+		s.ready = true
+		s.board.setReady()
+		s.log.Info("catalog complete", "services", next.Len(), "instances", s.instances)
+	}
+	s.stats.emitted.Add(1)
+	s.publish(next)
+}
+
+// logHolds says what came to be held, or stopped being so, since it last did.
+func (s *Source) logHolds() {
+	if len(s.heldNow) > 0 {
+		s.log.Warn("removals held until they are confirmed", "services", names(s.heldNow))
+		clear(s.heldNow)
+	}
+	for how, set := range s.releasedNow {
+		s.log.Info("removals held no longer", "services", names(set), "how", how)
+	}
+	clear(s.releasedNow)
+}

@@ -1,0 +1,112 @@
+package consul
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// cold starts a source with more services than connections.
+func cold(t *testing.T, n int) (*fakeConsul, *run) {
+	t.Helper()
+	fake := newFake()
+	for i := range n {
+		fake.set(fmt.Sprintf("s%02d", i), many(3)...)
+	}
+	return fake, start(t, fake, Config{MaxConnections: 16}, Demand{MeshOnly: true, Services: []string{fmt.Sprintf("s%02d", n-1)}})
+}
+
+func TestBudgetOfConnections(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fake, r := cold(t, 30)
+		if r.catalog().Len() != 30 {
+			t.Fatalf("%d services", r.catalog().Len())
+		}
+		if st := r.Stats(); st.Services != 30 || st.Cold != 24 || r.Status().Mode != "http1+trigger" {
+			t.Errorf("%+v, mode %s", st, r.Status().Mode)
+		}
+		if r.services["s29"].cold {
+			t.Error("a service wanted by name has no connection")
+		}
+
+		// A check that changes is seen at once, in every service.
+		began := time.Now()
+		five := many(5)
+		for i := range 30 {
+			if name := fmt.Sprintf("s%02d", i); r.services[name].cold {
+				fake.set(name, five...)
+				r.want(name, 5)
+				break
+			}
+		}
+		if d := time.Since(began); d > 0 {
+			t.Errorf("it took %s", d)
+		}
+		for i := range 30 {
+			four := many(4)
+			four[3].Checks[0].Status = "critical"
+			fake.set(fmt.Sprintf("s%02d", i), four...)
+		}
+		time.Sleep(time.Second)
+		for i := range 30 {
+			r.want(fmt.Sprintf("s%02d", i), 4)
+		}
+
+		// What changes no check is seen within a wait.
+		for i := range 30 {
+			moved := many(4)
+			moved[3].Service.Weights.Passing = 7
+			fake.set(fmt.Sprintf("s%02d", i), moved...)
+		}
+		time.Sleep(56 * time.Second)
+		for i := range 30 {
+			if got := r.catalog().Service(fmt.Sprintf("s%02d", i)).Instances[3].Weight; got != 7 {
+				t.Errorf("service %d has weight %d", i, got)
+			}
+		}
+		if fake.most > 16 {
+			t.Errorf("%d requests at once", fake.most)
+		}
+	})
+}
+
+func TestAFreeConnectionIsUsed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fake, r := cold(t, 8)
+		if r.Stats().Cold != 2 {
+			t.Fatalf("%+v", r.Stats())
+		}
+		for i := range 4 {
+			fake.set(fmt.Sprintf("s%02d", i))
+		}
+		time.Sleep(2 * time.Minute)
+		if st := r.Stats(); st.Cold != 0 || r.Status().Mode != "http1" {
+			t.Errorf("%+v, mode %s, status %+v", st, r.Status().Mode, r.Status())
+		}
+		fake.set("s07", many(5)...)
+		r.want("s07", 5)
+	})
+}
+
+func TestHTTP2NeedsNoBudget(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fake := newFake()
+		fake.http2 = true
+		for i := range 100 {
+			fake.set(fmt.Sprintf("s%02d", i), many(1)...)
+		}
+		r := start(t, fake, Config{MaxConnections: 16}, Demand{MeshOnly: true})
+		if r.Stats().Cold != 0 || r.Status().Mode != "http2" || r.catalog().Len() != 100 {
+			t.Errorf("%+v, status %+v", r.Stats(), r.Status())
+		}
+	})
+}
+
+func TestChecksOfANodeConcernItsServices(t *testing.T) {
+	old := checks{{"n1", "serfHealth"}: {"", "passing"}, {"n1", "c1"}: {"lake", "passing"}, {"n2", "c2"}: {"dome", "passing"}}
+	now := checks{{"n1", "serfHealth"}: {"", "critical"}, {"n1", "c1"}: {"lake", "passing"}, {"n3", "c3"}: {"stream", "passing"}}
+	services, nodes := now.since(old)
+	if fmt.Sprint(services) != "map[dome:{} stream:{}]" || fmt.Sprint(nodes) != "map[n1:{}]" {
+		t.Errorf("services %v, nodes %v", services, nodes)
+	}
+}
