@@ -101,7 +101,12 @@ func backend(t *testing.T) net.Addr {
 	healthpb.RegisterHealthServer(g, h)
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(l) }()
-	t.Cleanup(func() { g.Stop(); <-done })
+	t.Cleanup(func() {
+		g.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 	return l.Addr()
 }
 

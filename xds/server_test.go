@@ -235,8 +235,19 @@ func TestStatus(t *testing.T) {
 		if p.Agent != "envoy" || p.Version != "1.40.0" || p.Protocol != "delta" {
 			t.Errorf("%+v", p)
 		}
-		if _, err := json.Marshal(p); err != nil {
-			t.Error(err)
+		p.Profile.MeshPort = 20000
+		b, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{
+			`"node":"nexus-1"`, `"service":"nexus"`, `"kind":"sidecar"`, `"mesh_port":20000`,
+			`"cluster":{"state":"SYNCED","version_sent":"` + m.SystemVersionInfo + `","version_acknowledged":"`,
+			`"endpoint":{"state":"REJECTED"`, `"last_nack":{"time":"`, `"resource":"a"`,
+		} {
+			if !strings.Contains(string(b), want) {
+				t.Errorf("no %s in %s", want, b)
+			}
 		}
 	})
 }

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"cmp"
+	"encoding/json"
 	"slices"
 	"sync"
 	"time"
@@ -36,6 +37,31 @@ type ProxyStatus struct {
 	// Types is keyed by cluster, endpoint, secret, listener, route.
 	Types       map[string]TypeStatus `json:"types"`
 	Certificate *CertificateStatus    `json:"certificate,omitempty"`
+}
+
+// MarshalJSON writes the profile in the words of the bootstrap's metadata.
+func (p ProxyStatus) MarshalJSON() ([]byte, error) {
+	type plain ProxyStatus
+	type profile struct {
+		Kind         string `json:"kind"`
+		Address      string `json:"address,omitempty"`
+		Zone         string `json:"zone,omitempty"`
+		AppPort      uint16 `json:"app_port,omitempty"`
+		MeshPort     uint16 `json:"mesh_port,omitempty"`
+		OutboundPort uint16 `json:"outbound_port,omitempty"`
+		MetricsPort  uint16 `json:"metrics_port,omitempty"`
+	}
+	kind := "sidecar"
+	if p.Profile.Kind == translate.Proxyless {
+		kind = "proxyless"
+	}
+	return json.Marshal(struct {
+		plain
+		Profile profile `json:"profile"`
+	}{plain(p), profile{
+		kind, p.Profile.Address, p.Profile.Zone,
+		p.Profile.AppPort, p.Profile.MeshPort, p.Profile.OutboundPort, p.Profile.MetricsPort,
+	}})
 }
 
 // TypeStatus is the state of one type of resources on a proxy.

@@ -17,16 +17,17 @@ type slot struct {
 }
 
 // view is what a slot's streams read: the sets of the snapshot, and for each a
-// version that is equal on every replica with the same content.
+// version that is equal on every replica with the same content. The sets are
+// the view's own choice: one with a resource in it that is not to go out yet
+// may be replaced by its successor with the resource before that, and streams
+// need not know.
 type view struct {
 	sets    [translate.NumTypes]*translate.Set
 	digests [translate.NumTypes]digest
 	missing []string
 }
 
-// get returns the resource that the view's clients are to have, or nil. Every
-// lookup by name passes here: the place to serve something else than the
-// newest content.
+// get returns the resource that the view's clients are to have, or nil.
 func (v *view) get(t translate.Type, name string) *translate.Resource {
 	return v.sets[t].Get(name)
 }
