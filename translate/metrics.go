@@ -11,10 +11,8 @@ import (
 // scrapeTimeout bounds one scrape of a proxy.
 const scrapeTimeout = 10 * time.Second
 
-// statsPath is what the admin socket is asked, whatever the scraper asked. The
-// query ends in an open parameter, which swallows the scraper's own: without
-// it a caller could put any query before the admin.
-const statsPath = "/stats/prometheus?usedonly&_="
+// statsPath is what the admin socket is asked.
+const statsPath = "/stats/prometheus?usedonly"
 
 // metricsListener gives Prometheus the proxy's statistics and nothing else of
 // its admin interface. It keeps answering while the proxy is overloaded, which
@@ -33,7 +31,13 @@ func metricsListener(c *compiler, address string, port uint16) (*Resource, error
 						Name: "scrape",
 						Match: &routev3.RouteMatch{
 							PathSpecifier: &routev3.RouteMatch_Path{Path: c.metrics.path},
-							Headers:       []*routev3.HeaderMatcher{headerMatch(":method", exact("GET"))},
+							Headers: []*routev3.HeaderMatcher{
+								headerMatch(":method", exact("GET")),
+								// Here :path has the query too. A rewrite would keep the
+								// scraper's own, which the admin understands: filter= is any
+								// regular expression over every name.
+								headerMatch(":path", exact(c.metrics.path)),
+							},
 						},
 						Action: &routev3.Route_Route{Route: &routev3.RouteAction{
 							ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterMeshAdmin},
