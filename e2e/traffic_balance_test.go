@@ -56,7 +56,7 @@ func TestLeastRequestSpreadsAndSparesTheSlow(t *testing.T) {
 		}
 	}
 
-	slow.App.Behave(app.Behaviour{Delay: 100 * time.Millisecond})
+	slow.App.Behave(app.Behavior{Delay: 100 * time.Millisecond})
 	uneven := load.Do(t.Context())
 	if uneven.Failed() > 0 {
 		t.Errorf("with a slow instance: %s", uneven)

@@ -38,12 +38,12 @@ var echoed = []string{
 	"x-envoy-attempt-count", "x-envoy-expected-rq-timeout-ms", "x-envoy-original-path",
 }
 
-// Behaviour is how the app answers. The zero value: at once, with 200.
-type Behaviour struct {
+// Behavior is how the app answers. The zero value: at once, with 200.
+type Behavior struct {
 	FailRate   float64       // share of requests answered with FailStatus, evenly spread
 	FailStatus int           // 503 if 0
 	Delay      time.Duration // before each answer
-	Hang       bool          // no answer until the caller goes away or the behaviour changes
+	Hang       bool          // no answer until the caller goes away or the behavior changes
 	Headers    http.Header   // added to each answer
 }
 
@@ -63,9 +63,9 @@ type App struct {
 	port              int
 
 	mu        sync.Mutex
-	behaviour Behaviour
-	changed   chan struct{} // closed when behaviour changes
-	asked     int           // requests under this behaviour
+	behavior Behavior
+	changed   chan struct{} // closed when behavior changes
+	asked     int           // requests under this behavior
 	failed    int
 	arrivals  []Arrival
 	server    *http.Server
@@ -95,11 +95,11 @@ func (a *App) Port() int { return a.port }
 // Addr returns host and port.
 func (a *App) Addr() string { return fmt.Sprintf("127.0.0.1:%d", a.port) }
 
-// Behave replaces the behaviour, for requests under way too.
-func (a *App) Behave(b Behaviour) {
+// Behave replaces the behavior, for requests under way too.
+func (a *App) Behave(b Behavior) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.behaviour, a.asked, a.failed = b, 0, 0
+	a.behavior, a.asked, a.failed = b, 0, 0
 	close(a.changed)
 	a.changed = make(chan struct{})
 }
@@ -205,12 +205,12 @@ func (a *App) answer(w http.ResponseWriter, r *http.Request) {
 	a.answered(n, status)
 }
 
-// decide waits as the behaviour says and returns the status. It is false when
+// decide waits as the behavior says and returns the status. It is false when
 // the caller has gone.
-func (a *App) decide(ctx context.Context) (Behaviour, int, bool) {
+func (a *App) decide(ctx context.Context) (Behavior, int, bool) {
 	for {
 		a.mu.Lock()
-		b, changed := a.behaviour, a.changed
+		b, changed := a.behavior, a.changed
 		a.mu.Unlock()
 		if b.Hang {
 			select {
@@ -242,7 +242,7 @@ func (a *App) fails() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asked++
-	if due := int(math.Floor(float64(a.asked)*a.behaviour.FailRate + 1e-9)); due > a.failed {
+	if due := int(math.Floor(float64(a.asked)*a.behavior.FailRate + 1e-9)); due > a.failed {
 		a.failed = due
 		return true
 	}

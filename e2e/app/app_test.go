@@ -53,7 +53,7 @@ func TestAppSaysWhatItReceived(t *testing.T) {
 
 func TestAppFailsAtItsRate(t *testing.T) {
 	a := start(t)
-	a.Behave(app.Behaviour{FailRate: 0.25})
+	a.Behave(app.Behavior{FailRate: 0.25})
 	failed := 0
 	for range 20 {
 		if status, _ := get(t, "http://"+a.Addr()); status == 503 {
@@ -67,8 +67,8 @@ func TestAppFailsAtItsRate(t *testing.T) {
 
 func TestAppHangsUntilToldOtherwise(t *testing.T) {
 	a := start(t)
-	a.Behave(app.Behaviour{Hang: true})
-	time.AfterFunc(100*time.Millisecond, func() { a.Behave(app.Behaviour{}) })
+	a.Behave(app.Behavior{Hang: true})
+	time.AfterFunc(100*time.Millisecond, func() { a.Behave(app.Behavior{}) })
 	began := time.Now()
 	if status, _ := get(t, "http://"+a.Addr()); status != 200 || time.Since(began) < 100*time.Millisecond {
 		t.Errorf("status %d after %s", status, time.Since(began))

@@ -26,9 +26,11 @@ import (
 	"datapunk.dev/controlplane/e2e/traffic"
 )
 
-// Spec and Sidecar are those of package run, so that tests need not import it.
+// Of package run, so that tests need not import it.
 type (
-	Spec    = run.Spec
+	// Spec describes an instance of a service.
+	Spec = run.Spec
+	// Sidecar is a running instance.
 	Sidecar = run.Sidecar
 )
 

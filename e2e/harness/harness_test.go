@@ -72,7 +72,7 @@ func TestLoadCountsWhatItSent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.Die()
-	a.Behave(app.Behaviour{FailRate: 0.5})
+	a.Behave(app.Behavior{FailRate: 0.5})
 	r := traffic.Load{Addr: a.Addr(), Requests: 40}.Do(t.Context())
 	if r.Requests != 40 || r.Failed() != 20 || r.Instances["lake-1"] != 40 || a.Count() != 40 {
 		t.Errorf("%s", r)

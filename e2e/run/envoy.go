@@ -124,7 +124,7 @@ type EnvoyAdmin struct {
 
 // Ready returns nil when the Envoy is LIVE.
 func (a *EnvoyAdmin) Ready() error {
-	status, body, err := a.admin.get(http.MethodGet, "/ready")
+	status, body, err := a.admin.get("/ready")
 	if err != nil {
 		return err
 	}
@@ -136,13 +136,13 @@ func (a *EnvoyAdmin) Ready() error {
 
 // Get returns the status and the body of any admin path.
 func (a *EnvoyAdmin) Get(path string) (int, string, error) {
-	status, body, err := a.admin.get(http.MethodGet, path)
+	status, body, err := a.admin.get(path)
 	return status, string(body), err
 }
 
 // Stats returns the counters and gauges. Histograms are left out.
 func (a *EnvoyAdmin) Stats() (Stats, error) {
-	status, body, err := a.admin.get(http.MethodGet, "/stats")
+	status, body, err := a.admin.get("/stats")
 	if err != nil {
 		return nil, err
 	}

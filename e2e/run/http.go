@@ -34,12 +34,8 @@ func unixAdmin(socket string) *admin {
 }
 
 // get returns status and body.
-func (a *admin) get(method, path string) (int, []byte, error) {
-	req, err := http.NewRequest(method, a.base+path, nil)
-	if err != nil {
-		return 0, nil, err
-	}
-	resp, err := a.client.Do(req)
+func (a *admin) get(path string) (int, []byte, error) {
+	resp, err := a.client.Get(a.base + path)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -50,7 +46,7 @@ func (a *admin) get(method, path string) (int, []byte, error) {
 
 // json decodes the answer to a GET, which must be 200.
 func (a *admin) json(path string, into any) error {
-	status, body, err := a.get(http.MethodGet, path)
+	status, body, err := a.get(path)
 	if err != nil {
 		return err
 	}

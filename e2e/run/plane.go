@@ -105,7 +105,7 @@ type Readiness struct {
 // Readyz returns the status and the body of /readyz.
 func (c *ControlPlane) Readyz() (int, Readiness, error) {
 	var r Readiness
-	status, body, err := c.admin.get(http.MethodGet, "/readyz")
+	status, body, err := c.admin.get("/readyz")
 	if err != nil {
 		return 0, r, err
 	}
@@ -134,7 +134,7 @@ func (c *ControlPlane) WaitReady(ctx context.Context, timeout time.Duration) err
 
 // Get returns the status and the body of any path of the admin address.
 func (c *ControlPlane) Get(path string) (int, string, error) {
-	status, body, err := c.admin.get(http.MethodGet, path)
+	status, body, err := c.admin.get(path)
 	return status, string(body), err
 }
 
@@ -229,7 +229,7 @@ type Metrics map[string]float64
 
 // Metrics reads /metrics.
 func (c *ControlPlane) Metrics() (Metrics, error) {
-	status, body, err := c.admin.get(http.MethodGet, "/metrics")
+	status, body, err := c.admin.get("/metrics")
 	if err != nil {
 		return nil, err
 	}
