@@ -141,11 +141,11 @@ func (d *demo) close() error {
 	if d.mesh == nil {
 		return nil
 	}
-	fmt.Fprintf(d.screen.out, "\n  %s\n", d.screen.style(faint, "stopping …"))
+	d.screen.printf("\n  %s\n", d.screen.style(faint, "stopping …"))
 	if err := d.mesh.Close(); err != nil {
 		return err
 	}
-	fmt.Fprintf(d.screen.out, "  %s\n", d.screen.style(faint, "everything has stopped"))
+	d.screen.printf("  %s\n", d.screen.style(faint, "everything has stopped"))
 	return nil
 }
 
@@ -227,7 +227,7 @@ func (d *demo) showIdentities(ctx context.Context) error {
 		{"caller", peers["URI"], "the sidecar of " + resp.Reply.Instance},
 		{"callee", peers["By"], "the sidecar of nexus-1, which takes no other"},
 	})
-	fmt.Fprintln(d.screen.out)
+	d.screen.printf("\n")
 	var rows [][]string
 	for _, s := range d.mesh.Sidecars() {
 		leaf, err := ownCertificate(s)

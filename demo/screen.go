@@ -37,22 +37,27 @@ func (s *screen) style(code, text string) string {
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
 }
 
+// printf prints. A terminal that is gone is no reason to leave processes behind.
+func (s *screen) printf(format string, args ...any) {
+	_, _ = fmt.Fprintf(s.out, format, args...)
+}
+
 // title opens a section.
 func (s *screen) title(text string) {
-	fmt.Fprintf(s.out, "\n  %s\n\n", s.style(bold, text))
+	s.printf("\n  %s\n\n", s.style(bold, text))
 }
 
 // part says that a part runs, and how long it took to.
 func (s *screen) part(name, text string, took time.Duration) {
-	fmt.Fprintf(s.out, "  %-15s %-58s %s\n", name, text, s.style(faint, seconds(took)))
+	s.printf("  %-15s %-58s %s\n", name, text, s.style(faint, seconds(took)))
 }
 
 // step opens a step of the script.
 func (s *screen) step(n, of int, text string) {
 	if n > 1 {
-		fmt.Fprintln(s.out)
+		s.printf("\n")
 	}
-	fmt.Fprintf(s.out, "  %s  %s\n", s.style(faint, fmt.Sprintf("%d/%d", n, of)), s.style(bold, text))
+	s.printf("  %s  %s\n", s.style(faint, fmt.Sprintf("%d/%d", n, of)), s.style(bold, text))
 }
 
 // saw says what was seen to happen.
@@ -67,23 +72,23 @@ func (s *screen) missed(err error) {
 
 func (s *screen) mark(code, mark, text string) {
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
-	fmt.Fprintf(s.out, "       %s %s\n", s.style(code, mark), lines[0])
+	s.printf("       %s %s\n", s.style(code, mark), lines[0])
 	for _, line := range lines[1:] {
-		fmt.Fprintf(s.out, "         %s\n", line)
+		s.printf("         %s\n", line)
 	}
 }
 
 // note says something by the way.
 func (s *screen) note(format string, args ...any) {
 	for line := range strings.SplitSeq(fmt.Sprintf(format, args...), "\n") {
-		fmt.Fprintf(s.out, "         %s\n", s.style(faint, line))
+		s.printf("         %s\n", s.style(faint, line))
 	}
 }
 
 // command shows what to type, and what for.
 func (s *screen) command(text, why string) {
-	fmt.Fprintf(s.out, "  %s\n", s.style(faint, "# "+why))
-	fmt.Fprintf(s.out, "  %s\n\n", s.style(cyan, text))
+	s.printf("  %s\n", s.style(faint, "# "+why))
+	s.printf("  %s\n\n", s.style(cyan, text))
 }
 
 // table prints rows under a header, the columns as wide as they need.
@@ -102,7 +107,7 @@ func (s *screen) table(header []string, rows [][]string) {
 				b.WriteString(strings.Repeat(" ", width[i]-utf8.RuneCountInString(cell)+2))
 			}
 		}
-		fmt.Fprintf(s.out, "  %s\n", b.String())
+		s.printf("  %s\n", b.String())
 	}
 	line(header, func(cell string) string { return s.style(faint, cell) })
 	for _, row := range rows {

@@ -62,16 +62,16 @@ type App struct {
 	service, instance string
 	port              int
 
-	mu        sync.Mutex
+	mu       sync.Mutex
 	behavior Behavior
-	changed   chan struct{} // closed when behavior changes
-	asked     int           // requests under this behavior
-	failed    int
-	arrivals  []Arrival
-	server    *http.Server
-	grpc      *grpc.Server
-	listener  net.Listener
-	serving   sync.WaitGroup
+	changed  chan struct{} // closed when behavior changes
+	asked    int           // requests under this behavior
+	failed   int
+	arrivals []Arrival
+	server   *http.Server
+	grpc     *grpc.Server
+	listener net.Listener
+	serving  sync.WaitGroup
 }
 
 // Start listens on 127.0.0.1:port and serves. Port 0 takes a free one.
@@ -280,7 +280,7 @@ func (a *App) quietStream(w http.ResponseWriter, r *http.Request) {
 	select {
 	case <-r.Context().Done():
 	case <-time.After(silent):
-		fmt.Fprintf(w, "data: %s\n\n", a.instance)
+		_, _ = fmt.Fprintf(w, "data: %s\n\n", a.instance) // the caller may be gone
 	}
 }
 

@@ -32,7 +32,7 @@ func get(t *testing.T, url string) (int, app.Reply) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	var r app.Reply
 	if err := json.NewDecoder(resp.Body).Decode(&r); err != nil {
 		t.Fatal(err)
@@ -95,7 +95,7 @@ func TestAppSpeaksGRPC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	if got, err := app.CallUnary(ctx, conn, "hello"); err != nil || got != "lake-1: hello" {
@@ -112,7 +112,7 @@ func TestAppSpeaksWebSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ws.Close()
+	defer func() { _ = ws.Close() }()
 	var got string
 	if err := websocket.Message.Send(ws, "hello"); err != nil {
 		t.Fatal(err)

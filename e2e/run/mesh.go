@@ -48,13 +48,11 @@ type Mesh struct {
 func NewMesh(ctx context.Context, o MeshOptions) (*Mesh, error) {
 	m := &Mesh{Dir: o.Dir, Ports: &Ports{}, options: o}
 	if err := m.startCatalog(ctx); err != nil {
-		m.Close()
-		return nil, err
+		return nil, errors.Join(err, m.Close())
 	}
 	ports, err := m.Ports.TakeN(2)
 	if err != nil {
-		m.Close()
-		return nil, err
+		return nil, errors.Join(err, m.Close())
 	}
 	if m.options.XDSAddress == "" {
 		m.options.XDSAddress = "127.0.0.1:" + strconv.Itoa(ports[0])

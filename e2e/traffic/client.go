@@ -61,7 +61,6 @@ func (r Response) String() string {
 }
 
 func read(resp *http.Response, began time.Time) (Response, error) {
-	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
 	out := Response{Status: resp.StatusCode, Header: resp.Header, Body: string(body), Protocol: resp.Proto, Took: time.Since(began)}
 	if err != nil {
@@ -138,6 +137,7 @@ func (c *Client) Do(ctx context.Context, r Request) (Response, error) {
 	if err != nil {
 		return Response{Took: time.Since(began)}, err
 	}
+	defer func() { _ = resp.Body.Close() }()
 	return read(resp, began)
 }
 
@@ -178,6 +178,7 @@ func RawOver(ctx context.Context, conn net.Conn, r Request) (Response, error) {
 	if err != nil {
 		return Response{}, err
 	}
+	defer func() { _ = resp.Body.Close() }()
 	return read(resp, began)
 }
 
