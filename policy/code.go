@@ -37,15 +37,20 @@ const (
 	CodeMatch        Code = "MC1507" // a method, header or regular expression
 	CodeLifetime     Code = "MC1508" // cert_rotation and cert_ttl
 	CodeEmptyTag     Code = "MC1601"
-	CodeUnset        Code = "MC2102" // ${V} and V is not set
-	CodeFewRetries   Code = "MC2103"
-	CodeUnsafeRetry  Code = "MC2104" // POST is retried
-	CodeUnused       Code = "MC2105" // loads, and nothing uses it yet
-	CodeShortLived   Code = "MC2106" // certificates of minutes
-	CodeNoEffect     Code = "MC2107"
-	CodeDeniesAll    Code = "MC2108"
-	CodeForeign      Code = "MC2109" // a principal of another trust domain
-	CodeDeregister   Code = "MC2110" // below Consul's minimum
-	CodeCutRetries   Code = "MC2111" // the request's timeout ends before its retries
-	CodePermissive   Code = "MC2112" // plaintext callers and policies by identity
+)
+
+// What an operator should know of a file that loads.
+const (
+	CodeUnset       Code = "MC2102" // ${V} and V is not set
+	CodeFewRetries  Code = "MC2103"
+	CodeUnsafeRetry Code = "MC2104" // POST is retried
+	CodeUnused      Code = "MC2105" // loads, and nothing uses it yet
+	CodeShortLived  Code = "MC2106" // certificates of minutes
+	CodeNoEffect    Code = "MC2107"
+	CodeDeniesAll   Code = "MC2108"
+	CodeForeign     Code = "MC2109" // a principal of another trust domain
+	CodeDeregister  Code = "MC2110" // below Consul's minimum
+	CodeCutRetries  Code = "MC2111" // the request's timeout ends before its retries
+	CodePermissive  Code = "MC2112" // plaintext callers and policies by identity
+	CodePort        Code = "MC2113" // a port that a sidecar has for something else
 )

@@ -27,6 +27,8 @@ type value struct {
 	// map or a list, since that is what an operator looks for.
 	at      Source
 	columns int
+
+	mayBeUnset bool // a variable without a value is no reason to warn
 }
 
 // fail reports a problem of the value.
@@ -203,6 +205,9 @@ func (v value) text() (text string, expanded, ok bool) {
 		return "", false, false
 	}
 	for _, name := range e.unset {
+		if v.mayBeUnset {
+			break
+		}
 		v.fail(CodeUnset, fmt.Sprintf("set it, or write what to take instead: ${%s:-…}", name), "variable %s is not set, so nothing stands there", name)
 	}
 	return e.text, e.variable, true

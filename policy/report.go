@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -17,14 +18,25 @@ type report struct {
 func newReport(files []File) *report {
 	r := &report{files: files, lines: make(map[string][]string, len(files))}
 	for _, f := range files {
-		r.lines[f.Name] = strings.Split(string(f.Data), "\n")
+		r.lines[f.Name] = splitLines(string(f.Data))
 	}
 	return r
 }
 
+// splitLines breaks a text where the YAML parser counts lines (YAML 1.1,
+// section 5.4).
+func splitLines(text string) []string {
+	return strings.Split(strings.NewReplacer("\r\n", "\n", "\r", "\n", "\u0085", "\n", "\u2028", "\n", "\u2029", "\n").Replace(text), "\n")
+}
+
 func (r *report) add(p Problem) {
-	if lines := r.lines[p.Source.File]; p.Source.Line > 0 && p.Source.Line <= len(lines) {
-		p.Excerpt = strings.ToValidUTF8(strings.TrimRight(lines[p.Source.Line-1], "\r"), "�")
+	if lines := r.lines[p.Source.File]; len(lines) > 0 && p.Source.Line > 0 {
+		// What is missing at the end of a file is said to be below it.
+		if p.Source.Line > len(lines) {
+			p.Source.Line = len(lines)
+			p.Source.Column = utf8.RuneCountInString(lines[len(lines)-1]) + 1
+		}
+		p.Excerpt = strings.ToValidUTF8(lines[p.Source.Line-1], "\uFFFD")
 	}
 	r.problems = append(r.problems, p)
 }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -29,16 +30,21 @@ func (d *decoder) security(root *section, m *Mesh) {
 	d.trustDomain(root, mtls, authorization, m)
 	switch {
 	case m.Authorization.Enabled && !m.MTLS.Enabled:
-		v := authorization.first("enabled")
-		if !authorization.has("enabled") {
-			v = s.keyOf("authorization")
-		}
-		v.fail(CodeNoIdentity, "authorization.enabled: false, or mtls.enabled: true", "needs mtls.enabled: without mTLS there is no identity to check")
+		authorization.first("enabled").fail(CodeNoIdentity, "authorization.enabled: false, or mtls.enabled: true", "needs mtls.enabled: without mTLS there is no identity to check")
+	case m.Authorization.Enabled && !m.Authorization.admits():
+		authorization.fail(CodeDeniesAll, "a policy with action ALLOW, or default_action: ALLOW",
+			"no ALLOW is enforced, so every request is denied")
 	case m.Authorization.Enabled && m.MTLS.Mode == Permissive && mtls.has("mode"):
 		mtls.first("mode").fail(CodePermissive, "mode: strict once every caller has a sidecar",
 			"callers in plaintext have no identity: a policy that admits by principals or sources denies them")
 	}
 	s.close()
+}
+
+// admits reports whether there is anything that could let a request pass.
+func (a *Authorization) admits() bool {
+	return a.DefaultAction == Allow ||
+		slices.ContainsFunc(a.Policies, func(p AuthorizationPolicy) bool { return p.Action == Allow && !p.Shadow })
 }
 
 func (d *decoder) mtls(s *section, to *MTLS) {
@@ -95,7 +101,7 @@ func (d *decoder) trustDomain(root, mtls, authorization *section, m *Mesh) {
 	}
 	if m.MTLS.TrustDomain == "" {
 		m.MTLS.TrustDomain = m.Name
-		if name, ok := root.peek("name"); ok && m.MTLS.Enabled && m.Name != "" {
+		if name, ok := root.peek("name"); ok && m.Name != "" {
 			name.checkTrustDomain(m.Name)
 		}
 	}

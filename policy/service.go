@@ -253,21 +253,24 @@ func (d *decoder) placeOf(s *section, name string) value {
 	return s.section("circuit_breakers").section("custom").keyOf(name)
 }
 
+// outboundPort is the port of a sidecar's outbound listener where its
+// bootstrap says no other.
+const outboundPort = 15001
+
 // checkUpstreams warns of ports at which nothing will ever listen.
 func (d *decoder) checkUpstreams(s *section, m *Mesh) {
 	own := s.section("services")
 	for _, name := range m.Names() {
 		for _, u := range m.services[name].Upstreams {
-			tcp := m.Service(u.Service).Protocol == TCP
-			if !own.has(name) || tcp == (u.LocalBindPort != 0) {
-				continue
-			}
 			v, _ := own.peek(name)
 			v, _ = v.section().peek("upstreams")
-			if tcp {
+			switch tcp := m.Service(u.Service).Protocol == TCP; {
+			case tcp && u.LocalBindPort == 0:
 				v.fail(CodeNoEffect, "{service: "+u.Service+", local_bind_port: 5432}", "%s speaks TCP, and without a local_bind_port nobody can call it", u.Service)
-			} else {
+			case !tcp && u.LocalBindPort != 0:
 				v.fail(CodeNoEffect, "services."+u.Service+".protocol: tcp", "local_bind_port %d has no effect: %s does not speak TCP", u.LocalBindPort, u.Service)
+			case u.LocalBindPort == outboundPort:
+				v.fail(CodePort, "", "local_bind_port %d is where a sidecar takes HTTP calls, unless its bootstrap says another", outboundPort)
 			}
 		}
 	}

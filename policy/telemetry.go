@@ -55,7 +55,7 @@ func (d *decoder) tag(v value) (Tag, bool) {
 	}
 	if sole {
 		t.Variable = name
-		text = text.quietly()
+		text.mayBeUnset = true
 	}
 	t.Value, ok = text.str()
 	if ok && t.Value == "" && !sole {
@@ -64,18 +64,6 @@ func (d *decoder) tag(v value) (Tag, bool) {
 	}
 	s.close()
 	return t, good && ok
-}
-
-// quietly is the value without the warning for a variable that is not set.
-func (v value) quietly() value {
-	lookup := v.d.lookup
-	d := *v.d
-	d.lookup = func(name string) (string, bool) {
-		text, _ := lookup(name)
-		return text, true
-	}
-	v.d = &d
-	return v
 }
 
 func (d *decoder) checkTagKeys(s *section, tags []Tag) {
