@@ -9,6 +9,8 @@ import (
 )
 
 // maxEjectionJitter spreads the return of instances that were ejected together.
+// It is added to each ejection, so it is never more than the shortest one: a
+// second that an operator asked for stays seconds.
 const maxEjectionJitter = 10 * time.Second
 
 // outlierDetection ejects an instance that answers badly. A number of zero
@@ -22,7 +24,7 @@ func outlierDetection(d *draft, c *compiler, o policy.OutlierDetection) *cluster
 			Interval:              duration(o.Interval),
 			BaseEjectionTime:      duration(o.BaseEjectionTime),
 			MaxEjectionTime:       duration(o.MaxEjectionTime),
-			MaxEjectionTimeJitter: duration(maxEjectionJitter),
+			MaxEjectionTimeJitter: duration(min(maxEjectionJitter, o.BaseEjectionTime)),
 			MaxEjectionPercent:    u32(o.MaxEjectionPercent),
 			// Else every passing health check brings the instance back
 			// into rotation, still broken.
