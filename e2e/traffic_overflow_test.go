@@ -54,8 +54,8 @@ func (h *held) answered() (statuses map[int]int) {
 	return statuses
 }
 
-// arrived waits until an app has n requests.
-func arrived(t *testing.T, a *app.App, n int) {
+// reached waits until an app has n requests.
+func reached(t *testing.T, a *app.App, n int) {
 	t.Helper()
 	harness.Eventually(t, fmt.Sprintf("%d requests are at %s", n, a.Instance()), 5*time.Second, func() error {
 		if got := a.Count(); got != n {
@@ -124,7 +124,7 @@ func TestServiceAtItsCustomLimitOverflowsAndNotBelow(t *testing.T) {
 
 	// As many as the limit are let through, all at once.
 	atLimit := hold(t, m, "nexus-1", "lake_service", limit)
-	arrived(t, lake.App, limit)
+	reached(t, lake.App, limit)
 	if n := overflows("lake_service"); n != 0 {
 		t.Errorf("%d overflows below the limit", n)
 	}
@@ -134,7 +134,7 @@ func TestServiceAtItsCustomLimitOverflowsAndNotBelow(t *testing.T) {
 		t.Errorf("upstream_rq_active_overflow is %d after one request above the limit", n)
 	}
 	others := hold(t, m, "nexus-1", "stream_service", limit+1)
-	arrived(t, stream.App, limit+1)
+	reached(t, stream.App, limit+1)
 	if n := overflows("stream_service"); n != 0 {
 		t.Errorf("the limit of lake_service stopped %d requests to stream_service", n)
 	}
@@ -187,7 +187,7 @@ func TestServiceAtItsCustomConnectionLimitsOverflows(t *testing.T) {
 	// A request whose connection is being made counts as pending too, so the
 	// first two come first.
 	open := hold(t, m, "nexus-1", "lake_service", 2)
-	arrived(t, lake.App, 2)
+	reached(t, lake.App, 2)
 	waiting := hold(t, m, "nexus-1", "lake_service", 3)
 	harness.Eventually(t, "two requests are open and three wait", 5*time.Second, func() error {
 		if active, pending := stat("upstream_cx_active"), stat("upstream_rq_pending_active"); active != 2 || pending != 3 {
