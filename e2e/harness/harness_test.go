@@ -3,9 +3,7 @@ package harness_test
 import (
 	"context"
 	"errors"
-	"os/exec"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -23,26 +21,6 @@ func TestPortsAreNeverHandedOutTwice(t *testing.T) {
 			t.Fatalf("port %d twice", port)
 		}
 		seen[port] = true
-	}
-}
-
-func TestProcessStopsAndIsNotLeftBehind(t *testing.T) {
-	sleep, err := exec.LookPath("sleep")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := run.StartProcess(run.Command{Name: "sleep", Path: sleep, Args: []string{"60"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Pause(); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Stop(); err != nil || p.Running() {
-		t.Errorf("stop of a frozen process: %v", err)
-	}
-	if err := p.Stop(); err == nil || !strings.Contains(err.Error(), "has ended") {
-		t.Errorf("a second stop does not say that it had ended: %v", err)
 	}
 }
 
@@ -103,6 +81,27 @@ func TestConsulStartsAndForgets(t *testing.T) {
 	})
 	if err := c.Stop(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestPrometheusScrapesWhatItIsTold(t *testing.T) {
+	p := harness.StartPrometheus(t, "global: {scrape_interval: 1s}\nscrape_configs: [{job_name: none, static_configs: [{targets: ['127.0.0.1:1']}]}]\n")
+	harness.Eventually(t, "the target is down", 20*time.Second, func() error {
+		targets, err := p.Targets()
+		if err != nil {
+			return err
+		}
+		if len(targets) != 1 || targets[0].Health != "down" {
+			return errNotYet
+		}
+		return nil
+	})
+	samples, err := p.Query("up")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(samples) != 1 || samples[0].Value != "0" {
+		t.Errorf("up is %v", samples)
 	}
 }
 
