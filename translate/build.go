@@ -22,12 +22,13 @@ type state struct {
 	collector *collector
 	roots     *Resource // the secret ROOTCA; nil while mTLS is off
 
-	services *iradix.Tree[*service]
-	scopes   *iradix.Tree[*scope]
-	scopesOf *iradix.Tree[[]string] // service → keys of the scopes that declare it
-	places   *iradix.Tree[*place]   // profile → what makes its view
-	placesOf *iradix.Tree[*place]   // the same, by scope and profile
-	reports  *iradix.Tree[report]
+	services  *iradix.Tree[*service]
+	proxyless *iradix.Tree[*proxyless] // of the services, while somebody asks
+	scopes    *iradix.Tree[*scope]
+	scopesOf  *iradix.Tree[[]string] // service → keys of the scopes that declare it
+	places    *iradix.Tree[*place]   // profile → what makes its view
+	placesOf  *iradix.Tree[*place]   // the same, by scope and profile
+	reports   *iradix.Tree[report]
 
 	meshNotes []string
 }
@@ -40,13 +41,14 @@ type report struct {
 
 func emptyState() *state {
 	return &state{
-		catalog:  watch.NewCatalog(),
-		services: iradix.New[*service](),
-		scopes:   iradix.New[*scope](),
-		scopesOf: iradix.New[[]string](),
-		places:   iradix.New[*place](),
-		placesOf: iradix.New[*place](),
-		reports:  iradix.New[report](),
+		catalog:   watch.NewCatalog(),
+		services:  iradix.New[*service](),
+		proxyless: iradix.New[*proxyless](),
+		scopes:    iradix.New[*scope](),
+		scopesOf:  iradix.New[[]string](),
+		places:    iradix.New[*place](),
+		placesOf:  iradix.New[*place](),
+		reports:   iradix.New[report](),
 	}
 }
 
@@ -67,11 +69,12 @@ type build struct {
 	membership    bool // a service came or went
 	catalogNames  bool // a name of the catalog came or went
 
-	services *iradix.Txn[*service]
-	scopesOf *iradix.Txn[[]string]
-	places   *iradix.Txn[*place]
-	placesOf *iradix.Txn[*place]
-	reports  *iradix.Txn[report]
+	services  *iradix.Txn[*service]
+	proxyless *iradix.Txn[*proxyless]
+	scopesOf  *iradix.Txn[[]string]
+	places    *iradix.Txn[*place]
+	placesOf  *iradix.Txn[*place]
+	reports   *iradix.Txn[report]
 
 	changes   map[string]change
 	scopes    map[string]*scope // those brought up to date
@@ -110,11 +113,12 @@ func begin(base *state, before, in Input) *build {
 		meshChanged:  before.Mesh != in.Mesh,
 		rootsChanged: !bytes.Equal(before.Roots, in.Roots),
 
-		services: base.services.Txn(),
-		scopesOf: base.scopesOf.Txn(),
-		places:   base.places.Txn(),
-		placesOf: base.placesOf.Txn(),
-		reports:  base.reports.Txn(),
+		services:  base.services.Txn(),
+		proxyless: base.proxyless.Txn(),
+		scopesOf:  base.scopesOf.Txn(),
+		places:    base.places.Txn(),
+		placesOf:  base.placesOf.Txn(),
+		reports:   base.reports.Txn(),
 
 		changes:   make(map[string]change),
 		scopes:    make(map[string]*scope),
@@ -195,6 +199,7 @@ func (b *build) finish(prev *Snapshot) *Snapshot {
 	}
 	next.scopes = b.usedScopes(next)
 	next.scopesOf = b.scopesOf.Commit()
+	next.proxyless = b.usedProxyless(next)
 	b.forgetWorkloads(next)
 	next.reports = b.reports.Commit()
 	next.meshNotes = b.base.meshNotes

@@ -28,8 +28,16 @@ type target struct {
 // have it: an explicit nothing, so that no proxy waits for it. The notes say
 // which instances are left out, and why.
 func endpoints(g *globals, name string, s *watch.Service) (*Resource, []string, error) {
-	assignment := &endpointv3.ClusterLoadAssignment{ClusterName: name}
 	targets, notes := targetsOf(g, s)
+	var d draft
+	checkWeights(&d, targets)
+	r, err := d.finish(Endpoint, name, assignmentOf(g, name, targets), nil, nil)
+	return r, notes, err
+}
+
+// assignmentOf groups the targets by their zones.
+func assignmentOf(g *globals, name string, targets []target) *endpointv3.ClusterLoadAssignment {
+	assignment := &endpointv3.ClusterLoadAssignment{ClusterName: name}
 	for start := 0; start < len(targets); {
 		end := start + 1
 		for end < len(targets) && targets[end].zone == targets[start].zone {
@@ -45,10 +53,7 @@ func endpoints(g *globals, name string, s *watch.Service) (*Resource, []string, 
 		assignment.Endpoints = append(assignment.Endpoints, group)
 		start = end
 	}
-	var d draft
-	checkWeights(&d, targets)
-	r, err := d.finish(Endpoint, name, assignment, nil, nil)
-	return r, notes, err
+	return assignment
 }
 
 // targetsOf picks the instances that can be dialed, by zone and address.

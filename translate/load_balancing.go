@@ -36,14 +36,16 @@ func loadBalancing(d *draft, c *compiler, name string) *clusterv3.LoadBalancingP
 		d.failf("load_balancing: unknown policy %q", name)
 		return nil
 	}
-	return part(c, lbKey(name), func() *clusterv3.LoadBalancingPolicy {
-		return &clusterv3.LoadBalancingPolicy{Policies: []*clusterv3.LoadBalancingPolicy_Policy{{
-			TypedExtensionConfig: &corev3.TypedExtensionConfig{
-				Name:        "envoy.load_balancing_policies." + name,
-				TypedConfig: d.pack(policy),
-			},
-		}}}
-	})
+	return part(c, lbKey(name), func() *clusterv3.LoadBalancingPolicy { return balancingPolicy(d, name, policy) })
+}
+
+func balancingPolicy(d *draft, name string, config message) *clusterv3.LoadBalancingPolicy {
+	return &clusterv3.LoadBalancingPolicy{Policies: []*clusterv3.LoadBalancingPolicy_Policy{{
+		TypedExtensionConfig: &corev3.TypedExtensionConfig{
+			Name:        "envoy.load_balancing_policies." + name,
+			TypedConfig: d.pack(config),
+		},
+	}}}
 }
 
 // commonLoadBalancing holds for every policy. Percent is the share of healthy

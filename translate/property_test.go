@@ -169,6 +169,7 @@ func (w *world) editCatalog(t *rapid.T, name string) {
 func (w *world) editFleet(t *rapid.T, name string) {
 	p := Profile{
 		Service:      name,
+		Kind:         rapid.SampledFrom([]Kind{Sidecar, Sidecar, Proxyless}).Draw(t, "kind"),
 		AppPort:      rapid.SampledFrom([]uint16{0, 8080, 9090}).Draw(t, "app_port"),
 		MeshPort:     15008,
 		OutboundPort: rapid.SampledFrom([]uint16{0, 15001, 6000}).Draw(t, "outbound_port"),

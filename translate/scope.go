@@ -17,6 +17,7 @@ import (
 // all served for it.
 type scope struct {
 	key      string
+	kind     Kind
 	declared []string // names, sorted; nil: every service of the mesh
 
 	base      *Set              // the clusters of the services and of the collector
@@ -24,39 +25,50 @@ type scope struct {
 	endpoints *Set
 	outbound  *Resource
 	routes    *Set // outbound alone, for a proxy without an inbound listener
+	listeners *Set // of proxyless clients
+	none      *Set // of what proxyless clients do not have
 }
 
-// everyService is the key of the scope of a service that declares no upstreams.
-const everyService = "*"
+// The keys of the scopes of services that declare no upstreams. Those of
+// proxyless clients all begin alike.
+const (
+	everyService     = "*"
+	proxylessPrefix  = "proxyless "
+	proxylessToEvery = proxylessPrefix + everyService
+)
 
 // scopeKey names the scope of a service's proxies.
-func scopeKey(s *policy.Service) (key string, declared []string) {
-	if s.AllUpstreams {
-		return everyService, nil
+func scopeKey(kind Kind, s *policy.Service) (key string, declared []string) {
+	key = everyService
+	if !s.AllUpstreams {
+		declared = make([]string, 0, len(s.Upstreams))
+		for _, u := range s.Upstreams {
+			declared = append(declared, u.Service)
+		}
+		slices.Sort(declared)
+		declared = slices.Compact(declared)
+		sum := sha256.Sum256([]byte(strings.Join(declared, "\x00")))
+		key = hex.EncodeToString(sum[:16])
 	}
-	declared = make([]string, 0, len(s.Upstreams))
-	for _, u := range s.Upstreams {
-		declared = append(declared, u.Service)
+	if kind == Proxyless {
+		key = proxylessPrefix + key
 	}
-	slices.Sort(declared)
-	declared = slices.Compact(declared)
-	sum := sha256.Sum256([]byte(strings.Join(declared, "\x00")))
-	return hex.EncodeToString(sum[:16]), declared
+	return key, declared
 }
 
-func (s *scope) every() bool { return s.key == everyService }
+func (s *scope) every() bool { return s.declared == nil }
 
 // scope returns the scope of a service's proxies, brought up to date once in a
 // build.
-func (b *build) scope(settings *policy.Service) *scope {
-	key, declared := scopeKey(settings)
+func (b *build) scope(kind Kind, settings *policy.Service) *scope {
+	key, declared := scopeKey(kind, settings)
 	if s, ok := b.scopes[key]; ok {
 		return s
 	}
 	before, ok := b.base.scopes.Get([]byte(key))
 	var s *scope
 	if !ok {
-		s = b.newScope(key, declared)
+		s = b.newScope(&scope{key: key, kind: kind, declared: declared})
 	} else {
 		s = b.updateScope(before)
 	}
@@ -64,57 +76,87 @@ func (b *build) scope(settings *policy.Service) *scope {
 	return s
 }
 
-func (b *build) newScope(key string, declared []string) *scope {
-	s := &scope{key: key, declared: declared, clusters: make(map[localKey]*Set)}
-	var clusters, endpoints []*Resource
+// parts are what a scope takes of one of its members.
+type parts struct{ cluster, endpoints, listener *Resource }
+
+func (b *build) partsOf(kind Kind, s *service) parts {
+	switch {
+	case s == nil:
+		return parts{}
+	case kind == Sidecar:
+		return parts{cluster: s.cluster, endpoints: s.endpoints}
+	}
+	p := b.proxylessOf(s)
+	return parts{p.cluster, p.endpoints, p.listener}
+}
+
+// lastParts are what the predecessor's scope took of the service.
+func (b *build) lastParts(kind Kind, name string, s *service) parts {
+	if s == nil || kind == Sidecar {
+		return b.partsOf(kind, s)
+	}
+	p, ok := b.base.proxyless.Get([]byte(name))
+	if !ok {
+		return parts{}
+	}
+	return parts{p.cluster, p.endpoints, p.listener}
+}
+
+// newScope fills a scope that the predecessor did not have.
+func (b *build) newScope(s *scope) *scope {
+	var clusters, endpoints, listeners edits
 	for _, member := range b.members(s) {
-		if member.cluster != nil {
-			clusters = append(clusters, member.cluster)
-		}
-		if member.endpoints != nil {
-			endpoints = append(endpoints, member.endpoints)
-		}
+		p := b.partsOf(s.kind, member)
+		clusters.replace(nil, p.cluster)
+		endpoints.replace(nil, p.endpoints)
+		listeners.replace(nil, p.listener)
 	}
-	if b.collector != nil {
-		clusters = append(clusters, b.collector.cluster)
-		if b.collector.endpoints != nil {
-			endpoints = append(endpoints, b.collector.endpoints)
-		}
+	s.clusters = make(map[localKey]*Set)
+	s.none = NewSet()
+	if s.kind == Sidecar {
+		clusters.replace(nil, b.collector.parts(Cluster))
+		endpoints.replace(nil, b.collector.parts(Endpoint))
+		b.reroute(s)
+		s.routes = NewSet(s.outbound)
 	}
-	s.base, s.endpoints = NewSet(clusters...), NewSet(endpoints...)
-	b.reroute(s)
-	s.routes = NewSet(s.outbound)
-	for _, name := range declared {
+	s.base, s.endpoints, s.listeners = NewSet(clusters.put...), NewSet(endpoints.put...), NewSet(listeners.put...)
+	for _, name := range s.declared {
 		users, _ := b.scopesOf.Get([]byte(name))
-		b.scopesOf.Insert([]byte(name), append(slices.Clone(users), key))
+		b.scopesOf.Insert([]byte(name), append(slices.Clone(users), s.key))
 	}
 	return s
 }
 
 // updateScope applies what changed since the scope was made.
 func (b *build) updateScope(before *scope) *scope {
-	var clusters, endpoints edits
+	var clusters, endpoints, listeners edits
 	reroute := false
 	for _, name := range b.changedMembers(before) {
 		c := b.changes[name]
-		clusters.replace(c.before.clusterOrNil(), c.after.clusterOrNil())
-		endpoints.replace(c.before.endpointsOrNil(), c.after.endpointsOrNil())
+		was, is := b.lastParts(before.kind, name, c.before), b.partsOf(before.kind, c.after)
+		clusters.replace(was.cluster, is.cluster)
+		endpoints.replace(was.endpoints, is.endpoints)
+		listeners.replace(was.listener, is.listener)
 		reroute = reroute || c.reroutes()
+		if before.kind == Proxyless && c.after == nil {
+			b.forgetProxyless(name)
+		}
 	}
-	if b.collector != b.base.collector {
+	if before.kind == Sidecar && b.collector != b.base.collector {
 		clusters.replace(b.base.collector.parts(Cluster), b.collector.parts(Cluster))
 		endpoints.replace(b.base.collector.parts(Endpoint), b.collector.parts(Endpoint))
 	}
 	after := *before
 	after.base = clusters.apply(before.base)
 	after.endpoints = endpoints.apply(before.endpoints)
+	after.listeners = listeners.apply(before.listeners)
 	after.clusters = maps.Clone(before.clusters)
 	if after.base != before.base {
 		for key, set := range after.clusters {
 			after.clusters[key] = clusters.apply(set)
 		}
 	}
-	if reroute {
+	if reroute && before.kind == Sidecar {
 		b.reroute(&after)
 		after.routes = after.routes.Update([]*Resource{after.outbound}, nil)
 	}

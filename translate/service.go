@@ -33,13 +33,6 @@ func (s *service) clusterOrNil() *Resource {
 	return s.cluster
 }
 
-func (s *service) endpointsOrNil() *Resource {
-	if s == nil {
-		return nil
-	}
-	return s.endpoints
-}
-
 // routed is the virtual host that route configurations may hold: without a
 // cluster it would lead nowhere.
 func (s *service) routed() []byte {

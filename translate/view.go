@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
@@ -19,7 +20,7 @@ type place struct {
 	profile   Profile
 	scope     string // key
 	local     localKey
-	workload  *workload
+	workload  *workload // nil for a proxyless client
 	listeners *Set
 	serves    bool // has an inbound listener
 	listen    listenInput
@@ -43,6 +44,10 @@ func (l listenInput) equal(o listenInput) bool {
 // view puts the view together.
 func (p *place) view(s *scope) *View {
 	v := &View{Profile: p.profile, Missing: p.missing}
+	if s.kind == Proxyless {
+		v.Sets = [NumTypes]*Set{Cluster: s.base, Endpoint: s.endpoints, Secret: s.none, Listener: s.listeners, Route: s.none}
+		return v
+	}
 	v.Sets[Cluster] = s.base
 	v.Sets[Route] = s.routes
 	if p.serves {
@@ -58,6 +63,14 @@ func (p *place) view(s *scope) *View {
 func (s *state) view(p *place) *View {
 	scope, _ := s.scopes.Get([]byte(p.scope))
 	return p.view(scope)
+}
+
+// workloadKey is the key of the place's workload, zero if it has none.
+func (p *place) workloadKey() workloadKey {
+	if p.workload == nil {
+		return workloadKey{}
+	}
+	return p.workload.key
 }
 
 // same reports whether two views serve the same.
@@ -119,13 +132,14 @@ func (b *build) translateViews(before *Fleet) {
 // touchScopes updates the scopes that contain a changed service. Where only
 // assignments changed nothing else of a view can; otherwise its place is stale.
 func (b *build) touchScopes(stale map[string]Profile) {
-	touched := map[string]bool{everyService: false} // whether the places are stale
+	// Whether the places of a scope are stale.
+	touched := map[string]bool{everyService: false, proxylessToEvery: true}
 	for name, c := range b.changes {
 		deep := b.membership || c.before.clusterOrNil() != c.after.clusterOrNil() || c.reroutes()
 		touched[everyService] = touched[everyService] || deep
 		keys, _ := b.scopesOf.Get([]byte(name))
 		for _, key := range keys {
-			touched[key] = touched[key] || deep
+			touched[key] = touched[key] || deep || strings.HasPrefix(key, proxylessPrefix)
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(touched)) {
@@ -150,7 +164,7 @@ func (b *build) touchScopes(stale map[string]Profile) {
 		// them, has to do it again.
 		it := b.places.Root().Iterator()
 		for key, p, ok := it.Next(); ok; key, p, ok = it.Next() {
-			if p.workload.rules.enumerates() {
+			if p.workload != nil && p.workload.rules.enumerates() {
 				stale[string(key)] = p.profile
 			}
 		}
@@ -177,7 +191,7 @@ func (b *build) removeViews() {
 		b.places.Delete(key)
 		b.placesOf.Delete(inScope(p.scope, key))
 		b.report("view/"+string(key), nil, nil)
-		b.left[p.workload.key] = struct{}{}
+		b.left[p.workloadKey()] = struct{}{}
 	}
 }
 
@@ -195,10 +209,17 @@ func (b *build) place(key []byte, profile Profile) {
 
 	p := &place{profile: profile}
 	settings := b.settings(profile.Service, before)
-	s := b.scope(settings)
+	s := b.scope(profile.Kind, settings)
 	p.scope = s.key
-	p.workload = b.workload(settings, profile.AppPort, s)
-	b.listen(p, key, settings, before)
+	if profile.Kind == Proxyless {
+		p.listen.settings = settings
+		if b.c.tls == tlsStrict {
+			p.missing = []string{noCertificates}
+		}
+	} else {
+		p.workload = b.workload(settings, profile.AppPort, s)
+		b.listen(p, key, settings, before)
+	}
 	if p.serves {
 		p.local = localKey{port: profile.AppPort, protocol: settings.Protocol, idle: settings.Timeout.Idle}
 		b.clustersFor(s, p.local)
@@ -207,8 +228,8 @@ func (b *build) place(key []byte, profile Profile) {
 	if known && before.scope != p.scope {
 		b.placesOf.Delete(inScope(before.scope, key))
 	}
-	if known && before.workload.key != p.workload.key {
-		b.left[before.workload.key] = struct{}{}
+	if known && before.workloadKey() != p.workloadKey() {
+		b.left[before.workloadKey()] = struct{}{}
 	}
 	b.places.Insert(key, p)
 	b.placesOf.Insert(inScope(p.scope, key), p)

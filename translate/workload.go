@@ -50,7 +50,7 @@ func (b *build) workload(settings *policy.Service, appPort uint16, s *scope) *wo
 // lastWorkload is the predecessor's workload with the key, or nil.
 func (b *build) lastWorkload(key workloadKey) (last *workload) {
 	walkPrefix(b.base.places, servicePrefix(key.service), func(p *place) bool {
-		if p.workload.key == key {
+		if p.workloadKey() == key {
 			last = p.workload
 		}
 		return last == nil
@@ -111,7 +111,7 @@ func (b *build) forgetWorkloads(next *state) {
 	for key := range b.left {
 		used := false
 		walkPrefix(next.places, servicePrefix(key.service), func(p *place) bool {
-			used = p.workload.key == key
+			used = p.workloadKey() == key
 			return !used
 		})
 		if !used {
