@@ -61,9 +61,9 @@ func demonstrate(ctx context.Context, o options) (err error) {
 	d := &demo{screen: s, dir: dir, options: o, began: time.Now()}
 	defer func() {
 		err = errors.Join(err, d.close())
-		if err == nil {
-			err = os.RemoveAll(dir)
-		} else if !errors.Is(err, context.Canceled) {
+		if err == nil || ctx.Err() != nil {
+			_ = os.RemoveAll(dir)
+		} else {
 			fmt.Fprintf(os.Stderr, "\nThe logs are in %s\n", dir)
 		}
 	}()

@@ -39,6 +39,7 @@ func (d *demo) script(ctx context.Context) error {
 	}
 	d.screen.title("The mesh at work, under a load of 100 requests a second")
 	d.load.Take()
+	seen := 0
 	var errs []error
 	for i, s := range steps {
 		d.screen.step(i+1, len(steps), s.text)
@@ -52,11 +53,18 @@ func (d *demo) script(ctx context.Context) error {
 		if err != nil {
 			d.screen.missed(err)
 			errs = append(errs, fmt.Errorf("step %d: %s", i+1, strings.ToLower(s.text[:1])+s.text[1:]))
+			continue
 		}
+		seen++
+	}
+	warned := d.warnings()
+	for _, line := range warned {
+		errs = append(errs, errors.New("an Envoy warned: "+line))
 	}
 	d.screen.title("In the end")
-	d.screen.mark(mood(len(errs) == 0), "•", fmt.Sprintf("%d of %d steps were seen to happen", len(steps)-len(errs), len(steps)))
+	d.screen.mark(mood(seen == len(steps)), "•", fmt.Sprintf("%d of %d steps were seen to happen", seen, len(steps)))
 	d.screen.mark(mood(d.failed == 0), "•", fmt.Sprintf("%d requests under load, %d failed", d.requests, d.failed))
+	d.screen.mark(mood(len(warned) == 0), "•", fmt.Sprintf("%d warnings of an Envoy about its configuration", len(warned)))
 	return errors.Join(errs...)
 }
 
@@ -65,6 +73,17 @@ func (d *demo) taken() traffic.Result {
 	r := d.load.Take()
 	d.requests, d.failed = d.requests+r.Requests, d.failed+r.Failed()
 	return r
+}
+
+// warnings returns what the Envoys have against their configuration.
+func (d *demo) warnings() []string {
+	var out []string
+	for _, s := range d.mesh.Sidecars() {
+		for _, line := range s.Envoy.Warnings() {
+			out = append(out, s.ID+": "+line)
+		}
+	}
+	return out
 }
 
 func mood(good bool) string {

@@ -86,6 +86,9 @@ func (o PlaneOptions) args() []string {
 	return append(args, o.Flags...)
 }
 
+// Options returns how it was started, to start another like it.
+func (c *ControlPlane) Options() PlaneOptions { return c.options }
+
 // XDSAddress returns where Envoys connect.
 func (c *ControlPlane) XDSAddress() string { return c.options.XDSAddress }
 
