@@ -112,7 +112,7 @@ func proxylessListener(s *policy.Service, keys []string) (*Resource, error) {
 	}, keys, []Ref{{Cluster, s.Name}})
 }
 
-// proxylessCluster has the settings that gRPC's clients honour.
+// proxylessCluster has the settings that gRPC's clients honor.
 func proxylessCluster(c *compiler, s *policy.Service) (*Resource, error) {
 	var d draft
 	return d.finish(Cluster, s.Name, &clusterv3.Cluster{

@@ -91,8 +91,7 @@ func (d *draft) checkRetryOn(conditions []string) {
 		case "5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited",
 			"retriable-4xx", "refused-stream", "retriable-status-codes", "retriable-headers",
 			"http3-post-connect-failure",
-			"cancelled", //nolint:misspell // Envoy's word
-			"deadline-exceeded", "internal", "resource-exhausted", "unavailable":
+			"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable":
 		default:
 			d.failf("retry: unknown condition %q", c)
 		}
