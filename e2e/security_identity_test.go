@@ -37,9 +37,10 @@ const quietMesh = `mesh:
   telemetry: {tracing: {enabled: false}}
 `
 
-// withPolicies is quietMesh with these policies in place of the file's.
+// withPolicies is quietMesh with these policies in place of the file's. The
+// trust domain is said, since they may have no principal that does.
 func withPolicies(policies string) string {
-	return quietMesh + "  security:\n    authorization:\n      policies:\n" + policies
+	return quietMesh + "  security:\n    mtls: {trust_domain: datapunk}\n    authorization:\n      policies:\n" + policies
 }
 
 // admitTheMesh is the policy of the operators' file.
