@@ -423,7 +423,8 @@ func (d *demo) invite(failed error) {
 	s.command("curl -s "+admin+"/metrics | grep ^controlplane_", "the control plane's metrics")
 	s.command("curl -s --unix-socket "+d.nexus.Socket+" http://envoy/config_dump", "what the Envoy of nexus runs")
 	if d.mesh.Consul != nil {
-		s.command("open http://"+d.mesh.Consul.HTTP+"/ui", "the catalog, in Consul's own page")
+		s.command("curl -X PUT 'http://"+d.mesh.Consul.HTTP+"/v1/agent/service/maintenance/lake-2?enable=true'", "take lake-2 out of rotation; enable=false brings it back")
+		s.command("http://"+d.mesh.Consul.HTTP+"/ui/", "the catalog, as Consul's own page shows it")
 	} else {
 		s.command("$EDITOR "+strings.TrimPrefix(d.mesh.Catalog, "file:"), "the catalog: make lake-2 critical, say")
 	}
