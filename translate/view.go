@@ -43,21 +43,19 @@ func (l listenInput) equal(o listenInput) bool {
 
 // view puts the view together.
 func (p *place) view(s *scope) *View {
-	v := &View{Profile: p.profile, Missing: p.missing}
+	return &View{Profile: p.profile, Sets: p.sets(s), Missing: p.missing}
+}
+
+// sets are what the view serves, of the place and of its scope.
+func (p *place) sets(s *scope) [NumTypes]*Set {
 	if s.kind == Proxyless {
-		v.Sets = [NumTypes]*Set{Cluster: s.base, Endpoint: s.endpoints, Secret: s.none, Listener: s.listeners, Route: s.none}
-		return v
+		return [NumTypes]*Set{Cluster: s.base, Endpoint: s.endpoints, Secret: s.none, Listener: s.listeners, Route: s.none}
 	}
-	v.Sets[Cluster] = s.base
-	v.Sets[Route] = s.routes
+	clusters, routes := s.base, s.routes
 	if p.serves {
-		v.Sets[Cluster] = s.clusters[p.local]
-		v.Sets[Route] = p.workload.routes
+		clusters, routes = s.clusters[p.local], p.workload.routes
 	}
-	v.Sets[Endpoint] = s.endpoints
-	v.Sets[Secret] = p.workload.secrets
-	v.Sets[Listener] = p.listeners
-	return v
+	return [NumTypes]*Set{Cluster: clusters, Endpoint: s.endpoints, Secret: p.workload.secrets, Listener: p.listeners, Route: routes}
 }
 
 func (s *state) view(p *place) *View {
@@ -153,8 +151,8 @@ func (b *build) touchScopes(stale map[string]Profile) {
 		walkPrefix(b.base.placesOf, []byte(key+"\x00"), func(p *place) bool {
 			if deep {
 				stale[string(profileKey(p.profile))] = p.profile
-			} else if v := p.view(after); !v.same(p.view(before)) {
-				b.changed = append(b.changed, v)
+			} else if p.sets(after) != p.sets(before) {
+				b.changed = append(b.changed, p.view(after))
 			}
 			return true
 		})
