@@ -122,14 +122,17 @@ func (s *section) section(name string) *section {
 	return v.section()
 }
 
-// each calls do for every entry of a map whose keys are names.
+// free reports whether a key is the operators' own.
+func free(name string) bool { return strings.HasPrefix(name, "x-") }
+
+// each calls do for every entry of a map whose keys are names. There are no
+// unknown ones, so such a map is never closed.
 func (s *section) each(do func(name string, v value)) {
 	if s.node == nil {
 		return
 	}
 	for _, f := range s.fields {
-		s.known = append(s.known, f.name)
-		if f.value.kind != null {
+		if f.value.kind != null && !free(f.name) {
 			do(f.name, s.entry(f))
 		}
 	}
@@ -176,7 +179,7 @@ func (s *section) close() {
 		return
 	}
 	for _, f := range s.fields {
-		if !strings.HasPrefix(f.name, "x-") && !s.refused[f.name] && !slices.Contains(s.known, f.name) {
+		if !free(f.name) && !s.refused[f.name] && !slices.Contains(s.known, f.name) {
 			s.unknown(f.name, didYouMean(f.name, s.known))
 		}
 	}
@@ -189,20 +192,20 @@ func (s *section) missing(name, hint string) {
 
 // text expands a scalar. It is false if there is nothing to go on with, which
 // is then reported.
-func (v value) text() (text string, expanded, ok bool) {
+func (v value) text() (text string, ok bool) {
 	if v.kind != scalar {
 		v.fail(CodeType, "", "wants a single value, not %s", v.kind)
-		return "", false, false
+		return "", false
 	}
 	e, err := expand(v.node.text, v.d.lookup)
 	var required errRequired
 	switch {
 	case errors.As(err, &required):
 		v.fail(CodeVariable, "", "%v", required)
-		return "", false, false
+		return "", false
 	case err != nil:
 		v.fail(CodeExpansion, "a dollar that is meant is written $$", "%v", err)
-		return "", false, false
+		return "", false
 	}
 	for _, name := range e.unset {
 		if v.mayBeUnset {
@@ -210,7 +213,7 @@ func (v value) text() (text string, expanded, ok bool) {
 		}
 		v.fail(CodeUnset, fmt.Sprintf("set it, or write what to take instead: ${%s:-…}", name), "variable %s is not set, so nothing stands there", name)
 	}
-	return e.text, e.variable, true
+	return e.text, true
 }
 
 // str reads a text. Whether it is one is decided by what is in the file, not
@@ -220,14 +223,13 @@ func (v value) str() (string, bool) {
 		v.fail(CodeType, fmt.Sprintf("write it in quotes: %q", v.node.text), "wants a text, not %s", v.node.text)
 		return "", false
 	}
-	text, _, ok := v.text()
-	return text, ok
+	return v.text()
 }
 
 // plain is the text of a number or a boolean. YAML's own type is not asked: a
 // quoted number, or one that a variable holds, is one all the same.
 func (v value) plain(wants string) (string, bool) {
-	text, _, ok := v.text()
+	text, ok := v.text()
 	if !ok {
 		return "", false
 	}

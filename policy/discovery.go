@@ -117,9 +117,13 @@ func isHostname(s string) bool {
 
 // onlyOf reports whether s has letters and digits of ASCII, and those of more.
 func onlyOf(s, more string) bool {
-	return strings.IndexFunc(s, func(r rune) bool {
-		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune(more, r))
-	}) < 0
+	for _, r := range s {
+		letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
+		if !letter && (r < '0' || '9' < r) && !strings.ContainsRune(more, r) {
+			return false
+		}
+	}
+	return true
 }
 
 func (v value) datacenter() (string, bool) {

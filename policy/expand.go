@@ -8,9 +8,8 @@ import (
 
 // expansion is a text with its variables filled in.
 type expansion struct {
-	text     string
-	variable bool     // there was a ${…}
-	unset    []string // variables that are not set and have no default
+	text  string
+	unset []string // variables that are not set and have no default
 }
 
 // errRequired is a ${V:?message} whose variable is not set.
@@ -99,7 +98,6 @@ func (e *expander) run(depth int, live bool) (string, error) {
 
 // variable expands what follows a ${.
 func (e *expander) variable(depth int, live bool) (string, error) {
-	e.out.variable = true
 	name, operator, err := e.head()
 	if err != nil {
 		return "", err

@@ -54,8 +54,8 @@ func (v value) port() (uint16, bool) {
 }
 
 // ratio reads a share from 0 to 1.
-func (s *section) ratio(name string, to *float64) bool {
-	return read(s, name, to, func(v value) (float64, bool) { return v.real(1, "a ratio: 0.1 is 10 %") })
+func (s *section) ratio(name string, to *float64) {
+	read(s, name, to, func(v value) (float64, bool) { return v.real(1, "a ratio: 0.1 is 10 %") })
 }
 
 func (s *section) percent(name string, to *float64) bool {
@@ -71,8 +71,8 @@ func (s *section) word(name string, to *string, words ...string) bool {
 }
 
 // names reads a list of texts, each checked.
-func (s *section) names(name string, to *[]string, check func(value, string) bool) bool {
-	return readList(s, name, to, func(v value) (string, bool) {
+func (s *section) names(name string, to *[]string, check func(value, string) bool) {
+	readList(s, name, to, func(v value) (string, bool) {
 		text, ok := v.filled()
 		return text, ok && check(v, text)
 	})

@@ -10,43 +10,36 @@ func merge(base, over *node) *node {
 	if base == nil || base.kind != object || over.kind != object {
 		return over
 	}
-	merged := *base
-	merged.fields = slices.Clone(base.fields)
+	fields := slices.Clone(base.fields)
 	for _, f := range over.fields {
-		i := slices.IndexFunc(merged.fields, func(had field) bool { return had.name == f.name })
+		i := base.find(f.name)
 		switch {
 		case i < 0:
-			merged.fields = append(merged.fields, f)
-		case f.value.kind == object && merged.fields[i].value.kind == object:
-			merged.fields[i].value = merge(merged.fields[i].value, f.value)
+			fields = append(fields, f)
+		case f.value.kind == object && fields[i].value.kind == object:
+			fields[i].value = merge(fields[i].value, f.value)
 		default:
-			merged.fields[i] = f
+			fields[i] = f
 		}
 	}
-	return &merged
+	return newMap(base.source, base.width, fields)
 }
 
 // without returns n without one of its keys, and that key's value.
 func (n *node) without(name string) (rest, taken *node) {
-	i := slices.IndexFunc(n.fields, func(f field) bool { return f.name == name })
+	i := n.find(name)
 	if i < 0 {
 		return n, nil
 	}
-	copied := *n
-	copied.fields = slices.Delete(slices.Clone(n.fields), i, i+1)
-	return &copied, n.fields[i].value
+	fields := slices.Delete(slices.Clone(n.fields), i, i+1)
+	return newMap(n.source, n.width, fields), n.fields[i].value
 }
 
 // with returns n with one of its entries replaced.
 func (n *node) with(f field) *node {
-	copied := *n
-	copied.fields = slices.Clone(n.fields)
-	for i := range copied.fields {
-		if copied.fields[i].name == f.name {
-			copied.fields[i] = f
-		}
-	}
-	return &copied
+	fields := slices.Clone(n.fields)
+	fields[n.find(f.name)] = f
+	return newMap(n.source, n.width, fields)
 }
 
 // index records where each key stands.

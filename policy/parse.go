@@ -3,7 +3,6 @@ package policy
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -50,7 +49,7 @@ func Environments(files []File) []string {
 	}
 	var names []string
 	for _, f := range environments.fields {
-		if f.value.kind != null {
+		if f.value.kind != null && !free(f.name) {
 			names = append(names, f.name)
 		}
 	}
@@ -136,19 +135,20 @@ func (d *decoder) overlay(root, environments *node, name string) *node {
 	if !over.section().present() {
 		return root
 	}
-	if rest, nested := over.node.without("environments"); nested != nil {
+	if rest, nested := over.without("environments"); nested != nil {
 		over.section().refuse("environments", "an environment has no environments")
 		over.node = rest
 	}
 	mesh, _ := root.field("mesh")
-	return merge(root, &node{kind: object, fields: []field{{"mesh", mesh.source, over.node}}})
+	return merge(root, newMap(root.source, root.width, []field{{"mesh", mesh.source, over.node}}))
 }
 
 // revision is a hash of what the files hold, short enough to be read out.
 func revision(files []File) string {
 	h := sha256.New()
 	for _, f := range files {
-		fmt.Fprintf(h, "%d\n", len(f.Data))
+		h.Write(strconv.AppendInt(nil, int64(len(f.Data)), 10))
+		h.Write([]byte{'\n'})
 		h.Write(f.Data)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:6])

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -35,17 +36,17 @@ func (p Problem) String() string {
 // Format writes the line of [Problem.String] and below it the line of the file
 // with a caret, and the hint.
 func (p Problem) Format(w io.Writer) {
-	fmt.Fprintln(w, p.String())
+	text := p.String() + "\n"
 	gutter := ""
 	if p.Excerpt != "" {
-		number := fmt.Sprint(p.Source.Line)
+		number := strconv.Itoa(p.Source.Line)
 		gutter = strings.Repeat(" ", len(number))
-		fmt.Fprintf(w, "%s | %s\n", number, p.Excerpt)
-		fmt.Fprintf(w, "%s | %s\n", gutter, p.caret())
+		text += number + " | " + p.Excerpt + "\n" + gutter + " | " + p.caret() + "\n"
 	}
 	if p.Hint != "" {
-		fmt.Fprintf(w, "%s = %s\n", gutter, p.Hint)
+		text += gutter + " = " + p.Hint + "\n"
 	}
+	_, _ = io.WriteString(w, text) // a terminal that is gone wants no error
 }
 
 // caret underlines the columns that the problem is about. Tabs before it stay

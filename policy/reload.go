@@ -70,13 +70,24 @@ func NewWatcher(paths []string, opts Options, w WatcherOptions) *Watcher {
 // Run watches until ctx ends, and returns nil then. Without change
 // notification (the machine may be out of inotify watches) it polls.
 func (w *Watcher) Run(ctx context.Context) error {
-	var events <-chan fsnotify.Event
-	var failures <-chan error
 	notify, err := fsnotify.NewWatcher()
 	if err != nil {
 		w.Logger.Warn("no notification of file changes: the mesh file is polled", "interval", poll, "err", err)
-	} else {
-		defer notify.Close() //nolint:errcheck // nothing was written
+		w.run(ctx, nil)
+		return nil
+	}
+	w.run(ctx, notify)
+	if err := notify.Close(); err != nil {
+		w.Logger.Debug("closing the notification of file changes", "err", err)
+	}
+	return nil
+}
+
+// run watches until ctx ends; notify may be nil.
+func (w *Watcher) run(ctx context.Context, notify *fsnotify.Watcher) {
+	var events <-chan fsnotify.Event
+	var failures <-chan error
+	if notify != nil {
 		events, failures = notify.Events, notify.Errors
 	}
 	w.follow(notify)
@@ -90,7 +101,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		asked := false
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case e := <-events:
 			if !w.concerns(e) {
 				continue
@@ -127,7 +138,8 @@ func (w *Watcher) load(asked bool) {
 	if err != nil {
 		state = err.Error()
 	}
-	if state == w.seen && !(asked && w.failed) {
+	again := asked && w.failed // whoever asks wants to hear why not
+	if state == w.seen && !again {
 		return
 	}
 	w.seen = state

@@ -35,7 +35,7 @@ func didYouMean(got string, words []string) string {
 }
 
 // edits is how many letters must be put in, taken out, replaced, or swapped
-// with their neighbour to make b of a (optimal string alignment).
+// with their neighbor to make b of a (optimal string alignment).
 func edits(a, b string) int {
 	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range last {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -37,6 +38,8 @@ type node struct {
 
 	items  []*node
 	fields []field // of a map, in the order of the file
+
+	places map[string]int // of the fields of a large map, by name
 }
 
 // field is one entry of a map.
@@ -46,11 +49,36 @@ type field struct {
 	value  *node
 }
 
-func (n *node) field(name string) (field, bool) {
-	for _, f := range n.fields {
-		if f.name == name {
-			return f, true
+// largeMap is the number of fields from which a map is searched by an index. A
+// mesh of thousands of services is one.
+const largeMap = 16
+
+// newMap returns a map of the fields.
+func newMap(source Source, width int, fields []field) *node {
+	n := &node{kind: object, source: source, width: width, fields: fields}
+	if len(fields) > largeMap {
+		n.places = make(map[string]int, len(fields))
+		for i, f := range fields {
+			n.places[f.name] = i
 		}
+	}
+	return n
+}
+
+// find returns the place of a field, or -1.
+func (n *node) find(name string) int {
+	if n.places != nil {
+		if i, ok := n.places[name]; ok {
+			return i
+		}
+		return -1
+	}
+	return slices.IndexFunc(n.fields, func(f field) bool { return f.name == name })
+}
+
+func (n *node) field(name string) (field, bool) {
+	if i := n.find(name); i >= 0 {
+		return n.fields[i], true
 	}
 	return field{}, false
 }
@@ -153,8 +181,7 @@ func (g *grower) grow(y *yaml.Node) *node {
 			n.items = append(n.items, g.grow(item))
 		}
 	case yaml.MappingNode:
-		n.kind = object
-		n.fields = g.fields(y)
+		return newMap(n.source, n.width, g.fields(y))
 	}
 	return n
 }
