@@ -5,7 +5,7 @@ GO    ?= go
 TOOLS := $(CURDIR)/.tools/bin
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test unit e2e lint tools build clean
+.PHONY: demo test unit e2e bench bench-quick lint tools tools-demo tools-lint build clean
 
 ## demo: a whole mesh on this machine, live (ONCE=1: run the script and exit; CATALOG=file: without Consul)
 demo: tools-demo build
@@ -26,6 +26,13 @@ unit:
 ## e2e: the tests against real Envoy, Consul and Prometheus
 e2e: tools
 	$(GO) test -count=1 ./e2e/...
+
+## bench: the engine side by side with others, at full size (about half an hour); bench-quick: two minutes
+bench:
+	@$(GO) run ./e2e/bench
+
+bench-quick:
+	@$(GO) run ./e2e/bench --quick
 
 ## lint: gofumpt, go vet, golangci-lint (with the import direction)
 lint: tools-lint
