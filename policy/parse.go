@@ -110,8 +110,7 @@ func decodeEnvironment(root, environments *node, opts Options, r *report) *Mesh 
 	if environments != nil {
 		root = d.overlay(root, environments, opts.Environment)
 	}
-	top := (&value{node: root, d: d, at: root.source, columns: 1}).section()
-	d.document(top, m)
+	d.document(value{node: root, d: d, at: root.source, columns: 1}.section(), m)
 	if f, ok := root.field("mesh"); ok {
 		f.value.index("mesh", f.source, m.keys)
 	}

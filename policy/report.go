@@ -12,11 +12,12 @@ import (
 type report struct {
 	files    []File
 	lines    map[string][]string
+	secret   map[Source]bool // lines, column 0, that are not to be shown
 	problems []Problem
 }
 
 func newReport(files []File) *report {
-	r := &report{files: files, lines: make(map[string][]string, len(files))}
+	r := &report{files: files, lines: make(map[string][]string, len(files)), secret: make(map[Source]bool)}
 	for _, f := range files {
 		r.lines[f.Name] = splitLines(string(f.Data))
 	}
@@ -68,11 +69,18 @@ func (r *report) syntax(f File, err error) {
 	}
 }
 
+// hide keeps a line that has a secret in it out of every problem: problems are
+// logged.
+func (r *report) hide(at Source) { r.secret[Source{at.File, at.Line, 0}] = true }
+
 // split returns the errors and the warnings in the order of their places.
 func (r *report) split() (Problems, []Problem) {
 	var failed Problems
 	var warnings []Problem
 	for _, p := range sortProblems(r.problems, r.files) {
+		if r.secret[Source{p.Source.File, p.Source.Line, 0}] {
+			p.Excerpt = ""
+		}
 		if p.Warning() {
 			warnings = append(warnings, p)
 		} else {

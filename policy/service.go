@@ -35,7 +35,6 @@ type layers struct {
 	name   string
 	custom value // circuit_breakers.custom.X
 	own    value // services.X
-	named  value // where the name stands, first of both
 }
 
 // services reads the defaults of the mesh, and then each service that the file
@@ -72,7 +71,7 @@ func (d *decoder) named(custom, own *section) []*layers {
 	layer := func(s *section, name string) *layers {
 		l := byName[name]
 		if l == nil && s.keyOf(name).checkServiceName(name) {
-			l = &layers{name: name, named: s.keyOf(name), custom: value{d: d}, own: value{d: d}}
+			l = &layers{name: name, custom: value{d: d}, own: value{d: d}}
 			byName[name] = l
 		}
 		return l
@@ -84,7 +83,7 @@ func (d *decoder) named(custom, own *section) []*layers {
 	})
 	own.each(func(name string, v value) {
 		if l := layer(own, name); l != nil {
-			l.own, l.named = v, own.keyOf(name)
+			l.own = v
 		}
 	})
 	all := make([]*layers, 0, len(byName))
