@@ -296,4 +296,3 @@ func TestPolicyEditRemovesATCPCallerByOneSecretAndNoListenerMoves(t *testing.T) 
 		}
 	}
 }
-
