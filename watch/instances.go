@@ -10,13 +10,13 @@ import (
 // works in place.
 func Distinct(instances []*Instance) []*Instance {
 	slices.SortFunc(instances, func(a, b *Instance) int {
-		return cmp.Or(
-			a.Address.Compare(b.Address),
-			cmp.Compare(a.Port, b.Port),
-			cmp.Compare(a.Health, b.Health),
-			cmp.Compare(a.ID, b.ID),
-			cmp.Compare(a.MeshPort, b.MeshPort),
-		)
+		if c := a.Address.Compare(b.Address); c != 0 {
+			return c
+		}
+		if c := cmp.Compare(a.Port, b.Port); c != 0 {
+			return c
+		}
+		return cmp.Or(cmp.Compare(a.Health, b.Health), cmp.Compare(a.ID, b.ID), cmp.Compare(a.MeshPort, b.MeshPort))
 	})
 	return slices.CompactFunc(instances, func(a, b *Instance) bool {
 		return a.Address == b.Address && a.Port == b.Port

@@ -21,9 +21,10 @@ import (
 const (
 	// maxBody bounds an answer; all checks of 5,000 services are 6 MB.
 	maxBody = 64 << 20
-	// shortTimeout is for a query that does not block. A server holds one for
-	// 7 s while it looks for a leader (rpc_hold_timeout).
-	shortTimeout = 10 * time.Second
+	// shortTimeout is for a query that does not block. A server without a leader
+	// was seen to look for one for 10 s before it said so (rpc_hold_timeout, 7 s,
+	// and what it adds), a stale query's too.
+	shortTimeout = 20 * time.Second
 )
 
 // query is one request to Consul.

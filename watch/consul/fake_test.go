@@ -25,8 +25,8 @@ type fakeConsul struct {
 	mu       sync.Mutex
 	index    uint64
 	entries  map[string][]entry
-	indexes  map[string]uint64 // of the last change of each service
-	changed  chan struct{}     // closed and replaced at each change
+	indexes  map[string]uint64        // of the last change of each service
+	changed  map[string]chan struct{} // of each path that is waited for; closed at a change
 	hook     func(*http.Request) (*http.Response, error)
 	noLeader bool
 	noCanary bool
@@ -48,7 +48,7 @@ type request struct {
 }
 
 func newFake() *fakeConsul {
-	return &fakeConsul{index: 10, entries: make(map[string][]entry), indexes: make(map[string]uint64), changed: make(chan struct{})}
+	return &fakeConsul{index: 10, entries: make(map[string][]entry), indexes: make(map[string]uint64), changed: make(map[string]chan struct{})}
 }
 
 // set replaces the instances of a service; none removes it.
@@ -61,7 +61,9 @@ func (f *fakeConsul) set(name string, entries ...entry) {
 	if len(entries) == 0 {
 		delete(f.entries, name)
 	}
-	f.wake()
+	for _, path := range []string{healthPath(name), "/v1/catalog/services", "/v1/health/state/any"} {
+		f.wakePath(path)
+	}
 }
 
 // lock changes the fake's state and wakes nobody.
@@ -72,8 +74,16 @@ func (f *fakeConsul) lock(change func()) {
 }
 
 func (f *fakeConsul) wake() {
-	close(f.changed)
-	f.changed = make(chan struct{})
+	for path := range f.changed {
+		f.wakePath(path)
+	}
+}
+
+func (f *fakeConsul) wakePath(path string) {
+	if c := f.changed[path]; c != nil {
+		close(c)
+		delete(f.changed, path)
+	}
 }
 
 // wipe is a server that lost its state.
@@ -118,7 +128,11 @@ func (f *fakeConsul) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer deadline.Stop()
 	for done := index == 0; ; {
 		f.mu.Lock()
-		hook, changed := f.hook, f.changed
+		hook := f.hook
+		if f.changed[req.URL.Path] == nil {
+			f.changed[req.URL.Path] = make(chan struct{})
+		}
+		changed := f.changed[req.URL.Path]
 		f.mu.Unlock()
 		if hook != nil {
 			if resp, err := hook(req); resp != nil || err != nil {

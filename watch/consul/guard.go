@@ -30,6 +30,7 @@ type hold struct {
 	gone  string // how many, for operators
 	why   string // it is not believed
 	note  string // what the last confirming read said
+	back  bool   // Consul's index went back meanwhile: it may be any number now
 	// first are the places that the first confirming read did not have; nil:
 	// there was none.
 	first map[place]struct{}
@@ -150,6 +151,7 @@ func (s *Source) judge(svc *service, seen *watch.Service, index uint64) {
 	if svc.hold == nil {
 		s.startHold(svc, now)
 	}
+	svc.hold.back = svc.hold.back || index < svc.index || s.unsettled(svc, now)
 	svc.hold.gone = fmt.Sprintf("%d of %d instances gone", len(gone), len(svc.known.Instances))
 	svc.hold.why = why
 	s.board.hold(svc.name, svc.hold.String())
@@ -219,12 +221,8 @@ func (s *Source) confirm(svc *service, h *hold, seen *watch.Service, index uint6
 		s.board.hold(svc.name, h.String())
 	}
 	now := time.Now()
-	switch {
-	case err != nil:
+	if err != nil {
 		still(err.Error())
-		return
-	case index <= 1 || index == svc.index:
-		still("Consul's index did not move")
 		return
 	}
 	gone := missing(svc.known, seen)
@@ -233,8 +231,13 @@ func (s *Source) confirm(svc *service, h *hold, seen *watch.Service, index uint6
 		s.accept(svc, seen, index)
 		return
 	}
-	if (index < svc.index && now.Sub(h.since) < s.cfg.Guard.Restored) || s.unsettled(svc, now) {
+	h.back = h.back || index < svc.index || s.unsettled(svc, now)
+	switch {
+	case h.back && now.Sub(h.since) < s.cfg.Guard.Restored:
 		still("Consul's index went back: agents may register again")
+		return
+	case index <= 1, !h.back && index == svc.index:
+		still("Consul's index did not move")
 		return
 	}
 	agreed := make(map[place]struct{})

@@ -1,8 +1,10 @@
 package consul
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -369,4 +371,37 @@ func TestInitialCatalogStaysUntilTheFirstSync(t *testing.T) {
 			t.Errorf("changed since the initial one: %v, %v", changed, ok)
 		}
 	})
+}
+
+// BenchmarkChangeToEvent is the time from a change to the catalog that has it,
+// without a network or a Consul in between.
+func BenchmarkChangeToEvent(b *testing.B) {
+	const n = 2000 // each has its turn, so that no watch is limited
+	fake := newFake()
+	fake.http2 = true
+	name := func(i int) string { return fmt.Sprintf("s%04d", i%n) }
+	for i := range n {
+		fake.set(name(i), many(3)...)
+	}
+	cfg, err := Config{Address: "consul:8500"}.withDefaults()
+	if err != nil {
+		b.Fatal(err)
+	}
+	news := make(chan struct{}, 1)
+	s := newSource(cfg, Demand{MeshOnly: true}, slog.New(slog.DiscardHandler), func(*watch.Catalog) { news <- struct{}{} }, fake)
+	ctx, cancel := context.WithCancel(b.Context())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	<-news
+	flip := [][]entry{many(3), many(3)}
+	flip[0][0].Checks[0].Status = "critical"
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		fake.set(name(i), flip[i/n%2]...)
+		<-news
+	}
+	cancel()
+	if err := <-done; err != nil {
+		b.Error(err)
+	}
 }

@@ -1,0 +1,514 @@
+package consul_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"datapunk.dev/controlplane/watch"
+	"datapunk.dev/controlplane/watch/consul"
+	"datapunk.dev/controlplane/watch/consul/consultest"
+)
+
+// observer runs a source against a real agent and sees what it publishes.
+type observer struct {
+	*consul.Source
+	t testing.TB
+
+	mu      sync.Mutex
+	catalog *watch.Catalog
+	count   int
+	logs    bytes.Buffer
+	news    chan struct{}
+}
+
+func observe(t testing.TB, cfg consul.Config, demand consul.Demand) *observer {
+	t.Helper()
+	o := &observer{t: t, news: make(chan struct{}, 1)}
+	src, err := consul.New(cfg, demand, slog.New(slog.NewTextHandler(o, nil)), o.publish)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Source = src
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- src.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("the source's log:\n%s", o.logged())
+		}
+	})
+	return o
+}
+
+func (o *observer) publish(c *watch.Catalog) {
+	o.mu.Lock()
+	o.catalog, o.count = c, o.count+1
+	o.mu.Unlock()
+	select {
+	case o.news <- struct{}{}:
+	default:
+	}
+}
+
+// Write implements io.Writer for the log.
+func (o *observer) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.logs.Write(p)
+}
+
+func (o *observer) logged() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.logs.String()
+}
+
+func (o *observer) published() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.count
+}
+
+// service is nil as long as there is none.
+func (o *observer) service(name string) *watch.Service {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.catalog == nil {
+		return nil
+	}
+	return o.catalog.Service(name)
+}
+
+// instances are -1 as long as there is no service.
+func (o *observer) instances(name string) int {
+	if s := o.service(name); s != nil {
+		return len(s.Instances)
+	}
+	return -1
+}
+
+// within waits until done, and returns how long that took.
+func (o *observer) within(limit time.Duration, what string, done func() bool) time.Duration {
+	o.t.Helper()
+	began := time.Now()
+	for !done() {
+		if time.Since(began) > limit {
+			o.t.Fatalf("not within %s: %s; status %+v", limit, what, o.Status())
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return time.Since(began)
+}
+
+func (o *observer) waiting(part string) func() bool {
+	return func() bool {
+		got := strings.Join(o.Status().Waiting, "\n")
+		return (part == "") == (got == "") && strings.Contains(got, part)
+	}
+}
+
+func (o *observer) ready() {
+	o.t.Helper()
+	o.within(15*time.Second, "ready", func() bool { return o.Status().Ready })
+}
+
+// never fails if bad comes true within the time.
+func (o *observer) never(limit time.Duration, what string, bad func() bool) {
+	o.t.Helper()
+	for began := time.Now(); time.Since(began) < limit; time.Sleep(5 * time.Millisecond) {
+		if bad() {
+			o.t.Fatalf("%s; status %+v", what, o.Status())
+		}
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func lake(n int) consultest.Instance {
+	return consultest.Instance{Service: "lake", ID: fmt.Sprintf("lake-%d", n), Address: fmt.Sprintf("10.0.0.%d", n), Port: 8080, MeshPort: 15006, Weight: 10}
+}
+
+// soon is far above what a change takes (3 ms), for a machine under load.
+const soon = 2 * time.Second
+
+func TestRealLifeOfAnInstance(t *testing.T) {
+	t.Parallel()
+	agent := consultest.Start(t)
+	must(t, agent.Register(lake(1)))
+	must(t, agent.Register(consultest.Instance{Service: "jaeger", ID: "jaeger", Address: "10.0.1.1", Port: 4317}))
+	must(t, agent.Register(consultest.Instance{Service: "plain", ID: "plain", Address: "10.0.1.2", Port: 80}))
+	o := observe(t, consul.Config{Address: agent.HTTPAddr, Datacenter: "dc1"}, consul.Demand{MeshOnly: true, Services: []string{"jaeger", "nowhere"}})
+	o.ready()
+	if o.instances("lake") != 1 || o.instances("jaeger") != 1 || o.instances("plain") != -1 || o.instances("nowhere") != -1 {
+		t.Fatalf("lake %d, jaeger %d, plain %d, nowhere %d", o.instances("lake"), o.instances("jaeger"), o.instances("plain"), o.instances("nowhere"))
+	}
+	if i := o.service("lake").Instances[0]; i.ID != "lake-1" || i.MeshPort != 15006 || i.Port != 8080 || i.Weight != 10 || i.Health != watch.Passing {
+		t.Errorf("instance %+v", i)
+	}
+
+	must(t, agent.Register(lake(2)))
+	o.within(soon, "a second instance", func() bool { return o.instances("lake") == 2 })
+	second := func(h watch.Health, weight uint32) func() bool {
+		return func() bool { i := o.service("lake").Instances[1]; return i.Health == h && i.Weight == weight }
+	}
+	must(t, agent.SetHealth("lake-2", "critical"))
+	o.within(soon, "critical", second(watch.Critical, 10))
+	must(t, agent.SetHealth("lake-2", "warning"))
+	o.within(soon, "warning, with its weight", second(watch.Warning, 1))
+	must(t, agent.SetHealth("lake-2", "passing"))
+	o.within(soon, "passing", second(watch.Passing, 10))
+	must(t, agent.SetMaintenance("lake-2", true))
+	o.within(soon, "maintenance", second(watch.Maintenance, 10))
+	must(t, agent.SetMaintenance("lake-2", false))
+	o.within(soon, "out of maintenance", second(watch.Passing, 10))
+
+	must(t, agent.Deregister("lake-2"))
+	o.within(soon, "one deregistration", func() bool { return o.instances("lake") == 1 })
+	must(t, agent.Deregister("lake-1"))
+	if d := o.within(10*time.Second, "scaled to zero", func() bool { return o.instances("lake") == -1 }); d < 5*time.Second {
+		t.Errorf("the last instance went after %s, unconfirmed", d)
+	}
+	must(t, agent.Register(lake(1)))
+	o.within(soon, "back from zero", func() bool { return o.instances("lake") == 1 })
+}
+
+// A sidecar that Consul registers inherits the metadata of its parent.
+func TestRealConnectProxyIsNotInTheMesh(t *testing.T) {
+	t.Parallel()
+	agent := consultest.Start(t)
+	must(t, agent.API.Agent().ServiceRegister(&api.AgentServiceRegistration{
+		Name: "lake", Address: "10.0.0.1", Port: 80, Meta: map[string]string{"mesh_port": "15006"},
+		Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{}},
+	}))
+	for _, demand := range []consul.Demand{{MeshOnly: true}, {}} {
+		o := observe(t, consul.Config{Address: agent.HTTPAddr}, demand)
+		o.ready()
+		if o.instances("lake") != 1 || o.instances("lake-sidecar-proxy") != -1 || o.instances("consul") != -1 {
+			t.Errorf("%+v: lake %d, its sidecar %d", demand, o.instances("lake"), o.instances("lake-sidecar-proxy"))
+		}
+	}
+}
+
+// An agent with its state on disk comes back: nothing is taken out meanwhile.
+func TestRealAgentRestarts(t *testing.T) {
+	t.Parallel()
+	agent := consultest.Start(t, consultest.WithState())
+	for n := range 4 {
+		must(t, agent.Register(lake(n+1)))
+	}
+	o := observe(t, consul.Config{Address: agent.HTTPAddr}, consul.Demand{MeshOnly: true})
+	o.ready()
+	o.within(soon, "all", func() bool { return o.instances("lake") == 4 })
+
+	agent.Stop()
+	o.within(soon, "said to be refused", o.waiting("list of services: connection refused"))
+	if !o.Status().Ready {
+		t.Error("not ready, with the last good catalog in hand")
+	}
+	restarted := make(chan error, 1)
+	go func() { restarted <- agent.Restart(context.Background()) }()
+	for done := false; !done; {
+		select {
+		case err := <-restarted:
+			must(t, err)
+			done = true
+		case <-time.After(5 * time.Millisecond):
+			if n := o.instances("lake"); n != 4 {
+				t.Fatalf("%d instances while the agent restarts", n)
+			}
+		}
+	}
+	o.never(3*time.Second, "instances went", func() bool { return o.instances("lake") != 4 })
+	o.within(15*time.Second, "well again", o.waiting(""))
+	must(t, agent.Deregister("lake-4"))
+	o.within(10*time.Second, "a change after the restart", func() bool { return o.instances("lake") == 3 })
+	if n := strings.Count(o.logged(), "connection refused"); n > 4 {
+		t.Errorf("logged %d times that it was refused", n)
+	}
+}
+
+func TestRealServerIsWiped(t *testing.T) {
+	t.Parallel()
+	agent := consultest.Start(t)
+	for n := range 30 { // so that a new server's index is lower
+		must(t, agent.Register(lake(n+1)))
+	}
+	must(t, agent.Register(consultest.Instance{Service: "dome", ID: "dome", Address: "10.0.1.1", Port: 80, MeshPort: 15006}))
+	guard := consul.Guard{Confirm: 500 * time.Millisecond, Restored: 12 * time.Second}
+	o := observe(t, consul.Config{Address: agent.HTTPAddr, Guard: guard}, consul.Demand{MeshOnly: true})
+	o.ready()
+
+	must(t, agent.Restart(t.Context()))
+	o.within(15*time.Second, "held", func() bool { return len(o.Status().Held) == 2 })
+	wiped := time.Now()
+	o.never(2*time.Second, "instances went", func() bool { return o.instances("lake") != 30 || o.instances("dome") != 1 })
+	for n := range 30 {
+		must(t, agent.Register(lake(n+1)))
+	}
+	o.within(soon, "lake is back", func() bool { return len(o.Status().Held) == 1 })
+	o.within(30*time.Second, "dome, which nobody registered again, is gone", func() bool { return o.instances("dome") == -1 })
+	if d := time.Since(wiped); d < guard.Restored-time.Second {
+		t.Errorf("gone after %s", d)
+	}
+	if o.instances("lake") != 30 {
+		t.Errorf("lake has %d instances", o.instances("lake"))
+	}
+}
+
+func TestRealNoLeader(t *testing.T) {
+	t.Parallel()
+	agent := consultest.Start(t, consultest.WithoutLeader())
+	o := observe(t, consul.Config{Address: agent.HTTPAddr}, consul.Demand{MeshOnly: true})
+	o.within(15*time.Second, "said", o.waiting("list of services: no leader"))
+	o.never(2*time.Second, "published", func() bool { return o.published() > 0 || o.Status().Ready })
+}
+
+func TestRealConsistencyNeedsALeader(t *testing.T) {
+	t.Parallel()
+	agent := consultest.Start(t, consultest.WithoutLeader())
+	o := observe(t, consul.Config{Address: agent.HTTPAddr, Consistency: "consistent"}, consul.Demand{MeshOnly: true})
+	o.within(15*time.Second, "said", o.waiting("list of services: no leader"))
+}
+
+func TestRealTokens(t *testing.T) {
+	t.Parallel()
+	agent := consultest.Start(t, consultest.WithACLs())
+	for n := range 3 {
+		must(t, agent.Register(lake(n+1)))
+	}
+	policy, _, err := agent.API.ACL().PolicyCreate(&api.ACLPolicy{Name: "watch", Rules: `service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }`}, nil)
+	must(t, err)
+	token, _, err := agent.API.ACL().TokenCreate(&api.ACLToken{Policies: []*api.ACLTokenPolicyLink{{ID: policy.ID}}}, nil)
+	must(t, err)
+	file := filepath.Join(t.TempDir(), "token")
+	write := func(token string) {
+		must(t, os.WriteFile(file+".new", []byte(token+"\n"), 0o600))
+		must(t, os.Rename(file+".new", file))
+	}
+
+	anonymous := observe(t, consul.Config{Address: agent.HTTPAddr}, consul.Demand{MeshOnly: true})
+	anonymous.within(15*time.Second, "said", anonymous.waiting("the token may have no rights"))
+
+	write("11111111-2222-3333-4444-555555555555")
+	o := observe(t, consul.Config{Address: agent.HTTPAddr, TokenFile: file, Wait: 2 * time.Second}, consul.Demand{MeshOnly: true})
+	o.within(15*time.Second, "said", o.waiting("403 "))
+	write(token.SecretID)
+	o.ready()
+	o.within(15*time.Second, "well", o.waiting(""))
+
+	// The policy loses the right on the services, and later on everything.
+	for _, rules := range []string{
+		`service "consul" { policy = "read" } node_prefix "" { policy = "read" }`,
+		`key "none" { policy = "read" }`,
+	} {
+		policy.Rules = rules
+		policy, _, err = agent.API.ACL().PolicyUpdate(policy, nil)
+		must(t, err)
+		must(t, agent.SetHealth("lake-1", "critical")) // the index moves
+		o.never(8*time.Second, "instances went", func() bool { return o.instances("lake") != 3 })
+		if len(o.Status().Held) == 0 {
+			t.Errorf("nothing is held after the policy became %s; status %+v", rules, o.Status())
+		}
+		must(t, agent.SetHealth("lake-1", "passing"))
+	}
+	// The token itself is revoked.
+	_, err = agent.API.ACL().TokenDelete(token.AccessorID, nil)
+	must(t, err)
+	o.within(20*time.Second, "said", o.waiting("403 "))
+	if o.instances("lake") != 3 || anonymous.published() > 0 {
+		t.Errorf("lake has %d instances; anonymous got %d catalogs", o.instances("lake"), anonymous.published())
+	}
+	for _, secret := range []string{token.SecretID, "11111111-2222"} {
+		if strings.Contains(o.logged()+fmt.Sprint(o.Status()), secret) {
+			t.Error("a token is in the log or the status")
+		}
+	}
+}
+
+func TestRealNetworkFaults(t *testing.T) {
+	t.Parallel()
+	agent := consultest.Start(t)
+	proxy := consultest.NewProxy(t, agent.HTTPAddr)
+	for n := range 3 {
+		must(t, agent.Register(lake(n+1)))
+	}
+	proxy.Delay(300 * time.Millisecond)
+	o := observe(t, consul.Config{Address: proxy.Addr}, consul.Demand{MeshOnly: true})
+	o.ready()
+	must(t, agent.Register(lake(4)))
+	o.within(soon, "a change, slowly", func() bool { return o.instances("lake") == 4 })
+	proxy.Delay(0)
+
+	proxy.Drop()
+	must(t, agent.Register(lake(5)))
+	o.within(5*time.Second, "a change while connections break", func() bool { return o.instances("lake") == 5 })
+
+	n := o.published()
+	proxy.Freeze()
+	must(t, agent.Register(lake(6)))
+	o.never(time.Second, "published", func() bool { return o.published() != n })
+	proxy.Thaw()
+	o.within(soon, "what came late", func() bool { return o.instances("lake") == 6 })
+}
+
+func TestRealServerErrors(t *testing.T) {
+	t.Parallel()
+	agent := consultest.Start(t)
+	must(t, agent.Register(lake(1)))
+	target := &url.URL{Scheme: "http", Host: agent.HTTPAddr}
+	forward := &httputil.ReverseProxy{
+		Rewrite:  func(r *httputil.ProxyRequest) { r.SetURL(target) },
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo),
+	}
+	var broken atomic.Bool
+	broken.Store(true)
+	var refused atomic.Int64
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if broken.Load() {
+			refused.Add(1)
+			http.Error(w, "rpc error making call", http.StatusInternalServerError)
+			return
+		}
+		forward.ServeHTTP(w, r)
+	}))
+	t.Cleanup(proxy.Close)
+	t.Cleanup(proxy.CloseClientConnections)
+
+	o := observe(t, consul.Config{Address: strings.TrimPrefix(proxy.URL, "http://")}, consul.Demand{MeshOnly: true})
+	o.within(soon, "said", o.waiting("list of services: 500 rpc error making call"))
+	time.Sleep(3 * time.Second)
+	if n := refused.Load(); n > 4 {
+		t.Errorf("%d queries in 3 s to a server that answers 500", n)
+	}
+	broken.Store(false)
+	o.ready()
+	broken.Store(true)
+	proxy.CloseClientConnections()
+	o.within(5*time.Second, "said again", o.waiting("500"))
+	if o.instances("lake") != 1 {
+		t.Errorf("lake has %d instances", o.instances("lake"))
+	}
+}
+
+// many registers services beyond an agent's limit of 200 connections a client.
+func many(t testing.TB, agent *consultest.Agent, n int) {
+	t.Helper()
+	for i := range n {
+		must(t, agent.Register(consultest.Instance{
+			Service: fmt.Sprintf("s%03d", i), ID: fmt.Sprintf("s%03d", i), Address: "10.0.0.1", Port: 1000 + i, MeshPort: 15006,
+		}))
+	}
+}
+
+func TestRealMoreServicesThanConnections(t *testing.T) {
+	t.Parallel()
+	agent := consultest.Start(t)
+	const n = 260
+	many(t, agent, n)
+	o := observe(t, consul.Config{Address: agent.HTTPAddr}, consul.Demand{MeshOnly: true})
+	o.ready()
+	if st := o.Status(); st.Mode != "http1+trigger" || len(st.Waiting) > 0 {
+		t.Errorf("status %+v", st)
+	}
+	for i := 0; i < n; i += 13 {
+		name := fmt.Sprintf("s%03d", i)
+		must(t, agent.SetHealth(name, "critical"))
+		o.within(soon, name+" critical", func() bool { return o.service(name).Instances[0].Health == watch.Critical })
+	}
+	if st := o.Stats(); st.TooMany > 0 || st.Errors > 0 || st.Cold == 0 {
+		t.Errorf("stats %+v", st)
+	}
+}
+
+func TestRealHTTP2(t *testing.T) {
+	t.Parallel()
+	cert, key := certificate(t)
+	agent := consultest.Start(t, consultest.WithTLS(cert, key))
+	const n = 260
+	many(t, agent, n)
+	o := observe(t, consul.Config{Address: agent.HTTPSAddr, Scheme: "https", TLS: consul.TLS{CAFile: cert, ServerName: "consul.test"}}, consul.Demand{MeshOnly: true})
+	o.ready()
+	if st := o.Status(); st.Mode != "http2" {
+		t.Errorf("status %+v", st)
+	}
+	must(t, agent.SetHealth("s250", "critical"))
+	o.within(soon, "critical", func() bool { return o.service("s250").Instances[0].Health == watch.Critical })
+	if st := o.Stats(); st.Cold > 0 || st.TooMany > 0 {
+		t.Errorf("stats %+v", st)
+	}
+
+	stranger := observe(t, consul.Config{Address: agent.HTTPSAddr, Scheme: "https"}, consul.Demand{MeshOnly: true})
+	stranger.within(soon, "said", stranger.waiting("certificate"))
+}
+
+// certificate writes a self-signed one for consul.test.
+func certificate(t *testing.T) (certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{"consul.test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	must(t, err)
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	must(t, err)
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	must(t, os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	must(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600))
+	return certFile, keyFile
+}
+
+// BenchmarkRealChangeToEvent is the time from the write of a check at a real
+// agent to the catalog that has it, the write included.
+func BenchmarkRealChangeToEvent(b *testing.B) {
+	agent := consultest.Start(b)
+	const n = 130 // each has its turn, so that no watch is limited
+	many(b, agent, n)
+	o := observe(b, consul.Config{Address: agent.HTTPAddr}, consul.Demand{MeshOnly: true})
+	o.ready()
+	for i := 0; b.Loop(); i++ {
+		status := "critical"
+		if i/n%2 == 1 {
+			status = "passing"
+		}
+		before := o.published()
+		must(b, agent.SetHealth(fmt.Sprintf("s%03d", i%n), status))
+		for o.published() == before {
+			<-o.news
+		}
+	}
+}
