@@ -54,6 +54,9 @@ func (f *feed) handleDelta(r *request) {
 func (f *feed) reconnected(versions map[string]string) {
 	s := f.stream
 	f.reported = len(versions)
+	if len(versions) > 0 && len(f.sub.names.names) == 0 {
+		f.owed = false // it started long ago, and waits for nothing
+	}
 	if f.typ == translate.Endpoint && s.aggregated &&
 		(!s.feeds[translate.Cluster].sub.active || s.order.everyCluster) {
 		// A stream that was lost between CDS and EDS comes back with EDS

@@ -130,8 +130,7 @@ func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
 		// safe for servers to do this optimization for LDS and CDS when the only
 		// subscription is a wildcard subscription".
 		f.version, f.owed = f.claims, false
-		f.stream.status.sent(f.typ, f.claims)
-		f.stream.status.acknowledged(f.typ, f.claims)
+		f.hasAll(f.claims)
 		return nil, false
 	}
 	consider := func(name string, d *diff) {
@@ -170,7 +169,16 @@ func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
 	if len(f.diffs) == 0 {
 		f.diffs = nil
 	}
+	if first && f.reported > 0 && len(changes) == 0 && !waiting && !f.owed {
+		f.hasAll(v.digests[f.typ].String())
+	}
 	return changes, waiting
+}
+
+// hasAll shows a client that came with everything as one that was sent it.
+func (f *feed) hasAll(version string) {
+	f.stream.status.sent(f.typ, version)
+	f.stream.status.acknowledged(f.typ, version)
 }
 
 // advance makes the view's set the base. What changed since the last one goes
