@@ -80,7 +80,7 @@ func (f *fleet) open(ctx context.Context, addr string, id int, endpoints encoded
 	conn, err := grpc.NewClient("passthrough:///"+addr,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(newRawCodec()), grpc.MaxCallRecvMsgSize(64<<20)),
-		grpc.WithSharedWriteBuffer(true), grpc.WithReadBufferSize(0), grpc.WithNoProxy())
+		grpc.WithReadBufferSize(0), grpc.WithNoProxy())
 	if err != nil {
 		return nil, err
 	}

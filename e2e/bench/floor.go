@@ -94,7 +94,7 @@ func respond(url string, set *translate.Set) encoded {
 }
 
 func (f *floor) options() []grpc.ServerOption {
-	return []grpc.ServerOption{grpc.ForceServerCodecV2(newRawCodec()), grpc.SharedWriteBuffer(true), grpc.MaxRecvMsgSize(32 << 20)}
+	return []grpc.ServerOption{grpc.ForceServerCodecV2(newRawCodec()), grpc.MaxRecvMsgSize(32 << 20)}
 }
 
 func (f *floor) register(g *grpc.Server) {
