@@ -29,7 +29,8 @@ type plane struct {
 	svids    *sds.Manager // nil with plaintext xDS
 	tokens   *sds.Tokens  // nil with plaintext xDS
 
-	mesh atomic.Pointer[policy.Mesh] // in force
+	mesh   atomic.Pointer[policy.Mesh] // in force
+	warned map[warning]bool            // what the log has said; only follow uses it
 
 	mu           sync.Mutex
 	rejected     error // why the newest mesh file is not in force; nil: it is
@@ -37,6 +38,12 @@ type plane struct {
 	reloads      uint64
 	reloadErrors uint64
 	unauthorized uint64
+}
+
+// warning is one of a mesh file, wherever its line is.
+type warning struct {
+	code         policy.Code
+	key, message string
 }
 
 func (p *plane) trustDomain() string {
@@ -68,9 +75,15 @@ func (p *plane) adopt(m *policy.Mesh) {
 	p.log.Info("the mesh file changed", "revision", m.Revision)
 }
 
-// follow tells the rooms of the mesh file in force.
+// follow tells the rooms of the mesh file in force, and people of what is worth
+// knowing of it and was not said before.
 func (p *plane) follow(m *policy.Mesh) {
 	for _, w := range m.Warnings {
+		said := warning{w.Code, w.Key, w.Message}
+		if p.warned[said] {
+			continue
+		}
+		p.warned[said] = true
 		p.log.Warn(w.Message, "source", w.Source.String(), "code", w.Code, "key", w.Key, "hint", w.Hint)
 	}
 	p.catalogs.Follow(m)

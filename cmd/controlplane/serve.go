@@ -66,7 +66,7 @@ func serve(ctx context.Context, log *slog.Logger, s *settings) error {
 		return err
 	}
 
-	p := &plane{log: log, settings: s}
+	p := &plane{log: log, settings: s, warned: make(map[warning]bool)}
 	p.mesh.Store(mesh)
 	if err := p.openIdentity(mesh); err != nil {
 		return err

@@ -67,6 +67,9 @@ func loadSettings(cmd *cobra.Command) (*settings, error) {
 	if err := v.Unmarshal(&s); err != nil {
 		return nil, usageError{fmt.Errorf("settings: %w", err)}
 	}
+	if s.Environment == "" {
+		s.Environment = os.Getenv("ENV")
+	}
 	if s.DataDir == "" {
 		s.DataDir = os.Getenv("STATE_DIRECTORY")
 	}
