@@ -9,6 +9,10 @@ import (
 )
 
 // Credential is who a proxy has proved to be.
+//
+// It ends the stream and not the connection, which is right for a token: a
+// proxy reads it again for each stream. A client certificate is shown once a
+// connection, so a credential of that kind would have to close that.
 type Credential struct {
 	Service string // node.cluster must be this
 	Node    string // node.id must be this
@@ -52,8 +56,11 @@ func (s *stream) admit(n *node) error {
 		return status.Errorf(codes.InvalidArgument,
 			"node %q of %q became node %q of %q on the same stream", s.node.id, s.node.cluster, n.id, n.cluster)
 	}
-	if n.id == "" {
-		return status.Error(codes.InvalidArgument, "node.id is empty")
+	switch {
+	case n.id == "":
+		return status.Error(codes.InvalidArgument, "node.id is empty: it must name this proxy among all others")
+	case n.cluster == "":
+		return status.Errorf(codes.InvalidArgument, "node.cluster of %q is empty: it must be the service that the proxy belongs to", n.id)
 	}
 	return nil
 }

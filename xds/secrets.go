@@ -109,7 +109,7 @@ func (c *secrets) mayHave(name string) bool {
 		return path == service
 	}
 	return name == secretRoots || strings.HasPrefix(name, spiffeScheme) ||
-		service != "" && name == secretCallers+service
+		name == secretCallers+service
 }
 
 func (c *secrets) refuse(name string) {
