@@ -64,6 +64,7 @@ func moved(before, after map[string]string) []string {
 // editor edits the mesh file key by key and knows what was before.
 type editor struct {
 	m      *harness.Mesh
+	asked  *asked // of Consul; nil with a file catalog
 	before map[string]map[string]string
 }
 
@@ -80,11 +81,11 @@ func (e *editor) edit(t *testing.T, k seedKey, old, edited string, want any) {
 	e.m.EditSeed(old, edited)
 	moves := slices.Sorted(slices.Values(k.moves))
 	var after map[string]map[string]string
-	err := run.Until(t.Context(), k.key, 5*time.Second, func() error {
+	err := run.Until(t.Context(), k.key, 10*time.Second, func() error {
 		if n := e.m.Metrics()[counter] - loads; n != 1 {
 			return fmt.Errorf("%s moved by %v", counter, n)
 		}
-		s, err := look(e.m)
+		s, err := look(e.m, e.asked)
 		if err != nil {
 			return err
 		}

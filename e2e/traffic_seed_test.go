@@ -37,6 +37,7 @@ type sight struct {
 	targets []target
 	log     []string // of the control plane
 	expires time.Duration
+	query   query // the newest that Consul got
 }
 
 // target is one of /sd/prometheus.
@@ -45,7 +46,8 @@ type target struct {
 	Labels  map[string]string `json:"labels"`
 }
 
-func look(m *harness.Mesh) (*sight, error) {
+// look reads all of it; queries may be nil.
+func look(m *harness.Mesh, queries *asked) (*sight, error) {
 	s := &sight{log: m.Plane.Log.Lines()}
 	var err error
 	if s.nexus, err = m.Sidecar("nexus-1").Envoy.ConfigDump(); err != nil {
@@ -60,6 +62,9 @@ func look(m *harness.Mesh) (*sight, error) {
 	}
 	if err := json.Unmarshal([]byte(body), &s.targets); err != nil {
 		return nil, fmt.Errorf("/sd/prometheus: %w", err)
+	}
+	if queries != nil {
+		s.query = queries.newest()
 	}
 	leaves, _, err := m.Sidecar("nexus-1").Envoy.Certs()
 	if err != nil {
@@ -302,7 +307,7 @@ func TestTheTableOfKeysIsWhole(t *testing.T) {
 	for _, k := range seedKeys() {
 		have = append(have, k.key)
 	}
-	for _, k := range consulKeys() {
+	for _, k := range consulKeys(nil, "") {
 		have = append(have, k.key)
 	}
 	slices.Sort(have)
@@ -325,7 +330,7 @@ func threeServices(t *testing.T, o harness.Options) *harness.Mesh {
 // TestEveryKeyOfTheSeedFileShowsUpWithItsValue.
 func TestEveryKeyOfTheSeedFileShowsUpWithItsValue(t *testing.T) {
 	m := threeServices(t, harness.Options{})
-	s, err := look(m)
+	s, err := look(m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
