@@ -29,7 +29,7 @@ const (
 
 // query is one request to Consul.
 type query struct {
-	path       string
+	path       string // escaped
 	filter     string
 	index      uint64 // blocks until the catalog is past it; 0: answers at once
 	consistent bool   // needs the leader, and its quorum's word that it is one
@@ -140,7 +140,11 @@ func (c *client) request(ctx context.Context, q query) (*http.Request, error) {
 		params.Set("wait", strconv.FormatInt(c.wait.Milliseconds(), 10)+"ms")
 	}
 	u := c.base
-	u.Path, u.RawQuery = q.path, params.Encode()
+	u.RawPath, u.RawQuery = q.path, params.Encode()
+	var err error
+	if u.Path, err = url.PathUnescape(q.path); err != nil {
+		return nil, fmt.Errorf("path: %w", err)
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
 	if err != nil {
 		return nil, fmt.Errorf("request: %w", err)

@@ -175,6 +175,10 @@ func (f *fakeConsul) answer(req *http.Request) (*http.Response, uint64) {
 		for name, entries := range f.entries {
 			for _, e := range entries {
 				for _, c := range e.Checks {
+					if c.CheckID == "serfHealth" { // the node's own
+						all = append(all, wire{e.Node.Node, c.CheckID, c.Status, ""})
+						continue
+					}
 					all = append(all, wire{e.Node.Node, name + e.Service.ID + c.CheckID, c.Status, name})
 				}
 			}

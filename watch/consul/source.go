@@ -3,8 +3,10 @@ package consul
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -252,8 +254,9 @@ func (s *Source) reconcile() {
 	if s.listed == nil {
 		return // a Consul that has not answered is not asked a thousand questions
 	}
+	// In this order, those wanted by name come first to a connection.
 	for _, set := range []map[string]struct{}{s.named, s.listed} {
-		for name := range set {
+		for _, name := range slices.Sorted(maps.Keys(set)) {
 			if s.services[name] == nil {
 				s.start(name)
 			}

@@ -2,8 +2,11 @@ package consul
 
 import (
 	"fmt"
+	"net/http"
 	"testing"
 	"time"
+
+	"datapunk.dev/controlplane/watch"
 )
 
 // cold starts a source with more services than connections.
@@ -85,6 +88,51 @@ func TestAFreeConnectionIsUsed(t *testing.T) {
 		}
 		fake.set("s07", many(5)...)
 		r.want("s07", 5)
+	})
+}
+
+// A node that dies changes no check of its services' own.
+func TestANodesCheckReachesColdServices(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fake, r := cold(t, 8)
+		on := func(node, status string) entry {
+			return at1("10.3.0.1", func(e *entry) {
+				e.Node.Node = node
+				e.Checks = append(e.Checks, check{"serfHealth", status})
+			})
+		}
+		fake.set("s05", on("n5", "passing"))
+		fake.set("s06", on("n6", "passing"))
+		time.Sleep(2 * time.Minute)
+		if !r.services["s06"].cold {
+			t.Fatal("s06 has a connection")
+		}
+		asked := len(fake.requests(healthPath("s05")))
+		fake.set("s06", on("n6", "critical"))
+		if h := r.catalog().Service("s06").Instances[0].Health; h != watch.Critical {
+			t.Errorf("health %s", h)
+		}
+		if len(fake.requests(healthPath("s05"))) != asked {
+			t.Error("a service of another node was read again")
+		}
+	})
+}
+
+func TestAColdServiceThatCannotBeRead(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fake, r := cold(t, 8)
+		fake.fail(func(req *http.Request) (*http.Response, error) {
+			if req.URL.Path == healthPath("s06") {
+				return reply(500, "broken", nil), nil
+			}
+			return nil, nil
+		})
+		fake.set("s06", many(4)...)
+		r.wantWaiting("service s06: 500 broken")
+		r.want("s06", 3)
+		fake.fail(nil)
+		time.Sleep(maxBackoff)
+		r.want("s06", 4)
 	})
 }
 
