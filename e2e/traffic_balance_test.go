@@ -15,12 +15,15 @@ func share(r traffic.Result, instance string) float64 {
 	return float64(r.Instances[instance]) / float64(r.Requests)
 }
 
-// inRotation waits until calls from one instance to a service reach each of the
-// given ones. An Envoy hands a host that became healthy to its workers up to a
-// second later: it merges such updates.
-func inRotation(t *testing.T, m *harness.Mesh, from, service string, ids ...string) {
+// In these tests nexus-1 calls, and its sidecar is the one that is looked at.
+const caller = "nexus-1"
+
+// inRotation waits until calls to a service reach each of the given instances.
+// That the Envoy's admin shows them as healthy does not say that its workers
+// know.
+func inRotation(t *testing.T, m *harness.Mesh, service string, ids ...string) {
 	t.Helper()
-	load := traffic.Load{Addr: m.Sidecar(from).Outbound(), Request: traffic.Request{Host: service}, Requests: 10 * len(ids)}
+	load := traffic.Load{Addr: m.Sidecar(caller).Outbound(), Request: traffic.Request{Host: service}, Requests: 10 * len(ids)}
 	harness.Eventually(t, service+" is in rotation", 10*time.Second, func() error {
 		r := load.Do(t.Context())
 		for _, id := range ids {
@@ -37,13 +40,13 @@ func inRotation(t *testing.T, m *harness.Mesh, from, service string, ids ...stri
 // open, gets less. Round robin would pass the first half and fail the second.
 func TestLeastRequestSpreadsAndSparesTheSlow(t *testing.T) {
 	m := harness.Start(t, harness.Options{})
-	m.Add(harness.Spec{Service: "nexus", ID: "nexus-1"})
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
 	m.Add(harness.Spec{Service: "lake_service", ID: "lake-1"})
 	slow := m.Add(harness.Spec{Service: "lake_service", ID: "lake-2"})
 	m.Ready()
-	inRotation(t, m, "nexus-1", "lake_service", "lake-1", "lake-2")
+	inRotation(t, m, "lake_service", "lake-1", "lake-2")
 	load := traffic.Load{
-		Addr: m.Sidecar("nexus-1").Outbound(), Request: traffic.Request{Host: "lake_service"}, Concurrency: 8, Requests: 400,
+		Addr: m.Sidecar(caller).Outbound(), Request: traffic.Request{Host: "lake_service"}, Concurrency: 8, Requests: 400,
 	}
 
 	equal := load.Do(t.Context())

@@ -41,18 +41,18 @@ func passes(t *testing.T, load *traffic.Running, n int) {
 // TestConsulDecidesWhoTakesTraffic, and no request fails while it does.
 func TestConsulDecidesWhoTakesTraffic(t *testing.T) {
 	m := harness.Start(t, harness.Options{Consul: true})
-	m.Add(harness.Spec{Service: "nexus", ID: "nexus-1"})
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
 	m.Add(harness.Spec{Service: "lake_service", ID: "lake-1"})
 	lake2 := m.Add(harness.Spec{Service: "lake_service", ID: "lake-2"})
 	m.Ready()
-	inRotation(t, m, "nexus-1", "lake_service", "lake-1", "lake-2")
-	load := m.Load("nexus-1", "lake_service", traffic.Load{Rate: 100})
+	inRotation(t, m, "lake_service", "lake-1", "lake-2")
+	load := m.Load(caller, "lake_service", traffic.Load{Rate: 100})
 	passes(t, load, 20)
 
 	t.Run("an instance made critical stops", func(t *testing.T) {
 		m.SetHealth("lake-2", run.Critical)
 		harness.Eventually(t, "nexus-1 knows", 5*time.Second, func() error {
-			h, err := host(m, "nexus-1", lake2)
+			h, err := host(m, lake2)
 			if err == nil && h.Health.EDS != "UNHEALTHY" {
 				err = fmt.Errorf("%s", h.Health.EDS)
 			}
@@ -67,16 +67,16 @@ func TestConsulDecidesWhoTakesTraffic(t *testing.T) {
 	})
 	t.Run("one that passes again starts", func(t *testing.T) {
 		m.SetHealth("lake-2", run.Passing)
-		inRotation(t, m, "nexus-1", "lake_service", "lake-1", "lake-2")
+		inRotation(t, m, "lake_service", "lake-1", "lake-2")
 	})
 	t.Run("a new one starts", func(t *testing.T) {
 		m.Add(harness.Spec{Service: "lake_service", ID: "lake-3"})
-		inRotation(t, m, "nexus-1", "lake_service", "lake-1", "lake-2", "lake-3")
+		inRotation(t, m, "lake_service", "lake-1", "lake-2", "lake-3")
 	})
 	t.Run("one that is deregistered goes", func(t *testing.T) {
 		m.Deregister("lake-2")
 		harness.Eventually(t, "nexus-1 has forgotten it", 5*time.Second, func() error {
-			if h, err := host(m, "nexus-1", lake2); err == nil {
+			if h, err := host(m, lake2); err == nil {
 				return fmt.Errorf("it is %s", h.Health.EDS)
 			}
 			return nil
@@ -187,7 +187,7 @@ func TestAnEditOfDiscoveryReachesConsulAndNothingElse(t *testing.T) {
 	m := harness.New(t, harness.Options{Consul: true, Env: []string{"CONSUL_PORT=" + strconv.Itoa(ports[0])}})
 	queries.forward(m.Consul.HTTP)
 	m.StartPlane()
-	m.Add(harness.Spec{Service: "nexus", ID: "nexus-1"})
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
 	m.Add(harness.Spec{Service: "lake_service", ID: "lake-1"})
 	m.Ready()
 
@@ -223,7 +223,7 @@ func TestAnEditOfDiscoveryReachesConsulAndNothingElse(t *testing.T) {
 			e.edit(t, k, k.edited, k.old, k.now)
 		}
 	}
-	if r := m.Call("nexus-1", "lake_service", "/"); r.Status != http.StatusOK {
+	if r := m.Call(caller, "lake_service", "/"); r.Status != http.StatusOK {
 		t.Errorf("after the edits: %s", r)
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 // retries is how often nexus's sidecar tried a request to a service again.
 func retries(m *harness.Mesh, service string) uint64 {
-	return m.Stats("nexus-1")["cluster."+service+".upstream_rq_retry"]
+	return m.Stats(caller)["cluster."+service+".upstream_rq_retry"]
 }
 
 // TestInstanceThatDiesOrHangsIsOutBeforeTheCatalogNotices: with the operators'
@@ -36,7 +36,7 @@ func TestInstanceThatDiesOrHangsIsOutBeforeTheCatalogNotices(t *testing.T) {
 	}
 
 	m := harness.Start(t, harness.Options{})
-	m.Add(harness.Spec{Service: "nexus", ID: "nexus-1"})
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
 	for _, d := range deaths {
 		m.Add(harness.Spec{Service: d.service, ID: d.service + "-1"})
 		m.Add(harness.Spec{Service: d.service, ID: d.service + "-2"})
@@ -48,13 +48,13 @@ func TestInstanceThatDiesOrHangsIsOutBeforeTheCatalogNotices(t *testing.T) {
 			t.Run(d.service, func(t *testing.T) {
 				t.Parallel()
 				victim := m.Sidecar(d.service + "-2")
-				inRotation(t, m, "nexus-1", d.service, d.service+"-1", d.service+"-2")
-				load := m.Load("nexus-1", d.service, traffic.Load{Concurrency: 8, Rate: 60})
+				inRotation(t, m, d.service, d.service+"-1", d.service+"-2")
+				load := m.Load(caller, d.service, traffic.Load{Concurrency: 8, Rate: 60})
 				if err := d.die(victim); err != nil {
 					t.Fatal(err)
 				}
 				harness.Eventually(t, d.what+": it is out of rotation", d.within, func() error {
-					return ejected(m, "nexus-1", victim, true)
+					return ejected(m, victim, true)
 				})
 				// Every second request would meet it first. What was open or
 				// waited for its retry may still do so.
@@ -77,7 +77,7 @@ func TestInstanceThatDiesOrHangsIsOutBeforeTheCatalogNotices(t *testing.T) {
 				if failed > d.failed {
 					t.Errorf("%s: %d requests failed, want at most %d", d.what, failed, d.failed)
 				}
-				if h, err := host(m, "nexus-1", victim); err != nil || h.Health.EDS != "HEALTHY" {
+				if h, err := host(m, victim); err != nil || h.Health.EDS != "HEALTHY" {
 					t.Errorf("%s: the catalog noticed (%s, %v): this shows nothing", d.what, h.Health.EDS, err)
 				}
 			})

@@ -11,9 +11,9 @@ import (
 	"datapunk.dev/controlplane/e2e/traffic"
 )
 
-// host returns what one proxy knows of an instance.
-func host(m *harness.Mesh, from string, instance *harness.Sidecar) (run.Host, error) {
-	clusters, err := m.Sidecar(from).Envoy.Clusters()
+// host returns what the caller knows of an instance.
+func host(m *harness.Mesh, instance *harness.Sidecar) (run.Host, error) {
+	clusters, err := m.Sidecar(caller).Envoy.Clusters()
 	if err != nil {
 		return run.Host{}, err
 	}
@@ -22,13 +22,13 @@ func host(m *harness.Mesh, from string, instance *harness.Sidecar) (run.Host, er
 			return h, nil
 		}
 	}
-	return run.Host{}, fmt.Errorf("%s does not know %s", from, instance.ID)
+	return run.Host{}, fmt.Errorf("%s does not know %s", caller, instance.ID)
 }
 
 // ejected returns an error that says whether outlier detection has taken an
 // instance out, unless it is as wanted.
-func ejected(m *harness.Mesh, from string, instance *harness.Sidecar, want bool) error {
-	h, err := host(m, from, instance)
+func ejected(m *harness.Mesh, instance *harness.Sidecar, want bool) error {
+	h, err := host(m, instance)
 	if err == nil && h.Health.FailedOutlierCheck != want {
 		err = fmt.Errorf("%s: failed_outlier_check is %t", instance.ID, !want)
 	}
@@ -44,16 +44,16 @@ func TestInstanceThatAnswers5xxIsEjectedAndComesBack(t *testing.T) {
   policies:
     retry: {backoff: {base_interval: 10ms}}
 `})
-	m.Add(harness.Spec{Service: "nexus", ID: "nexus-1"})
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
 	bad := m.Add(harness.Spec{Service: "lake_service", ID: "lake-1"})
 	m.Add(harness.Spec{Service: "lake_service", ID: "lake-2"})
 	m.Ready()
-	inRotation(t, m, "nexus-1", "lake_service", "lake-1", "lake-2")
+	inRotation(t, m, "lake_service", "lake-1", "lake-2")
 
-	load := m.Load("nexus-1", "lake_service", traffic.Load{Concurrency: 2, Rate: 100})
+	load := m.Load(caller, "lake_service", traffic.Load{Concurrency: 2, Rate: 100})
 	bad.App.Forget()
 	bad.App.Behave(app.Behavior{FailRate: 1, FailStatus: 500})
-	harness.Eventually(t, "lake-1 is ejected", 5*time.Second, func() error { return ejected(m, "nexus-1", bad, true) })
+	harness.Eventually(t, "lake-1 is ejected", 5*time.Second, func() error { return ejected(m, bad, true) })
 	if n := bad.App.Count(); n < 4 || n > 8 {
 		t.Errorf("lake-1 was ejected after %d bad answers, want 4 and what was under way", n)
 	}
@@ -65,7 +65,7 @@ func TestInstanceThatAnswers5xxIsEjectedAndComesBack(t *testing.T) {
 		}
 		return nil
 	})
-	if err := ejected(m, "nexus-1", bad, true); err != nil {
+	if err := ejected(m, bad, true); err != nil {
 		t.Fatal(err)
 	}
 	// The workers of the caller may hear of it a moment later.
@@ -74,7 +74,7 @@ func TestInstanceThatAnswers5xxIsEjectedAndComesBack(t *testing.T) {
 	}
 
 	bad.App.Behave(app.Behavior{})
-	harness.Eventually(t, "lake-1 comes back", 5*time.Second, func() error { return ejected(m, "nexus-1", bad, false) })
+	harness.Eventually(t, "lake-1 comes back", 5*time.Second, func() error { return ejected(m, bad, false) })
 	load.Take()
 	harness.Eventually(t, "lake-1 serves again", 5*time.Second, func() error {
 		if r := load.Snapshot(); r.Instances["lake-1"] < 20 {
@@ -85,7 +85,7 @@ func TestInstanceThatAnswers5xxIsEjectedAndComesBack(t *testing.T) {
 	if r := load.Stop(); r.Failed() > 0 {
 		t.Errorf("after it came back: %s", r)
 	}
-	if n := m.Stats("nexus-1")["cluster.lake_service.outlier_detection.ejections_enforced_consecutive_5xx"]; n == 0 {
+	if n := m.Stats(caller)["cluster.lake_service.outlier_detection.ejections_enforced_consecutive_5xx"]; n == 0 {
 		t.Error("no ejection counts as one for consecutive 5xx")
 	}
 }

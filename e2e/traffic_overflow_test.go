@@ -22,11 +22,11 @@ type held struct {
 	n       int
 }
 
-// hold sends n requests at once from an instance to a service.
-func hold(t *testing.T, m *harness.Mesh, from, service string, n int) *held {
+// hold sends n requests at once to a service.
+func hold(t *testing.T, m *harness.Mesh, service string, n int) *held {
 	t.Helper()
 	h := &held{t: t, answers: make(chan traffic.Response, n), n: n}
-	client := m.Client(from)
+	client := m.Client(caller)
 	for range n {
 		go func() {
 			r, err := client.Get(t.Context(), service, "/held")
@@ -108,14 +108,14 @@ func TestServiceAtItsCustomLimitOverflowsAndNotBelow(t *testing.T) {
   telemetry:
     access_logs: {path: %s}
 `, limit, logFile)})
-	m.Add(harness.Spec{Service: "nexus", ID: "nexus-1"})
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
 	lake := m.Add(harness.Spec{Service: "lake_service", ID: "lake-1"})
 	stream := m.Add(harness.Spec{Service: "stream_service", ID: "stream-1"})
 	m.Ready()
-	inRotation(t, m, "nexus-1", "lake_service", "lake-1")
-	inRotation(t, m, "nexus-1", "stream_service", "stream-1")
+	inRotation(t, m, "lake_service", "lake-1")
+	inRotation(t, m, "stream_service", "stream-1")
 	overflows := func(service string) uint64 {
-		return m.Stats("nexus-1")["cluster."+service+".upstream_rq_active_overflow"]
+		return m.Stats(caller)["cluster."+service+".upstream_rq_active_overflow"]
 	}
 	for _, a := range []*app.App{lake.App, stream.App} {
 		a.Forget()
@@ -123,17 +123,17 @@ func TestServiceAtItsCustomLimitOverflowsAndNotBelow(t *testing.T) {
 	}
 
 	// As many as the limit are let through, all at once.
-	atLimit := hold(t, m, "nexus-1", "lake_service", limit)
+	atLimit := hold(t, m, "lake_service", limit)
 	reached(t, lake.App, limit)
 	if n := overflows("lake_service"); n != 0 {
 		t.Errorf("%d overflows below the limit", n)
 	}
 	// One more is not, and the service without a limit of its own takes it.
-	checkOverflow(t, m.Call("nexus-1", "lake_service", "/one-more"))
+	checkOverflow(t, m.Call(caller, "lake_service", "/one-more"))
 	if n := overflows("lake_service"); n != 1 {
 		t.Errorf("upstream_rq_active_overflow is %d after one request above the limit", n)
 	}
-	others := hold(t, m, "nexus-1", "stream_service", limit+1)
+	others := hold(t, m, "stream_service", limit+1)
 	reached(t, stream.App, limit+1)
 	if n := overflows("stream_service"); n != 0 {
 		t.Errorf("the limit of lake_service stopped %d requests to stream_service", n)
@@ -149,14 +149,14 @@ func TestServiceAtItsCustomLimitOverflowsAndNotBelow(t *testing.T) {
 		t.Errorf("the requests to stream_service: %v", got)
 	}
 	// The limit is of requests at one time.
-	if r := m.Call("nexus-1", "lake_service", "/after"); r.Status != http.StatusOK {
+	if r := m.Call(caller, "lake_service", "/after"); r.Status != http.StatusOK {
 		t.Errorf("after the others are answered: %s", r)
 	}
 	if lake.App.Count() != limit+1 {
 		t.Errorf("%d requests reached the app, want %d and the one after", lake.App.Count(), limit)
 	}
 	// Envoy writes its access log each 10 s, and when it ends.
-	if err := m.Sidecar("nexus-1").Envoy.Stop(); err != nil {
+	if err := m.Sidecar(caller).Envoy.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	if flags := accessLog(t, logFile, "lake_service"); flags["UO"] != 1 {
@@ -174,21 +174,21 @@ func TestServiceAtItsCustomConnectionLimitsOverflows(t *testing.T) {
   policies:
     retry: {timeout: 10s}
 `})
-	m.Add(harness.Spec{Service: "nexus", ID: "nexus-1"})
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
 	lake := m.Add(harness.Spec{Service: "lake_service", ID: "lake-1"})
 	m.Ready()
-	if r := m.Call("nexus-1", "lake_service", "/"); r.Status != http.StatusOK {
+	if r := m.Call(caller, "lake_service", "/"); r.Status != http.StatusOK {
 		t.Fatalf("before all: %s", r)
 	}
-	stat := func(name string) uint64 { return m.Stats("nexus-1")["cluster.lake_service."+name] }
+	stat := func(name string) uint64 { return m.Stats(caller)["cluster.lake_service."+name] }
 	lake.App.Forget()
 	lake.App.Behave(app.Behavior{Hang: true})
 
 	// A request whose connection is being made counts as pending too, so the
 	// first two come first.
-	open := hold(t, m, "nexus-1", "lake_service", 2)
+	open := hold(t, m, "lake_service", 2)
 	reached(t, lake.App, 2)
-	waiting := hold(t, m, "nexus-1", "lake_service", 3)
+	waiting := hold(t, m, "lake_service", 3)
 	harness.Eventually(t, "two requests are open and three wait", 5*time.Second, func() error {
 		if active, pending := stat("upstream_cx_active"), stat("upstream_rq_pending_active"); active != 2 || pending != 3 {
 			return fmt.Errorf("%d connections, %d pending", active, pending)
@@ -198,7 +198,7 @@ func TestServiceAtItsCustomConnectionLimitsOverflows(t *testing.T) {
 	if n := stat("upstream_rq_pending_overflow"); n != 0 {
 		t.Errorf("%d overflows below the limit", n)
 	}
-	checkOverflow(t, m.Call("nexus-1", "lake_service", "/one-more"))
+	checkOverflow(t, m.Call(caller, "lake_service", "/one-more"))
 	if n := stat("upstream_rq_pending_overflow"); n != 1 {
 		t.Errorf("upstream_rq_pending_overflow is %d after one request above the limit", n)
 	}
@@ -225,19 +225,19 @@ func TestServiceAtItsCustomRetryLimitGivesUpRetries(t *testing.T) {
   policies:
     retry: {attempts: 1, timeout: 10s}
 `})
-	m.Add(harness.Spec{Service: "nexus", ID: "nexus-1"})
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
 	lake := m.Add(harness.Spec{Service: "lake_service", ID: "lake-1"})
 	m.Ready()
-	inRotation(t, m, "nexus-1", "lake_service", "lake-1")
+	inRotation(t, m, "lake_service", "lake-1")
 	lake.App.Forget()
 
 	// Each of five requests is answered 503 while the others wait for that
 	// too: two may be tried again, and three not.
 	lake.App.Behave(app.Behavior{FailRate: 1, Delay: 500 * time.Millisecond})
-	if got := hold(t, m, "nexus-1", "lake_service", 5).answered(); got[http.StatusServiceUnavailable] != 5 {
+	if got := hold(t, m, "lake_service", 5).answered(); got[http.StatusServiceUnavailable] != 5 {
 		t.Errorf("answers %v, want five 503", got)
 	}
-	stats := m.Stats("nexus-1")
+	stats := m.Stats(caller)
 	if retries, given := stats["cluster.lake_service.upstream_rq_retry"], stats["cluster.lake_service.upstream_rq_retry_overflow"]; retries != 2 || given != 3 {
 		t.Errorf("%d retries and %d given up, want 2 and 3", retries, given)
 	}

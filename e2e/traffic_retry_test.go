@@ -38,18 +38,18 @@ func TestRetryGoesToAnotherHost(t *testing.T) {
   policies:
     retry: {backoff: {base_interval: 10ms}}
 `})
-	m.Add(harness.Spec{Service: "nexus", ID: "nexus-1"})
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
 	bad := m.Add(harness.Spec{Service: "lake_service", ID: "lake-1"})
 	good := m.Add(harness.Spec{Service: "lake_service", ID: "lake-2"})
 	m.Ready()
-	inRotation(t, m, "nexus-1", "lake_service", "lake-1", "lake-2")
+	inRotation(t, m, "lake_service", "lake-1", "lake-2")
 	bad.App.Behave(app.Behavior{FailRate: 1})
 	bad.App.Forget()
 	good.App.Forget()
 
 	const requests = 120
 	r := traffic.Load{
-		Addr: m.Sidecar("nexus-1").Outbound(), Request: traffic.Request{Host: "lake_service"}, Requests: requests,
+		Addr: m.Sidecar(caller).Outbound(), Request: traffic.Request{Host: "lake_service"}, Requests: requests,
 	}.Do(t.Context())
 	if r.Failed() > 0 || r.Instances["lake-2"] != requests {
 		t.Errorf("%s; want every answer from lake-2", r)
@@ -76,14 +76,14 @@ func TestRetryBacksOff(t *testing.T) {
   policies:
     retry: {attempts: 3, backoff: {base_interval: %s, max_interval: 10s}}
 `, base)})
-	m.Add(harness.Spec{Service: "nexus", ID: "nexus-1"})
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
 	m.Add(harness.Spec{Service: "lake_service", ID: "lake-1"})
 	m.Ready()
 	lake := m.Sidecar("lake-1").App
 	lake.Behave(app.Behavior{FailRate: 1})
 	lake.Forget()
 
-	client := m.Client("nexus-1")
+	client := m.Client(caller)
 	var calls sync.WaitGroup
 	for i := range requests {
 		calls.Go(func() {

@@ -50,7 +50,7 @@ type target struct {
 func look(m *harness.Mesh, queries *asked) (*sight, error) {
 	s := &sight{log: m.Plane.Log.Lines()}
 	var err error
-	if s.nexus, err = m.Sidecar("nexus-1").Envoy.ConfigDump(); err != nil {
+	if s.nexus, err = m.Sidecar(caller).Envoy.ConfigDump(); err != nil {
 		return nil, err
 	}
 	if s.metrics, err = m.Plane.Metrics(); err != nil {
@@ -66,7 +66,7 @@ func look(m *harness.Mesh, queries *asked) (*sight, error) {
 	if queries != nil {
 		s.query = queries.newest()
 	}
-	leaves, _, err := m.Sidecar("nexus-1").Envoy.Certs()
+	leaves, _, err := m.Sidecar(caller).Envoy.Certs()
 	if err != nil {
 		return nil, err
 	}
@@ -320,7 +320,7 @@ func TestTheTableOfKeysIsWhole(t *testing.T) {
 func threeServices(t *testing.T, o harness.Options) *harness.Mesh {
 	t.Helper()
 	m := harness.Start(t, o)
-	m.Add(harness.Spec{Service: "nexus", ID: "nexus-1"})
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
 	m.Add(harness.Spec{Service: "lake_service", ID: "lake-1"})
 	m.Add(harness.Spec{Service: "stream_service", ID: "stream-1"})
 	m.Ready()
