@@ -63,17 +63,10 @@ func acknowledged(t *testing.T, m *harness.Mesh, node, typ, before string) strin
 	return version
 }
 
-func pushes(m *harness.Mesh) map[string]float64 {
-	metrics, out := m.Metrics(), make(map[string]float64)
-	for _, typ := range []string{"cluster", "endpoint", "secret", "listener", "route"} {
-		out[typ] = metrics[fmt.Sprintf("controlplane_xds_pushes_total{type=%q}", typ)]
-	}
-	return out
-}
-
 // pushed returns how many responses of each type were sent since.
-func pushed(m *harness.Mesh, before map[string]float64) map[string]float64 {
-	out := pushes(m)
+func pushed(t *testing.T, m *harness.Mesh, before map[string]int) map[string]int {
+	t.Helper()
+	out := pushes(t, m)
 	for typ := range out {
 		if out[typ] -= before[typ]; out[typ] == 0 {
 			delete(out, typ)
@@ -106,7 +99,7 @@ func TestPolicyEditUnderLoadClosesNoConnectionAndHoldsOnKeptOnesAtOnce(t *testin
 	})
 	callee, caller := still(t, m.Stats("lake-1")), still(t, m.Stats("nexus-1"))
 	calleeHas, callerHas := untouched(m, "lake-1", "route"), untouched(m, "nexus-1", "none")
-	sent, version := pushes(m), m.Proxies()["lake-1"].Types["route"].Acknowledged
+	sent, version := pushes(t, m), m.Proxies()["lake-1"].Types["route"].Acknowledged
 	loadDials, dials := load.Snapshot().Dials, kept.Dials()
 
 	for i := range 6 {
@@ -128,7 +121,7 @@ func TestPolicyEditUnderLoadClosesNoConnectionAndHoldsOnKeptOnesAtOnce(t *testin
 	if n := load.Snapshot().Dials; n != loadDials {
 		t.Errorf("connections of the load were closed: %d, %d before", n, loadDials)
 	}
-	if got := pushed(m, sent); !maps.Equal(got, map[string]float64{"route": 6}) {
+	if got := pushed(t, m, sent); !maps.Equal(got, map[string]int{"route": 6}) {
 		t.Errorf("six edits sent %v, want six route configurations", got)
 	}
 	for who, before := range map[string]run.Stats{"lake-1": callee, "nexus-1": caller} {
@@ -256,7 +249,7 @@ func TestPolicyEditRemovesATCPCallerByOneSecretAndNoListenerMoves(t *testing.T) 
 		t.Fatalf("kept connection: %q, %v", line, err)
 	}
 
-	stats, versions, sent := still(t, m.Stats("bank-1")), untouched(m, "bank-1", "secret"), pushes(m)
+	stats, versions, sent := still(t, m.Stats("bank-1")), untouched(m, "bank-1", "secret"), pushes(t, m)
 	delete(stats, "cluster.local_app.upstream_cx_destroy") // each connection here ends
 	version := m.Proxies()["bank-1"].Types["secret"].Acknowledged
 	m.Edit(overlay(reportsToBank))
@@ -268,7 +261,7 @@ func TestPolicyEditRemovesATCPCallerByOneSecretAndNoListenerMoves(t *testing.T) 
 	if got := hear("reports"); got != banner {
 		t.Errorf("reports was admitted and heard %q", got)
 	}
-	if got := pushed(m, sent); !maps.Equal(got, map[string]float64{"secret": 1}) {
+	if got := pushed(t, m, sent); !maps.Equal(got, map[string]int{"secret": 1}) {
 		t.Errorf("the edit sent %v, want one secret", got)
 	}
 	after := still(t, m.Stats("bank-1"))

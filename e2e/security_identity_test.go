@@ -113,12 +113,11 @@ func (a *authority) issue(t *testing.T, uris []string, change ...func(*x509.Cert
 
 // caller dials sidecars with a certificate, or with none. It checks who it
 // talks to, as a sidecar would.
-func (a *authority) caller(cert *tls.Certificate, protocols ...string) *tls.Config {
+func (a *authority) caller(cert *tls.Certificate) *tls.Config {
 	roots := x509.NewCertPool()
 	roots.AddCert(a.cert)
 	config := &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		NextProtos: protocols,
 		// A name of the DNS is in no certificate of the mesh: verified below.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(s tls.ConnectionState) error {

@@ -31,11 +31,28 @@ func TestMetricsListenerShowsTheStatsOfOnePathAndNothingElseOfTheAdmin(t *testin
 
 	t.Run("other paths and methods", func(t *testing.T) {
 		for _, c := range [][2]string{
-			{"GET", "/"}, {"GET", "/metrics/"}, {"GET", "/metrics/x"}, {"GET", "/METRICS"}, {"GET", "/metrics;x"},
-			{"GET", "/stats"}, {"GET", "/stats/prometheus"}, {"GET", "/config_dump"}, {"GET", "/certs"}, {"GET", "/clusters"},
-			{"GET", "/server_info"}, {"GET", "/ready"}, {"GET", "/memory"},
-			{"POST", "/quitquitquit"}, {"POST", "/healthcheck/fail"}, {"POST", "/reset_counters"}, {"POST", "/logging?level=trace"},
-			{"POST", "/metrics"}, {"HEAD", "/metrics"}, {"PUT", "/metrics"}, {"DELETE", "/metrics"}, {"OPTIONS", "/metrics"},
+			{"GET", "/"},
+			{"GET", "/metrics/"},
+			{"GET", "/metrics/x"},
+			{"GET", "/METRICS"},
+			{"GET", "/metrics;x"},
+			{"GET", "/stats"},
+			{"GET", "/stats/prometheus"},
+			{"GET", "/config_dump"},
+			{"GET", "/certs"},
+			{"GET", "/clusters"},
+			{"GET", "/server_info"},
+			{"GET", "/ready"},
+			{"GET", "/memory"},
+			{"POST", "/quitquitquit"},
+			{"POST", "/healthcheck/fail"},
+			{"POST", "/reset_counters"},
+			{"POST", "/logging?level=trace"},
+			{"POST", "/metrics"},
+			{"HEAD", "/metrics"},
+			{"PUT", "/metrics"},
+			{"DELETE", "/metrics"},
+			{"OPTIONS", "/metrics"},
 		} {
 			if r := get(t, c[0], c[1]); r.Status != 404 || r.Body != "" {
 				t.Errorf("%s %s: %s; want 404 and nothing", c[0], c[1], r)

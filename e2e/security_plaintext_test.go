@@ -58,7 +58,7 @@ func TestEditThatTurnsMTLSOnWhilePlaintextIsServedIsRefused(t *testing.T) {
 	m := harness.Start(t, harness.Options{Overlay: harness.MTLSOff, Plaintext: true})
 	m.Add(harness.Spec{Service: "nexus", ID: "nexus-1"})
 	m.Ready()
-	before, versions := pushes(m), m.Dump("nexus-1").Versions()
+	before, versions := pushes(t, m), m.Dump("nexus-1").Versions()
 	m.Edit("mesh: {name: datapunk-mesh}\n") // the first file's mtls.enabled: true stands again
 
 	harness.Eventually(t, "the edit is refused", 10*time.Second, func() error {
@@ -71,7 +71,7 @@ func TestEditThatTurnsMTLSOnWhilePlaintextIsServedIsRefused(t *testing.T) {
 		}
 		return nil
 	})
-	if got := pushed(m, before); len(got) > 0 {
+	if got := pushed(t, m, before); len(got) > 0 {
 		t.Errorf("it was sent all the same: %v", got)
 	}
 	if m.Metrics()["controlplane_mesh_rejected"] != 1 {

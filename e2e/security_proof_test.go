@@ -31,10 +31,10 @@ func TestNodeThatAsksForAnotherServicesSecretGetsNothing(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			client := dialDiscovery(t, m)
 			before := m.Metrics()["controlplane_xds_unauthorized_secrets_total"]
-			got, err := client.demand(t, kind, nodeOf("nexus", "nexus-1"), append(slices.Clone(others), "default", meshID("nexus")), "ROOTCA", token)
+			got, err := client.demand(t, kind, nodeOf("nexus", "nexus-1"), append(slices.Clone(others), "default", meshID("nexus")), token)
 			noError(t, err)
 			for name := range got {
-				if !slices.Contains([]string{"default", "ROOTCA", meshID("nexus")}, name) {
+				if !slices.Contains([]string{"default", trustBundle, meshID("nexus")}, name) {
 					t.Errorf("got the secret %s", name)
 				}
 			}
@@ -42,7 +42,7 @@ func TestNodeThatAsksForAnotherServicesSecretGetsNothing(t *testing.T) {
 			if want := []string{"default is " + meshID("nexus"), meshID("nexus") + " is " + meshID("nexus")}; !slices.Equal(ids(t, got), want) {
 				t.Errorf("certificates: %q, want %q", ids(t, got), want)
 			}
-			if roots := got["ROOTCA"]; roots.GetTlsCertificate() != nil || roots.GetValidationContext() == nil {
+			if roots := got[trustBundle]; roots.GetTlsCertificate() != nil || roots.GetValidationContext() == nil {
 				t.Errorf("ROOTCA is %v", roots)
 			}
 			if n := m.Metrics()["controlplane_xds_unauthorized_secrets_total"] - before; n < float64(len(others)-3) {
@@ -103,12 +103,12 @@ func TestNodeWithAWrongTokenAnExpiredOneOrAnotherNodeIDGetsNothing(t *testing.T)
 		client := dialDiscovery(t, m)
 		for _, c := range cases {
 			t.Run(kind+"/"+c.name, func(t *testing.T) {
-				got, err := client.demand(t, kind, nodeOf(c.service, c.node), wanted, "ROOTCA", c.authorization...)
+				got, err := client.demand(t, kind, nodeOf(c.service, c.node), wanted, c.authorization...)
 				refused(t, got, err, c.want)
 			})
 		}
 		t.Run(kind+"/the right one", func(t *testing.T) {
-			got, err := client.demand(t, kind, me, wanted, "ROOTCA", good)
+			got, err := client.demand(t, kind, me, wanted, good)
 			noError(t, err)
 			if certificates := ids(t, got); len(certificates) != 2 {
 				t.Errorf("certificates: %q", certificates)
@@ -121,7 +121,7 @@ func TestNodeWithAWrongTokenAnExpiredOneOrAnotherNodeIDGetsNothing(t *testing.T)
 		defer cancel()
 		s, err := dialDiscovery(t, m).open(ctx, "delta ADS", nodeOf("nexus", "nexus-1"), good)
 		noError(t, err)
-		noError(t, s.send(secretType, "ROOTCA"))
+		noError(t, s.send(secretType, trustBundle))
 		if _, _, err := s.recv(); err != nil {
 			t.Fatal(err)
 		}
@@ -151,7 +151,7 @@ func TestNodeWithAWrongTokenAnExpiredOneOrAnotherNodeIDGetsNothing(t *testing.T)
 	})
 
 	t.Run("plaintext", func(t *testing.T) {
-		got, err := dialDiscoveryInPlaintext(t, m).demand(t, "delta ADS", me, wanted, "ROOTCA", good)
+		got, err := dialDiscoveryInPlaintext(t, m).demand(t, "delta ADS", me, wanted, good)
 		refused(t, got, err, codes.Unavailable)
 	})
 
@@ -202,7 +202,7 @@ func TestEnvoyWithAnotherNodesTokenIsNeverReadyAndWithItsOwnItIs(t *testing.T) {
 			t.Errorf("the token is in the dump: %s", r.Body)
 		}
 	}
-	if got := pushed(m, nil); len(got) > 0 {
+	if got := pushed(t, m, nil); len(got) > 0 {
 		t.Errorf("it was sent %v", got)
 	}
 	if proxies := m.Proxies(); len(proxies) > 0 {

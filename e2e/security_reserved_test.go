@@ -83,7 +83,7 @@ func TestNoServiceCanGetTheControlPlanesIdentity(t *testing.T) {
 
 	t.Run("its name in a node is refused", func(t *testing.T) {
 		for _, kind := range kinds {
-			got, err := dialDiscovery(t, m).demand(t, kind, nodeOf("control-plane", "nexus-1"), []string{"default"}, "ROOTCA", token)
+			got, err := dialDiscovery(t, m).demand(t, kind, nodeOf("control-plane", "nexus-1"), []string{"default"}, token)
 			refused(t, got, err, codes.PermissionDenied)
 		}
 	})
@@ -92,7 +92,7 @@ func TestNoServiceCanGetTheControlPlanesIdentity(t *testing.T) {
 		for _, subject := range []string{meshID("control-plane"), meshID("./control-plane"), meshID("control-plane/"), meshID("nexus/../control-plane"), meshID("")} {
 			forged := forge(t, m, func(_ map[string]any, c jwt.MapClaims) { c["sub"] = subject })
 			for _, kind := range kinds {
-				got, err := dialDiscovery(t, m).demand(t, kind, nodeOf("control-plane", "nexus-1"), []string{"default"}, "ROOTCA", forged)
+				got, err := dialDiscovery(t, m).demand(t, kind, nodeOf("control-plane", "nexus-1"), []string{"default"}, forged)
 				refused(t, got, err, codes.Unauthenticated)
 			}
 		}
@@ -100,7 +100,7 @@ func TestNoServiceCanGetTheControlPlanesIdentity(t *testing.T) {
 
 	t.Run("its secret is refused", func(t *testing.T) {
 		for _, kind := range kinds {
-			got, err := dialDiscovery(t, m).demand(t, kind, nodeOf("nexus", "nexus-1"), []string{meshID("control-plane"), "callers/control-plane", "default"}, "ROOTCA", token)
+			got, err := dialDiscovery(t, m).demand(t, kind, nodeOf("nexus", "nexus-1"), []string{meshID("control-plane"), "callers/control-plane", "default"}, token)
 			noError(t, err)
 			if want := []string{"default is " + meshID("nexus")}; !slices.Equal(ids(t, got), want) || len(got) != 2 {
 				t.Errorf("%s: %v of %d secrets, want %v and ROOTCA", kind, ids(t, got), len(got), want)

@@ -46,8 +46,8 @@ type discoveryClient struct {
 // the control plane.
 func dialDiscovery(t *testing.T, m *harness.Mesh) *discoveryClient {
 	t.Helper()
-	roots := x509.NewCertPool()
-	roots.AddCert(certificateOf(t, m.Plane.CAFile()))
+	pool := x509.NewCertPool()
+	pool.AddCert(certificateOf(t, m.Plane.CAFile()))
 	config := &tls.Config{
 		MinVersion:         tls.VersionTLS13,
 		InsecureSkipVerify: true, // no name of the DNS: verified below
@@ -60,7 +60,7 @@ func dialDiscovery(t *testing.T, m *harness.Mesh) *discoveryClient {
 			if len(leaf.URIs) != 1 || leaf.URIs[0].String() != meshID("control-plane") {
 				return fmt.Errorf("the xDS port is %v", leaf.URIs)
 			}
-			_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between})
+			_, err := leaf.Verify(x509.VerifyOptions{Roots: pool, Intermediates: between})
 			return err
 		},
 	}
@@ -153,10 +153,13 @@ var kinds = []string{"delta ADS", "SotW ADS", "delta SDS", "SotW SDS"}
 // nodeOf is the node of a proxy.
 func nodeOf(service, id string) *corev3.Node { return &corev3.Node{Id: id, Cluster: service} }
 
-// demand opens a stream, asks for the secrets, and returns all that came until
-// the secret last did, or how the stream ended. Responses are sent in the order
-// of the requests: what has not come before last was not given.
-func (c *discoveryClient) demand(t *testing.T, kind string, node *corev3.Node, names []string, last string, authorization ...string) (map[string]*tlsv3.Secret, error) {
+// trustBundle is the secret with the trust bundle, which every proxy may have.
+const trustBundle = "ROOTCA"
+
+// demand opens a stream, asks for the secrets, and then for the roots, and
+// returns all that came until those did, or how the stream ended. Responses are
+// sent in the order of the requests: what has not come then was not given.
+func (c *discoveryClient) demand(t *testing.T, kind string, node *corev3.Node, names []string, authorization ...string) (map[string]*tlsv3.Secret, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -168,18 +171,14 @@ func (c *discoveryClient) demand(t *testing.T, kind string, node *corev3.Node, n
 	if err := s.send(secretType, names...); err != nil && !errors.Is(err, io.EOF) {
 		return got, err
 	}
-	asked := slices.Contains(names, last)
-	for got[last] == nil {
-		if !asked { // SotW names all that it wants each time
-			asked = true
-			again := []string{last}
-			if strings.HasPrefix(kind, "SotW") {
-				again = append(slices.Clone(names), last)
-			}
-			if err := s.send(secretType, again...); err != nil && !errors.Is(err, io.EOF) {
-				return got, err
-			}
-		}
+	again := []string{trustBundle}
+	if strings.HasPrefix(kind, "SotW") { // which names all that it wants each time
+		again = append(slices.Clone(names), trustBundle)
+	}
+	if err := s.send(secretType, again...); err != nil && !errors.Is(err, io.EOF) {
+		return got, err
+	}
+	for got[trustBundle] == nil {
 		_, resources, err := s.recv()
 		if err != nil {
 			return got, err
