@@ -85,11 +85,16 @@ func (d *Dump) Get(typ, name string) *Resource {
 }
 
 // Versions returns the version of every resource but endpoints, as "type name".
+// That of a listener has the time of its last update behind it: Envoy keeps the
+// version when it changes only a filter chain.
 func (d *Dump) Versions() map[string]string {
 	out := make(map[string]string)
 	for _, r := range d.Resources {
 		if r.Type != "endpoint" && r.State == "active" {
 			out[r.Type+" "+r.Name] = r.Version
+		}
+		if r.Type == "listener" && r.State == "active" {
+			out[r.Type+" "+r.Name] += " " + r.Updated.Format(time.RFC3339Nano)
 		}
 	}
 	return out
