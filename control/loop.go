@@ -7,7 +7,6 @@ package control
 import (
 	"context"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +27,7 @@ type Loop struct {
 
 	mu      sync.Mutex
 	pending translate.Input // Catalog is nil once it was taken
+	fresh   bool            // something in pending was not taken yet
 	catalog *watch.Catalog  // the last one taken
 	status  Status
 }
@@ -68,6 +68,7 @@ func (l *Loop) SetRoots(pem []byte) { l.set(func(in *translate.Input) { in.Roots
 func (l *Loop) set(change func(*translate.Input)) {
 	l.mu.Lock()
 	change(&l.pending)
+	l.fresh = true
 	l.mu.Unlock()
 	select {
 	case l.wake <- struct{}{}:
@@ -111,11 +112,16 @@ func (l *Loop) Run(ctx context.Context) error {
 	}
 }
 
-// take returns the newest input. A catalog that was taken is no longer pending:
+// take returns the newest input; it is not ready if all of it was taken before,
+// by a wake that came earlier. A catalog that was taken is no longer pending:
 // the next one counts its changes from there.
 func (l *Loop) take() (in translate.Input, ready bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !l.fresh {
+		return in, false
+	}
+	l.fresh = false
 	if l.pending.Catalog != nil {
 		l.catalog, l.pending.Catalog = l.pending.Catalog, nil
 	}
@@ -126,25 +132,40 @@ func (l *Loop) take() (in translate.Input, ready bool) {
 
 // report logs what people should know of a snapshot, when it is news.
 func (l *Loop) report(last, next *translate.Snapshot) {
-	var notes []string
-	var held []translate.Held
-	if last != nil {
-		notes, held = last.Notes, last.Held
+	if last == nil {
+		last = &translate.Snapshot{}
 	}
-	for _, note := range next.Notes {
-		if !slices.Contains(notes, note) {
-			l.log.Warn(note)
+	for _, note := range news(last.Notes, next.Notes, func(n string) string { return n }) {
+		l.log.Warn(note)
+	}
+	type key struct {
+		of          translate.Type
+		name, cause string
+	}
+	for _, h := range news(last.Held, next.Held, func(h translate.Held) key { return key{h.Type, h.Name, h.Cause} }) {
+		source := ""
+		if len(h.Keys) > 0 {
+			source = next.Input.Mesh.Source(h.Keys[0]).String()
+		}
+		l.log.Error("a resource fails its check: the last good one stays", "type", h.Type.URL(), "name", h.Name, "cause", h.Cause, "source", source)
+	}
+}
+
+// news are the items of next whose like is not in last. A snapshot that found
+// nothing new has its predecessor's list: then nothing is compared.
+func news[T any, K comparable](last, next []T, key func(T) K) []T {
+	if len(next) == 0 || (len(last) == len(next) && &last[0] == &next[0]) {
+		return nil
+	}
+	known := make(map[K]struct{}, len(last))
+	for _, item := range last {
+		known[key(item)] = struct{}{}
+	}
+	var fresh []T
+	for _, item := range next {
+		if _, ok := known[key(item)]; !ok {
+			fresh = append(fresh, item)
 		}
 	}
-	for _, h := range next.Held {
-		if !slices.ContainsFunc(held, func(o translate.Held) bool {
-			return o.Type == h.Type && o.Name == h.Name && o.Cause == h.Cause
-		}) {
-			source := ""
-			if len(h.Keys) > 0 {
-				source = next.Input.Mesh.Source(h.Keys[0]).String()
-			}
-			l.log.Error("a resource fails its check: the last good one stays", "type", h.Type.URL(), "name", h.Name, "cause", h.Cause, "source", source)
-		}
-	}
+	return fresh
 }

@@ -1,9 +1,11 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -87,10 +89,7 @@ func TestSkippedCatalogsUniteTheirChanges(t *testing.T) {
 		synctest.Wait()
 
 		last := (*got)[len(*got)-1].Input.Catalog
-		before := (*got)[0].Input.Catalog
-		if len(*got) == 3 { // both were taken one by one
-			before = (*got)[1].Input.Catalog
-		}
+		before := (*got)[len(*got)-2].Input.Catalog // two if both came at once, else three
 		names, known := last.ChangedSince(before)
 		if !known {
 			t.Fatal("the change is not known, and all would be made again")
@@ -102,6 +101,46 @@ func TestSkippedCatalogsUniteTheirChanges(t *testing.T) {
 			if _, ok := names["a"]; !ok {
 				t.Errorf("changed %v, want a in it, of the catalog that was skipped", names)
 			}
+		}
+	})
+}
+
+// A wake may come for what an earlier one has taken already.
+func TestNothingIsMadeTwiceOfTheSameInput(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, got := collect(t, slog.New(slog.DiscardHandler))
+		l.SetMesh(mesh(t, plain))
+		l.SetCatalog(watch.NewCatalog())
+		synctest.Wait()
+		builds := l.Status().Builds
+		l.wake <- struct{}{}
+		synctest.Wait()
+		if l.Status().Builds != builds || uint64(len(*got)) != builds {
+			t.Errorf("%d builds and %d snapshots, want %d", l.Status().Builds, len(*got), builds)
+		}
+	})
+}
+
+// What is found is said once, not with every snapshot that finds it again.
+func TestFindingsAreLoggedWhenTheyAreNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		l, _ := collect(t, slog.New(slog.NewTextHandler(&log, nil)))
+		named := "mesh: {name: datapunk, services: {lost: {}}, security: {mtls: {enabled: false}, authorization: {enabled: false}}}"
+		l.SetMesh(mesh(t, named))
+		catalog := watch.NewCatalog()
+		for i := range uint16(3) {
+			catalog = catalog.Update([]*watch.Service{service("a", 1000+10*i)}, nil)
+			l.SetCatalog(catalog)
+			synctest.Wait()
+		}
+		if n := strings.Count(log.String(), "the catalog has no service lost"); n != 1 {
+			t.Errorf("said %d times:\n%s", n, log.String())
+		}
+		l.SetMesh(mesh(t, strings.Replace(named, "lost", "other", 1)))
+		synctest.Wait()
+		if n := strings.Count(log.String(), "the catalog has no service other"); n != 1 {
+			t.Errorf("said %d times:\n%s", n, log.String())
 		}
 	})
 }
