@@ -73,7 +73,7 @@ func (f *feed) reconnected(versions map[string]string) {
 				continue
 			}
 		}
-		if f.typ == translate.Secret && s.secrets.leased(name) && !s.secrets.adopt(name, version) {
+		if f.typ == translate.Secret && leased(name) && !s.secrets.adopt(name, version) {
 			continue
 		}
 		f.note(name, &diff{version: version})

@@ -12,18 +12,18 @@ import (
 // feed is the state of one type on one stream: what the client asked for, what
 // it has, and what is on its way.
 //
-// What the client has is base, the set that was last sent to it, but for the
+// What the client has is base, the offer that was last sent to it, but for the
 // names in diffs. So a stream holds a pointer and the exceptions, and a change
-// is found by asking the new set what differs from base.
+// is found by asking the new offer what differs from base.
 type feed struct {
 	stream *stream
 	typ    translate.Type
 
 	sub      subscription
-	accepted bool           // the client has acknowledged something on this stream
-	answer   bool           // the client asked for something: it need not wait for its own answers
-	owed     bool           // a response is owed, be it empty
-	base     *translate.Set // nil: nothing was sent yet
+	accepted bool   // the client has acknowledged something on this stream
+	answer   bool   // the client asked for something: it need not wait for its own answers
+	owed     bool   // a response is owed, be it empty
+	base     *offer // nil: nothing was sent yet
 	diffs    map[string]*diff
 
 	inflight []*response // sent and neither acknowledged nor rejected, oldest first
@@ -43,6 +43,7 @@ type diff struct {
 	version string              // what it says it has (initial_resource_versions)
 	tell    bool                // it must be told: it asked, or it rejected a response with the name
 	held    *hold               // the content that it rejected
+	kept    bool                // it keeps what it has: that is in quarantine which should replace it
 	suspect bool                // it was in a rejected response: to be sent alone
 	since   time.Time           // when it first had to wait for a cluster
 }
@@ -53,6 +54,7 @@ type change struct {
 	res    *translate.Resource
 	before *translate.Resource // what the client had
 	fresh  bool                // the client had nothing of that name
+	stays  bool                // res is not what the view has, and remains in diffs
 }
 
 // response is one that was sent, until the client answers it.
@@ -100,7 +102,7 @@ func (f *feed) push(v *view, now time.Time) {
 // mayPush reports whether a change of the view may be sent now. While a
 // response is unanswered changes gather, for a short time.
 func (f *feed) mayPush(v *view, now time.Time) bool {
-	if f.base == v.sets[f.typ] && len(f.diffs) == 0 && !f.owed {
+	if f.base == v.offers[f.typ] && len(f.diffs) == 0 && !f.owed {
 		return false // nothing to send
 	}
 	n := len(f.inflight)
@@ -123,7 +125,7 @@ func (f *feed) mayPush(v *view, now time.Time) bool {
 func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
 	first := f.base == nil
 	f.advance(v)
-	if first && f.claims != "" && f.claims == v.digests[f.typ].String() && f.fullState() &&
+	if first && f.claims != "" && f.claims == v.offers[f.typ].digest.String() && f.fullState() &&
 		f.sub.wildcard && len(f.sub.names.names) == 0 {
 		// "Servers may decide to optimize by not resending resources that the
 		// client had already seen on the previous stream [...]. It is generally
@@ -131,8 +133,14 @@ func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
 		// subscription is a wildcard subscription".
 		f.version, f.owed = f.claims, false
 		f.hasAll(f.claims)
+		var has []change
+		for r := range f.base.all() {
+			has = append(has, change{name: r.Name, res: r})
+		}
+		f.stream.vouch(f.typ, has)
 		return nil, false
 	}
+	var has []change // what it came with and is to have
 	consider := func(name string, d *diff) {
 		c, verdict := f.consider(v, name, d, now)
 		switch verdict {
@@ -142,7 +150,7 @@ func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
 				return
 			}
 			changes = append(changes, c)
-			delete(f.diffs, name)
+			f.settle(d, c)
 		case wait:
 			waiting = true
 			f.note(name, d)
@@ -150,6 +158,9 @@ func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
 			f.note(name, d)
 		case nothing:
 			delete(f.diffs, name)
+			if first && d.version != "" {
+				has = append(has, c)
+			}
 		}
 	}
 	if first {
@@ -169,8 +180,9 @@ func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
 	if len(f.diffs) == 0 {
 		f.diffs = nil
 	}
+	f.stream.vouch(f.typ, has)
 	if first && f.reported > 0 && len(changes) == 0 && !waiting && !f.owed {
-		f.hasAll(v.digests[f.typ].String())
+		f.hasAll(v.offers[f.typ].digest.String())
 	}
 	return changes, waiting
 }
@@ -181,31 +193,31 @@ func (f *feed) hasAll(version string) {
 	f.stream.status.acknowledged(f.typ, version)
 }
 
-// advance makes the view's set the base. What changed since the last one goes
+// advance makes the view's offer the base. What changed since the last one goes
 // into diffs.
 func (f *feed) advance(v *view) {
-	set := v.sets[f.typ]
-	if f.base == set || f.base == nil {
-		f.base = set
+	next := v.offers[f.typ]
+	if f.base == next || f.base == nil {
+		f.base = next
 		return
 	}
-	if names, ok := set.ChangedSince(f.base); ok {
+	if names, ok := next.changedSince(f.base); ok {
 		for _, name := range names {
 			f.differs(name)
 		}
 	} else {
-		for r := range f.base.All() {
-			if n := set.Get(r.Name); n == nil || n.Version != r.Version {
+		for r := range f.base.all() {
+			if n := next.get(r.Name); n == nil || n.Version != r.Version {
 				f.differs(r.Name)
 			}
 		}
-		for r := range set.All() {
-			if f.base.Get(r.Name) == nil {
+		for r := range next.all() {
+			if f.base.get(r.Name) == nil {
 				f.differs(r.Name)
 			}
 		}
 	}
-	f.base = set
+	f.base = next
 }
 
 // differs notes that base is about to say, or says, something else of the name
@@ -225,13 +237,13 @@ func (f *feed) differs(name string) *diff {
 
 // has returns what the client has of a name that is not in diffs.
 func (f *feed) has(name string) *translate.Resource {
-	if f.typ == translate.Secret && f.stream.secrets.leased(name) {
+	if f.typ == translate.Secret && leased(name) {
 		return f.stream.secrets.sent[name]
 	}
 	if f.base == nil {
 		return nil
 	}
-	return f.base.Get(name)
+	return f.base.get(name)
 }
 
 // wanted iterates over the names that the client asked for: those that base
@@ -239,14 +251,14 @@ func (f *feed) has(name string) *translate.Resource {
 func (f *feed) wanted() func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		if f.sub.wildcard {
-			for r := range f.base.All() {
+			for r := range f.base.all() {
 				if !yield(r.Name) {
 					return
 				}
 			}
 		}
 		for _, name := range f.sub.names.names {
-			if f.sub.wildcard && f.base.Get(name) != nil {
+			if f.sub.wildcard && f.base.get(name) != nil {
 				continue
 			}
 			if !yield(name) {
@@ -275,6 +287,14 @@ func (f *feed) consider(v *view, name string, d *diff, now time.Time) (change, v
 		return change{}, wait
 	}
 	c := change{name: name, res: target, before: d.has, fresh: d.has == nil && d.version == ""}
+	if d.kept = target == nil && !c.fresh && v.offers[f.typ].withholds(name); d.kept {
+		d.held = nil
+		if !d.tell || d.has == nil {
+			return c, keep
+		}
+		c.res, c.stays = d.has, true
+		return c, send
+	}
 	if !d.tell && (target == nil && c.fresh || target != nil && target.Version == d.known()) {
 		return c, nothing
 	}
@@ -299,6 +319,29 @@ func (f *feed) consider(v *view, name string, d *diff, now time.Time) (change, v
 	return c, send
 }
 
+// settle notes that the client is about to have a change.
+func (f *feed) settle(d *diff, c change) {
+	if c.stays {
+		f.note(c.name, &diff{has: c.res, held: d.held, kept: d.kept})
+	} else {
+		delete(f.diffs, c.name)
+	}
+}
+
+// settled reports whether the client has all that the view offers it, but for
+// what it has not acknowledged.
+func (f *feed) settled(v *view) bool {
+	if f.base != v.offers[f.typ] || len(f.trials) > 0 {
+		return false
+	}
+	for _, d := range f.diffs {
+		if !d.kept {
+			return false
+		}
+	}
+	return true
+}
+
 func (d *diff) known() string {
 	if d.has != nil {
 		return d.has.Version
@@ -308,7 +351,7 @@ func (d *diff) known() string {
 
 // target returns the resource that the client is to have, nil for none.
 func (f *feed) target(v *view, name string, d *diff) (*translate.Resource, error) {
-	if f.typ == translate.Secret && f.stream.secrets.leased(name) {
+	if f.typ == translate.Secret && leased(name) {
 		return f.stream.secrets.get(name, d.tell)
 	}
 	return v.get(f.typ, name), nil
@@ -320,7 +363,7 @@ func (f *feed) send(v *view, changes []change, now time.Time) {
 	s := f.stream
 	var resources []*translate.Resource
 	var removed []string
-	version := v.digests[f.typ].String()
+	version := v.offers[f.typ].digest.String()
 	if s.protocol == sotw {
 		resources, version = f.stateOfTheWorld(v, changes)
 		if len(resources) == 0 && !f.fullState() {
@@ -406,6 +449,7 @@ func (r *response) absorb(earlier *response) {
 // acknowledged notes an ACK.
 func (f *feed) acknowledged(r *response) {
 	f.accepted = true
+	f.stream.vouch(f.typ, r.changes)
 	f.stream.server.metrics.acked(f.typ, time.Since(r.at))
 	f.stream.status.acknowledged(f.typ, r.version)
 }
@@ -444,7 +488,7 @@ func (f *feed) subscribeAll() {
 	}
 	f.answer, f.owed = true, true
 	if f.base != nil {
-		for r := range f.base.All() {
+		for r := range f.base.all() {
 			if !f.sub.names.has(r.Name) {
 				f.note(r.Name, &diff{})
 			}

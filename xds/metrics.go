@@ -22,6 +22,7 @@ type metrics struct {
 	unauthorized prometheus.Counter
 	slow         prometheus.Counter
 	panics       prometheus.Counter
+	quarantined  prometheus.Gauge
 
 	byType [translate.NumTypes]typeMetrics
 }
@@ -57,6 +58,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		unauthorized: counter("unauthorized_secrets_total", "Requests for a secret that the proxy may not have."),
 		slow:         counter("slow_clients_total", "Streams reset because the client did not read."),
 		panics:       counter("panics_total", "Streams ended by a panic in the control plane."),
+		quarantined: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: prefix + "quarantined", Help: "Contents that are not served because several proxies refused them.",
+		}),
 	}
 	for t := range m.byType {
 		name := typeName(translate.Type(t))
@@ -68,7 +72,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	if reg != nil {
 		reg.MustRegister(m.streams, m.refused, m.pushes, m.bytes, m.acks, m.nacks, m.latency,
-			m.superseded, m.unauthorized, m.slow, m.panics)
+			m.superseded, m.unauthorized, m.slow, m.panics, m.quarantined)
 	}
 	return m
 }

@@ -41,17 +41,19 @@ func (h *hold) stands(s *stream, v *view, target *translate.Resource) bool {
 		return false
 	}
 	// A change of what it depends on counts once the client has that.
-	return h.depends == s.dependencies(v, s.secrets.count, target) || !s.secretsSent(v, target)
+	return h.depends == dependencies(v, s.secrets.count, target) || !s.secretsSent(v, target)
 }
 
 // dependencies sums up the versions of all that a resource refers to in the
-// view, directly or not. Leases is how many secrets of the lease were sent.
-func (s *stream) dependencies(v *view, leases uint64, r *translate.Resource) uint64 {
+// view, directly or not. Leases is how many secrets of the lease were sent. An
+// assignment is no dependency: nothing is refused for its endpoints but itself.
+func dependencies(v *view, leases uint64, r *translate.Resource) uint64 {
 	h := xxhash.New()
 	walkRefs(v, r, func(ref translate.Ref, to *translate.Resource) {
 		_, _ = h.WriteString(ref.Name)
 		switch {
-		case ref.Type == translate.Secret && s.secrets.leased(ref.Name):
+		case ref.Type == translate.Endpoint:
+		case ref.Type == translate.Secret && leased(ref.Name):
 			_, _ = h.WriteString(strconv.FormatUint(leases, 10))
 		case to != nil:
 			_, _ = h.WriteString(to.Version)
@@ -67,7 +69,7 @@ func (s *stream) secretsSent(v *view, r *translate.Resource) bool {
 	sent := true
 	walkRefs(v, r, func(ref translate.Ref, _ *translate.Resource) {
 		if ref.Type == translate.Secret && f.sub.has(ref.Name) &&
-			(f.base != v.sets[translate.Secret] || f.diffs[ref.Name] != nil) {
+			(f.base != v.offers[translate.Secret] || f.diffs[ref.Name] != nil) {
 			sent = false
 		}
 	})
@@ -97,7 +99,7 @@ func walkRefs(v *view, r *translate.Resource, f func(translate.Ref, *translate.R
 // rejected notes a NACK and arranges what is tried next.
 func (f *feed) rejected(r *response, message string) {
 	s := f.stream
-	f.report(r, message)
+	n := f.report(r, message)
 	if f.fullState() {
 		// If nothing else is accepted, the client must still be told what of
 		// an earlier stream it is not to keep.
@@ -119,7 +121,8 @@ func (f *feed) rejected(r *response, message string) {
 			d.held = &hold{}
 			if c.res != nil {
 				d.held.version = c.res.Version
-				d.held.depends = s.dependencies(r.view, r.leases, c.res)
+				d.held.depends = dependencies(r.view, r.leases, c.res)
+				s.accuse(r.view, c.res, n)
 			}
 			return
 		}
@@ -160,10 +163,11 @@ func (f *feed) pushTrials(v *view, now time.Time) {
 				continue
 			}
 			c, verdict := f.consider(v, name, d, now)
-			if verdict == send {
+			switch verdict {
+			case send:
 				changes = append(changes, c)
-			}
-			if verdict == send || verdict == nothing {
+				f.settle(d, c)
+			case nothing:
 				delete(f.diffs, name)
 			}
 		}
@@ -196,7 +200,7 @@ func (f *feed) mayTry(now time.Time) bool {
 }
 
 // report records a NACK where people look for it.
-func (f *feed) report(r *response, message string) {
+func (f *feed) report(r *response, message string) *Nack {
 	s := f.stream
 	n := &Nack{
 		Time:    time.Now(),
@@ -219,6 +223,7 @@ func (f *feed) report(r *response, message string) {
 	s.log.Error("configuration rejected by a proxy",
 		"type", n.Type, "resource", n.Resource, "source", n.Source, "nonce", n.Nonce,
 		"resources", len(n.Resources), "message", n.Message)
+	return n
 }
 
 // blamed returns the resource that a NACK is about, if that is certain: the

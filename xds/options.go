@@ -28,6 +28,10 @@ type Options struct {
 	// resource with the given keys, or an empty string. It is called when a
 	// client rejects one.
 	Locate func(keys []string) string
+	// Quorum is how many distinct proxies decide on a content of a resource: so
+	// many that refuse it take it away from the fleet, so many that acknowledge
+	// it prove it good. Zero: 3.
+	Quorum int
 	// Timeouts; a zero field takes its default.
 	Timeouts Timeouts
 }

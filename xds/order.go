@@ -78,7 +78,7 @@ func (s *stream) clusterReady(v *view, name string) bool {
 	if d := f.diffs[name]; d != nil {
 		return d.known() != ""
 	}
-	if f.base == nil || f.base.Get(name) == nil {
+	if f.base == nil || f.base.get(name) == nil {
 		return false
 	}
 	for _, r := range f.inflight {
@@ -124,7 +124,7 @@ func (s *stream) settled(t translate.Type, v *view, now time.Time) bool {
 	if !f.sub.active {
 		return true
 	}
-	if f.base != v.sets[t] || len(f.diffs) > 0 || len(f.trials) > 0 {
+	if !f.settled(v) {
 		return false
 	}
 	if n := len(f.inflight); n > 0 {

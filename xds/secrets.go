@@ -73,7 +73,7 @@ func (c *secrets) begin(s *stream) { c.stream = s }
 
 // leased reports whether a secret of the name holds a private key: it comes
 // from the lease and never from a view.
-func (c *secrets) leased(name string) bool {
+func leased(name string) bool {
 	if name == secretOwn {
 		return true
 	}
@@ -98,7 +98,7 @@ func (c *secrets) authorized(names []string) []string {
 
 func (c *secrets) mayHave(name string) bool {
 	service := c.stream.node.cluster
-	if c.leased(name) {
+	if leased(name) {
 		if c.stream.credential == nil || c.stream.server.options.Issuer == nil {
 			return false // nobody has proved anything
 		}
@@ -211,7 +211,7 @@ func (c *secrets) refresh() {
 // wasSent notes what the client was sent.
 func (c *secrets) wasSent(changes []change) {
 	for _, ch := range changes {
-		if ch.res != nil && c.leased(ch.name) {
+		if ch.res != nil && leased(ch.name) {
 			c.put(&c.sent, ch.res)
 			c.count++
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -136,7 +137,7 @@ func TestSecrets(t *testing.T) {
 		c.silence("that is all")
 		p := w.server.Proxies()[0]
 		for _, typ := range []string{"cluster", "listener"} {
-			if p.Types[typ] != before[typ] {
+			if !reflect.DeepEqual(p.Types[typ], before[typ]) {
 				t.Errorf("%s moved from %+v to %+v", typ, before[typ], p.Types[typ])
 			}
 		}
@@ -248,6 +249,7 @@ func TestAuthentication(t *testing.T) {
 		{"another node", allow(Credential{Service: "nexus", Node: "nexus-1"}), [2]string{"nexus-2", "nexus"}, codes.PermissionDenied},
 		{"another service", allow(Credential{Service: "nexus", Node: "nexus-1"}), [2]string{"nexus-1", "lake"}, codes.PermissionDenied},
 		{"a node without an id", func(*Options) {}, [2]string{"", "nexus"}, codes.InvalidArgument},
+		{"a node without a service", func(*Options) {}, [2]string{"nexus-1", ""}, codes.InvalidArgument},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"maps"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,8 +32,10 @@ type Server struct {
 	options Options
 	metrics *metrics
 	names   *nameSets
+	jury    *jury
 
 	mu       sync.Mutex
+	offers   *offers
 	state    state // nil until the first Publish: nothing is served
 	draining bool
 	slots    map[translate.Profile]*slot
@@ -46,10 +49,13 @@ type Server struct {
 // New returns a server that refuses streams until [Server.Publish] is called.
 func New(o Options) *Server {
 	o.Timeouts = o.Timeouts.withDefaults()
+	j := newJury(o.Quorum)
 	return &Server{
 		options: o,
 		metrics: newMetrics(o.Metrics),
 		names:   newNameSets(),
+		jury:    j,
+		offers:  newOffers(j),
 		slots:   make(map[translate.Profile]*slot),
 		streams: make(map[*stream]struct{}),
 		nodes:   make(map[string]*stream),
@@ -127,27 +133,49 @@ func (s *Server) publish(next state, changed []*translate.View) {
 	defer s.mu.Unlock()
 	first := s.state == nil
 	s.state = next
-	g := make(digester)
 	if first {
-		for v := range next.Views() {
-			s.swap(v, g)
-		}
-		return
+		changed = slices.Collect(next.Views())
 	}
 	for _, v := range changed {
-		s.swap(v, g)
+		if sl := s.slots[v.Profile]; sl != nil { // else its last proxy has gone meanwhile
+			s.offer(sl, v.Sets, v.Missing)
+		}
 	}
+	s.offers.published()
+	s.lift(true)
 }
 
-func (s *Server) swap(v *translate.View, g digester) {
-	sl := s.slots[v.Profile]
-	if sl == nil {
-		return // the last proxy of the profile has gone meanwhile
+// offer makes the sets what the slot's streams are to have.
+func (s *Server) offer(sl *slot, sets [translate.NumTypes]*translate.Set, missing []string) {
+	old := sl.view.Load()
+	v := s.offers.view(old, sl.profile.Kind, sets, missing)
+	sl.view.Store(v)
+	if old != nil && old.offers == v.offers && slices.Equal(old.missing, v.missing) {
+		return
 	}
-	sl.view.Store(g.next(sl.view.Load(), v))
 	for st := range sl.streams {
 		st.wake()
 	}
+}
+
+// judged is called when a content has gone into quarantine or was proven good.
+func (s *Server) judged() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sl := range s.slots {
+		if v := sl.view.Load(); v != nil {
+			s.offer(sl, v.sets(), v.missing)
+		}
+	}
+	s.lift(false)
+}
+
+// lift ends the quarantines that have lost their cause. The caller holds mu.
+func (s *Server) lift(publication bool) {
+	for _, q := range s.jury.lift(publication) {
+		s.options.Logger.Info("quarantine ended", "type", typeName(q.content.typ), "name", q.content.name, "version", q.content.version)
+	}
+	s.metrics.quarantined.Set(float64(s.jury.count()))
 }
 
 // Drain ends every stream and refuses new ones, so that a graceful stop of the
@@ -194,7 +222,7 @@ func (s *Server) identify(st *stream, p translate.Profile) *slot {
 	if sl == nil {
 		sl = &slot{profile: p, streams: make(map[*stream]struct{})}
 		if v := s.state.View(p); v != nil {
-			sl.view.Store(make(digester).next(nil, v))
+			s.offer(sl, v.Sets, v.Missing)
 		}
 		s.slots[p] = sl
 		s.reportFleet()
@@ -224,6 +252,10 @@ func (s *Server) leave(st *stream) {
 	delete(st.slot.streams, st)
 	if len(st.slot.streams) == 0 {
 		delete(s.slots, st.slot.profile)
+		if v := st.slot.view.Load(); v != nil {
+			s.offers.release(v)
+			s.lift(false)
+		}
 		s.reportFleet()
 	}
 }

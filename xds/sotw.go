@@ -117,7 +117,7 @@ func (f *feed) fullState() bool {
 func (f *feed) stateOfTheWorld(v *view, changes []change) ([]*translate.Resource, string) {
 	if !f.fullState() {
 		resources, _ := split(changes)
-		return resources, v.digests[f.typ].String()
+		return resources, v.offers[f.typ].digest.String()
 	}
 	var resources []*translate.Resource
 	version := digest(0)
@@ -125,7 +125,7 @@ func (f *feed) stateOfTheWorld(v *view, changes []change) ([]*translate.Resource
 		resources = append(resources, r)
 		version = version.toggle(r.Name, r.Version)
 	}
-	for r := range f.base.All() {
+	for r := range f.base.all() {
 		if !f.sub.has(r.Name) {
 			continue
 		}
@@ -137,7 +137,7 @@ func (f *feed) stateOfTheWorld(v *view, changes []change) ([]*translate.Resource
 		}
 	}
 	for name, d := range f.diffs {
-		if f.base.Get(name) == nil && d.has != nil && f.sub.has(name) {
+		if f.base.get(name) == nil && d.has != nil && f.sub.has(name) {
 			add(d.has)
 		}
 	}

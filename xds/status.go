@@ -70,6 +70,9 @@ type TypeStatus struct {
 	Sent         string `json:"version_sent,omitempty"`
 	Acknowledged string `json:"version_acknowledged,omitempty"`
 	LastNack     *Nack  `json:"last_nack,omitempty"`
+	// Quarantined are contents that the proxy would have, had others not
+	// refused them. Where it has the substitutes it is SYNCED.
+	Quarantined []Quarantined `json:"quarantined,omitempty"`
 }
 
 // Nack is one response that a proxy refused.
@@ -156,8 +159,26 @@ func (t *streamStatus) update(s *stream, v *view) {
 	defer t.mu.Unlock()
 	t.view, t.proxy.Missing = v, v.missing
 	for i := range s.feeds {
-		t.types[i].State = s.feeds[i].state(v)
+		f := &s.feeds[i]
+		t.types[i].State = f.state(v)
+		if f.base != nil && (f.base.instead != nil || t.types[i].Quarantined != nil) {
+			t.types[i].Quarantined = f.quarantined()
+		}
 	}
+}
+
+// quarantined returns what the client asked for and is not served, by name.
+func (f *feed) quarantined() []Quarantined {
+	var list []Quarantined
+	for name, s := range f.base.instead {
+		if f.sub.has(name) {
+			list = append(list, Quarantined{
+				Name: name, Version: s.withheld.Version, Source: s.cause.source, Message: s.cause.message, Since: s.cause.since,
+			})
+		}
+	}
+	slices.SortFunc(list, func(a, b Quarantined) int { return cmp.Compare(a.Name, b.Name) })
+	return list
 }
 
 // state says how far the client is from the view.
@@ -165,14 +186,12 @@ func (f *feed) state(v *view) State {
 	if !f.sub.active || f.base == nil {
 		return NotSent
 	}
-	waiting := f.base != v.sets[f.typ] || len(f.inflight) > 0 || len(f.trials) > 0
 	for _, d := range f.diffs {
 		if d.held != nil {
 			return Rejected
 		}
-		waiting = true
 	}
-	if waiting {
+	if len(f.inflight) > 0 || !f.settled(v) {
 		return Pending
 	}
 	return Synced
@@ -221,7 +240,7 @@ func (s *stream) snapshotStatus() (ProxyStatus, bool) {
 	next := t.slot.view.Load()
 	for i, ts := range t.types {
 		// A view that was published and that the stream is about to look at.
-		if ts.State == Synced && next != t.view && next.sets[i] != t.view.sets[i] {
+		if ts.State == Synced && next != t.view && next.offers[i] != t.view.offers[i] {
 			ts.State = Pending
 		}
 		p.Types[typeName(translate.Type(i))] = ts

@@ -1,6 +1,9 @@
 package xds
 
 import (
+	"iter"
+	"maps"
+	"slices"
 	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
@@ -16,20 +19,112 @@ type slot struct {
 	streams map[*stream]struct{} // guarded by Server.mu
 }
 
-// view is what a slot's streams read: the sets of the snapshot, and for each a
-// version that is equal on every replica with the same content. The sets are
-// the view's own choice: one with a resource in it that is not to go out yet
-// may be replaced by its successor with the resource before that, and streams
-// need not know.
+// view is what a slot's streams read: an offer of each type.
 type view struct {
-	sets    [translate.NumTypes]*translate.Set
-	digests [translate.NumTypes]digest
+	offers  [translate.NumTypes]*offer
 	missing []string
 }
 
 // get returns the resource that the view's clients are to have, or nil.
 func (v *view) get(t translate.Type, name string) *translate.Resource {
-	return v.sets[t].Get(name)
+	return v.offers[t].get(name)
+}
+
+// sets returns what the snapshot says.
+func (v *view) sets() (sets [translate.NumTypes]*translate.Set) {
+	for t, o := range v.offers {
+		sets[t] = o.set
+	}
+	return sets
+}
+
+// offer is what is served of one type: a set of the snapshot, but for what is
+// in quarantine. It is immutable. Streams compare offers as they would compare
+// sets, at the same cost.
+type offer struct {
+	set *translate.Set
+	// instead is what is served in the place of quarantined contents, by name;
+	// nil most often.
+	instead map[string]substitute
+	digest  digest // of what is served: equal on every replica that serves the same
+}
+
+// substitute is the last content of a place that some proxy acknowledged.
+type substitute struct {
+	cause    *quarantine
+	withheld *translate.Resource
+	resource *translate.Resource // nil if there was none: a client keeps what it has
+}
+
+// get returns what is served under the name, or nil.
+func (o *offer) get(name string) *translate.Resource {
+	if o.instead != nil {
+		if s, ok := o.instead[name]; ok {
+			return s.resource
+		}
+	}
+	return o.set.Get(name)
+}
+
+// withholds reports whether a resource of the name exists and nothing is
+// served of it.
+func (o *offer) withholds(name string) bool {
+	s, ok := o.instead[name]
+	return ok && s.resource == nil
+}
+
+// with returns the offer with a substitute in it.
+func (o *offer) with(s substitute) *offer {
+	next := &offer{set: o.set, instead: make(map[string]substitute, len(o.instead)+1), digest: o.digest}
+	maps.Copy(next.instead, o.instead)
+	next.instead[s.withheld.Name] = s
+	next.digest = next.digest.toggle(s.withheld.Name, s.withheld.Version)
+	if s.resource != nil {
+		next.digest = next.digest.toggle(s.resource.Name, s.resource.Version)
+	}
+	return next
+}
+
+// equal reports whether two offers, the first of which may be nil, are the
+// same.
+func (o *offer) equal(p *offer) bool {
+	return o != nil && o.set == p.set && maps.Equal(o.instead, p.instead)
+}
+
+// all iterates over what is served, in the order of names.
+func (o *offer) all() iter.Seq[*translate.Resource] {
+	if o.instead == nil {
+		return o.set.All()
+	}
+	return func(yield func(*translate.Resource) bool) {
+		for r := range o.set.All() {
+			if s, ok := o.instead[r.Name]; ok {
+				r = s.resource
+			}
+			if r != nil && !yield(r) {
+				return
+			}
+		}
+	}
+}
+
+// changedSince returns the names that may differ between base and o. It is
+// false when that is not known, and the two must be compared whole.
+func (o *offer) changedSince(base *offer) ([]string, bool) {
+	names, ok := o.set.ChangedSince(base.set)
+	if !ok {
+		return nil, false
+	}
+	if base.instead != nil || o.instead != nil {
+		names = slices.Clone(names) // they are the set's
+		for name := range base.instead {
+			names = append(names, name)
+		}
+		for name := range o.instead {
+			names = append(names, name)
+		}
+	}
+	return names, true
 }
 
 var noResources = translate.NewSet()
@@ -53,57 +148,4 @@ func (d digest) String() string {
 		b[i] = digits[d>>(60-4*i)&15]
 	}
 	return string(b[:])
-}
-
-// digester computes the digests of sets, each set once.
-type digester map[*translate.Set]digest
-
-// next returns the view that follows old, which may be nil. Its cost is in
-// proportion to what changed.
-func (g digester) next(old *view, v *translate.View) *view {
-	n := &view{sets: v.Sets, missing: v.Missing}
-	for t := range n.sets {
-		if n.sets[t] == nil {
-			n.sets[t] = noResources
-		}
-		var base *translate.Set
-		var from digest
-		if old != nil {
-			base, from = old.sets[t], old.digests[t]
-		}
-		n.digests[t] = g.of(n.sets[t], base, from)
-	}
-	return n
-}
-
-func (g digester) of(set, base *translate.Set, from digest) digest {
-	if set == base {
-		return from
-	}
-	if d, ok := g[set]; ok {
-		return d
-	}
-	d := digest(0)
-	if names, ok := set.ChangedSince(base); ok {
-		d = from
-		seen := make(map[string]struct{}, len(names))
-		for _, name := range names {
-			if _, twice := seen[name]; twice {
-				continue
-			}
-			seen[name] = struct{}{}
-			if r := base.Get(name); r != nil {
-				d = d.toggle(name, r.Version)
-			}
-			if r := set.Get(name); r != nil {
-				d = d.toggle(name, r.Version)
-			}
-		}
-	} else {
-		for r := range set.All() {
-			d = d.toggle(r.Name, r.Version)
-		}
-	}
-	g[set] = d
-	return d
 }
