@@ -64,6 +64,18 @@ func (c *Catalogs) Status() watch.Status {
 	return src.Status()
 }
 
+// Consul returns what the current source counted of its peer. It is false if
+// that is no Consul.
+func (c *Catalogs) Consul() (consul.Stats, bool) {
+	c.mu.Lock()
+	src, ok := c.source.(*consul.Source)
+	c.mu.Unlock()
+	if !ok {
+		return consul.Stats{}, false
+	}
+	return src.Stats(), true
+}
+
 // Run runs the sources until ctx ends. A source that cannot start is an error
 // only for the first mesh; later the old one goes on.
 func (c *Catalogs) Run(ctx context.Context) error {

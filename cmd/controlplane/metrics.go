@@ -19,6 +19,20 @@ var (
 		"1 while the catalog's source is in sync.", nil, nil)
 	descHeld = prometheus.NewDesc("controlplane_catalog_held",
 		"Removals that are held back until they are confirmed.", nil, nil)
+	descQueries = prometheus.NewDesc("controlplane_consul_queries_total",
+		"Requests sent to Consul by the current source.", nil, nil)
+	descQueryErrors = prometheus.NewDesc("controlplane_consul_query_errors_total",
+		"Requests to Consul that failed, for whatever reason.", nil, nil)
+	descTooMany = prometheus.NewDesc("controlplane_consul_too_many_requests_total",
+		"Requests that Consul's own limits refused (429).", nil, nil)
+	descWakes = prometheus.NewDesc("controlplane_consul_wakes_total",
+		"Blocking queries that came back, with a change or without.", nil, nil)
+	descCatalogs = prometheus.NewDesc("controlplane_consul_catalogs_total",
+		"Catalogs that differed from the one before.", nil, nil)
+	descWatched = prometheus.NewDesc("controlplane_consul_watched_services",
+		"Services watched now.", nil, nil)
+	descCold = prometheus.NewDesc("controlplane_consul_cold_services",
+		"Services watched without a connection of their own, over the budget of HTTP/1.1.", nil, nil)
 	descBuilds = prometheus.NewDesc("controlplane_snapshots_total",
 		"Snapshots made since the start.", nil, nil)
 	descBuildTime = prometheus.NewDesc("controlplane_snapshot_build_seconds_total",
@@ -62,6 +76,15 @@ func (p *plane) Collect(ch chan<- prometheus.Metric) {
 		source := p.catalogs.Status()
 		gauge(descReady, number(source.Ready))
 		gauge(descHeld, float64(len(source.Held)))
+		if s, ok := p.catalogs.Consul(); ok {
+			counter(descQueries, float64(s.Queries))
+			counter(descQueryErrors, float64(s.Errors))
+			counter(descTooMany, float64(s.TooMany))
+			counter(descWakes, float64(s.Wakes))
+			counter(descCatalogs, float64(s.Emitted))
+			gauge(descWatched, float64(s.Services))
+			gauge(descCold, float64(s.Cold))
+		}
 	}
 	if p.loop != nil {
 		loop := p.loop.Status()
