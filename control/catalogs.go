@@ -6,9 +6,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/watch"
@@ -16,117 +19,170 @@ import (
 	"datapunk.dev/controlplane/watch/file"
 )
 
-// Catalogs keeps the one catalog source running that the mesh file asks for.
-// An edit that names another source (or another address of the same) starts
-// that one; the last good catalog stays until the new source has its first.
+// Catalogs keeps the catalog source running that the mesh file asks for. An
+// edit that names another one starts it beside the last, whose catalogs are in
+// force until the new one has its first whole catalog: an edit that names a
+// place where nothing is does not blind the mesh. Only of one and the same agent
+// two sources at a time would be too many, for it counts a client's connections:
+// there the last catalog stays, and nothing follows it, until the new one is in.
 type Catalogs struct {
 	log       *slog.Logger
 	override  string // consul or file:PATH: wins over discovery.method
 	lookupEnv func(string) (string, bool)
 	publish   func(*watch.Catalog)
 
-	mesh chan *policy.Mesh
+	started chan struct{} // next is one that does not run yet
 
-	mu      sync.Mutex
-	current *watch.Catalog
-	source  source
+	mu     sync.Mutex
+	active *source // its catalogs are in force; nil before the first
+	next   *source // has no catalog yet; nil: the file asks for active
 }
 
-// source is a running source of the catalog.
-type source interface {
+// source is a source of the catalog, from when the file asks for it until
+// another has taken over.
+type source struct {
+	reader
+	target  target
+	ctx     context.Context
+	stop    context.CancelFunc
+	running bool
+}
+
+// reader is what a source is made of.
+type reader interface {
 	Run(ctx context.Context) error
 	Status() watch.Status
 }
 
-// NewCatalogs returns a Catalogs that hands each new catalog to publish.
+// NewCatalogs returns a Catalogs that hands each new catalog to publish, one
+// at a time. It must not call back.
 func NewCatalogs(log *slog.Logger, override string, publish func(*watch.Catalog)) *Catalogs {
-	return &Catalogs{log: log, override: override, lookupEnv: os.LookupEnv, publish: publish, mesh: make(chan *policy.Mesh, 1)}
+	return &Catalogs{log: log, override: override, lookupEnv: os.LookupEnv, publish: publish, started: make(chan struct{}, 1)}
 }
 
-// Follow makes the source that m asks for the current one. Only one goroutine
-// may call it.
-func (c *Catalogs) Follow(m *policy.Mesh) {
-	select {
-	case <-c.mesh: // not taken yet, and overtaken
+// Follow makes the source that m asks for the current one. An error says that
+// it cannot work whatever its peer does, a certificate that is not there, say;
+// then nothing has changed.
+func (c *Catalogs) Follow(m *policy.Mesh) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.target(m)
+	switch {
+	case c.next != nil && c.next.target == t:
+	case c.active != nil && c.active.target == t && c.active.ctx.Err() == nil:
+		c.drop() // the file asks for what still runs
 	default:
+		next, err := c.open(t, m)
+		if err != nil {
+			return err
+		}
+		c.drop()
+		c.next = next
+		if c.active != nil && c.active.target.sameAgent(t) {
+			c.active.stop()
+		}
+		select {
+		case c.started <- struct{}{}:
+		default: // Run is to look anyway
+		}
 	}
-	c.mesh <- m
+	for _, s := range []*source{c.active, c.next} {
+		if s == nil {
+			continue
+		}
+		if peer, ok := s.reader.(*consul.Source); ok {
+			peer.SetDemand(demand(m))
+		}
+	}
+	return nil
 }
 
-// Status returns the state of the current source.
+// drop ends the source that has not taken over, if there is one.
+func (c *Catalogs) drop() {
+	if c.next != nil {
+		c.next.stop()
+		c.next = nil
+	}
+}
+
+// Status returns the state of the source whose catalogs are in force, and what
+// its successor waits for.
 func (c *Catalogs) Status() watch.Status {
 	c.mu.Lock()
-	src := c.source
+	active, next := c.active, c.next
 	c.mu.Unlock()
-	if src == nil {
+	switch {
+	case active == nil && next == nil:
 		return watch.Status{Waiting: []string{"no catalog source has started"}}
+	case active == nil:
+		return next.Status()
 	}
-	return src.Status()
+	status := active.Status()
+	if next == nil {
+		return status
+	}
+	status.Waiting = slices.Clone(status.Waiting)
+	for _, w := range next.Status().Waiting {
+		status.Waiting = append(status.Waiting, "the source that the mesh file asks for now: "+w)
+	}
+	return status
 }
 
 // Consul returns what the current source counted of its peer. It is false if
 // that is no Consul.
 func (c *Catalogs) Consul() (consul.Stats, bool) {
 	c.mu.Lock()
-	src, ok := c.source.(*consul.Source)
-	c.mu.Unlock()
-	if !ok {
-		return consul.Stats{}, false
+	defer c.mu.Unlock()
+	for _, s := range []*source{c.active, c.next} {
+		if s == nil {
+			continue
+		}
+		if peer, ok := s.reader.(*consul.Source); ok {
+			return peer.Stats(), true
+		}
 	}
-	return src.Stats(), true
+	return consul.Stats{}, false
 }
 
-// Run runs the sources until ctx ends. A source that cannot start is an error
-// only for the first mesh; later the old one goes on.
+// Run runs the sources until ctx ends, or until one fails that cannot go on.
 func (c *Catalogs) Run(ctx context.Context) error {
-	var (
-		running target
-		stop    = func() {}
-		failed  = make(chan error, 1)
-	)
-	defer func() { stop() }()
+	g, ctx := errgroup.WithContext(ctx)
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
-		case err := <-failed:
-			return err
-		case m := <-c.mesh:
-			next := c.target(m)
-			if next == running {
-				if src, ok := c.source.(*consul.Source); ok {
-					src.SetDemand(demand(m))
-				}
-				continue
-			}
-			src, err := c.start(next, m)
-			if err != nil {
-				if c.source == nil {
-					return err
-				}
-				c.log.Error("the new catalog source cannot start: the last one goes on", "err", err)
-				continue
-			}
-			stop()
-			running, stop = next, c.run(ctx, src, failed)
-			c.mu.Lock()
-			c.source = src
-			c.mu.Unlock()
+			return g.Wait()
+		case <-c.started:
 		}
+		c.mu.Lock()
+		next := c.next
+		if next != nil && !next.running {
+			next.running = true
+			g.Go(func() error {
+				defer context.AfterFunc(ctx, next.stop)()
+				return next.Run(next.ctx)
+			})
+		}
+		c.mu.Unlock()
 	}
 }
 
-// run runs src in a goroutine and returns what stops it and waits.
-func (c *Catalogs) run(ctx context.Context, src source, failed chan<- error) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := src.Run(ctx); err != nil && ctx.Err() == nil {
-			failed <- err
+// take takes a catalog of a source. The first of a new source puts it in force
+// and ends its predecessor; what one says that was overtaken is not heard.
+func (c *Catalogs) take(s *source, catalog *watch.Catalog) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch s {
+	case c.active:
+	case c.next:
+		if c.active != nil {
+			c.active.stop()
+			c.log.Info("the catalog comes from where the mesh file says now", "services", catalog.Len())
 		}
-	}()
-	return func() { cancel(); <-done }
+		c.active, c.next = s, nil
+	default:
+		return
+	}
+	c.publish(catalog)
 }
 
 // target is what tells one source from another.
@@ -158,33 +214,35 @@ func (c *Catalogs) target(m *policy.Mesh) target {
 	}}
 }
 
-func (c *Catalogs) start(t target, m *policy.Mesh) (source, error) {
-	c.mu.Lock()
-	current := c.current
-	c.mu.Unlock()
-	publish := func(cat *watch.Catalog) {
-		c.mu.Lock()
-		c.current = cat
-		c.mu.Unlock()
-		c.publish(cat)
-	}
+// sameAgent reports whether both are Consul at one address.
+func (t target) sameAgent(o target) bool {
+	return t.file == "" && o.file == "" && t.consul.address == o.consul.address
+}
+
+// open makes a source. It does not run yet.
+func (c *Catalogs) open(t target, m *policy.Mesh) (*source, error) {
+	s := &source{target: t}
+	publish := func(catalog *watch.Catalog) { c.take(s, catalog) }
 	if t.file != "" {
-		return file.New(t.file, c.log, publish), nil
+		s.reader = file.New(t.file, c.log, publish)
+	} else {
+		cfg := consul.Config{
+			Address: t.consul.address, Scheme: t.consul.scheme, Datacenter: t.consul.datacenter,
+			TokenFile: t.consul.tokenFile, TLS: consul.TLS(t.consul.tls), Consistency: t.consul.consistency,
+		}
+		// The file names the address; a token alone may come from the environment.
+		if cfg.TokenFile == "" {
+			cfg.Token, _ = c.lookupEnv("CONSUL_HTTP_TOKEN")
+			cfg.TokenFile, _ = c.lookupEnv("CONSUL_HTTP_TOKEN_FILE")
+		}
+		peer, err := consul.New(cfg, demand(m), c.log, publish)
+		if err != nil {
+			return nil, fmt.Errorf("discovery.consul: %w", err)
+		}
+		s.reader = peer
 	}
-	cfg := consul.Config{
-		Address: t.consul.address, Scheme: t.consul.scheme, Datacenter: t.consul.datacenter,
-		TokenFile: t.consul.tokenFile, TLS: consul.TLS(t.consul.tls), Consistency: t.consul.consistency, Initial: current,
-	}
-	// The file names the address; a token alone may come from the environment.
-	if cfg.TokenFile == "" {
-		cfg.Token, _ = c.lookupEnv("CONSUL_HTTP_TOKEN")
-		cfg.TokenFile, _ = c.lookupEnv("CONSUL_HTTP_TOKEN_FILE")
-	}
-	src, err := consul.New(cfg, demand(m), c.log, publish)
-	if err != nil {
-		return nil, fmt.Errorf("discovery.consul: %w", err)
-	}
-	return src, nil
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	return s, nil
 }
 
 // demand is which services the mesh needs to know: by name those that the file

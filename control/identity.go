@@ -2,8 +2,10 @@ package control
 
 import (
 	"context"
+	"fmt"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"datapunk.dev/controlplane/sds"
@@ -48,6 +50,12 @@ func (l lease) Release() { l.svid.Release() }
 // not told what is wrong with it.
 func Authenticator(t *sds.Tokens, refused func(error)) func(context.Context) (xds.Credential, error) {
 	return func(ctx context.Context) (xds.Credential, error) {
+		refused := func(err error) {
+			if from, ok := peer.FromContext(ctx); ok {
+				err = fmt.Errorf("%s: %w", from.Addr, err)
+			}
+			refused(err)
+		}
 		raw, err := sds.BearerToken(ctx)
 		if err != nil {
 			refused(err)

@@ -21,7 +21,7 @@ func TestWatcherReadsUnaskedWhereNothingIsNotified(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		names := make(chan string, 8)
 		w := NewWatcher([]string{path}, Options{}, WatcherOptions{
-			OnMesh:  func(m *Mesh) { names <- m.Name },
+			OnMesh:  func(m *Mesh) error { names <- m.Name; return nil },
 			OnError: func(err error) { t.Error(err) },
 		})
 		ctx, cancel := context.WithCancel(t.Context())

@@ -33,8 +33,9 @@ type WatcherOptions struct {
 	// Current is the mesh in force, loaded from the same files. Nil if none
 	// has been: the first good one is then handed to OnMesh at once.
 	Current *Mesh
-	// OnMesh is given each new mesh.
-	OnMesh func(*Mesh)
+	// OnMesh is given each new mesh. Its error means that this process cannot
+	// go on with it, and is OnMesh's own to report.
+	OnMesh func(*Mesh) error
 	// OnError is told why the files do not load, once for each state of
 	// them. The last good mesh stays in force.
 	OnError func(error)
@@ -50,7 +51,7 @@ type Watcher struct {
 	WatcherOptions
 
 	seen    string          // what was last tried: the revision of the files, or why they cannot be read
-	failed  bool            // seen does not load
+	failed  bool            // seen does not load, or OnMesh would not have it
 	watched map[string]bool // directories
 	names   map[string]bool // what in them leads to the files
 }
@@ -147,12 +148,12 @@ func (w *Watcher) load(asked bool) {
 	if err == nil {
 		m, err = Parse(files, w.opts)
 	}
-	w.failed = err != nil
 	if err != nil {
+		w.failed = true
 		w.OnError(err)
 		return
 	}
-	w.OnMesh(m)
+	w.failed = w.OnMesh(m) != nil
 }
 
 // concerns reports whether an event may be about the files: the directories

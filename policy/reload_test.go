@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ type following struct {
 	meshes chan *policy.Mesh
 	errs   chan error
 	hangup chan os.Signal
+	refuse atomic.Bool // the process cannot go on with any mesh
 }
 
 const patience = 5 * time.Second
@@ -37,7 +39,13 @@ func follow(t *testing.T, path string) *following {
 	}
 	w := policy.NewWatcher([]string{path}, policy.Options{}, policy.WatcherOptions{
 		Reload: f.hangup, Current: current,
-		OnMesh:  func(m *policy.Mesh) { f.meshes <- m },
+		OnMesh: func(m *policy.Mesh) error {
+			f.meshes <- m
+			if f.refuse.Load() {
+				return errors.New("not with this one")
+			}
+			return nil
+		},
 		OnError: func(err error) { f.errs <- err },
 	})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -238,4 +246,19 @@ func TestHangupReportsABadFileAgain(t *testing.T) {
 	if second := f.wantError(); second.Error() != first.Error() {
 		t.Fatalf("error %v, then %v", first, second)
 	}
+}
+
+// What keeps a file out may lie outside of it: a certificate that is not there
+// yet. Whoever has put it there asks for the file to be tried again.
+func TestHangupTriesAgainWhatTheProcessRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mesh.yaml")
+	write(t, path, named("one"))
+	f := follow(t, path)
+	f.refuse.Store(true)
+	write(t, path, named("two"))
+	f.wantName("two")
+	f.refuse.Store(false)
+	f.hangup <- syscall.SIGHUP
+	f.wantName("two")
+	f.wantNothing() // it is in force now
 }

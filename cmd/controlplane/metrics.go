@@ -16,7 +16,7 @@ var (
 	descRejected = prometheus.NewDesc("controlplane_mesh_rejected",
 		"1 while the newest mesh file is refused and the last good one is in force.", nil, nil)
 	descReady = prometheus.NewDesc("controlplane_catalog_ready",
-		"1 while the catalog's source is in sync.", nil, nil)
+		"1 while the catalog's source is read whole and without failure; else the last good catalog is served.", nil, nil)
 	descHeld = prometheus.NewDesc("controlplane_catalog_held",
 		"Removals that are held back until they are confirmed.", nil, nil)
 	descQueries = prometheus.NewDesc("controlplane_consul_queries_total",
@@ -74,7 +74,7 @@ func (p *plane) Collect(ch chan<- prometheus.Metric) {
 
 	if p.catalogs != nil {
 		source := p.catalogs.Status()
-		gauge(descReady, number(source.Ready))
+		gauge(descReady, number(source.Ready && len(source.Waiting) == 0))
 		gauge(descHeld, float64(len(source.Held)))
 		if s, ok := p.catalogs.Consul(); ok {
 			counter(descQueries, float64(s.Queries))

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"datapunk.dev/controlplane/admin"
 	"datapunk.dev/controlplane/control"
 	"datapunk.dev/controlplane/policy"
@@ -38,6 +40,8 @@ type plane struct {
 	reloads      uint64
 	reloadErrors uint64
 	unauthorized uint64
+	refusals     *rate.Limiter // of the log
+	unsaid       uint64        // since the log last had one
 }
 
 // warning is one of a mesh file, wherever its line is.
@@ -54,30 +58,39 @@ func (p *plane) trustDomain() string {
 }
 
 // adopt puts a mesh file that changed into force, unless the running process
-// cannot go on with it.
-func (p *plane) adopt(m *policy.Mesh) {
-	if err := control.Accept(m, p.trustDomain(), p.settings.Plaintext); err != nil {
+// cannot go on with it. Then all stays as it is.
+func (p *plane) adopt(m *policy.Mesh) error {
+	err := control.Accept(m, p.trustDomain(), p.settings.Plaintext)
+	if err == nil {
+		err = p.follow(m)
+	}
+	if err != nil {
 		p.reject(err)
-		return
+		return err
 	}
-	if p.svids != nil {
-		if err := p.svids.SetLifetimes(m.MTLS.CertRotation, m.MTLS.CertTTL); err != nil {
-			p.reject(err)
-			return
-		}
-	}
+	last := p.mesh.Swap(m)
 	p.mu.Lock()
 	p.rejected = nil
 	p.reloads++
 	p.mu.Unlock()
-	p.mesh.Store(m)
-	p.follow(m)
 	p.log.Info("the mesh file changed", "revision", m.Revision)
+	if caution := control.Caution(last, m); caution != "" {
+		p.log.Warn(caution)
+	}
+	return nil
 }
 
 // follow tells the rooms of the mesh file in force, and people of what is worth
 // knowing of it and was not said before.
-func (p *plane) follow(m *policy.Mesh) {
+func (p *plane) follow(m *policy.Mesh) error {
+	if err := p.catalogs.Follow(m); err != nil {
+		return err
+	}
+	if p.svids != nil {
+		if err := p.svids.SetLifetimes(m.MTLS.CertRotation, m.MTLS.CertTTL); err != nil {
+			return err // policy has checked them
+		}
+	}
 	for _, w := range m.Warnings {
 		said := warning{w.Code, w.Key, w.Message}
 		if p.warned[said] {
@@ -86,8 +99,8 @@ func (p *plane) follow(m *policy.Mesh) {
 		p.warned[said] = true
 		p.log.Warn(w.Message, "source", w.Source.String(), "code", w.Code, "key", w.Key, "hint", w.Hint)
 	}
-	p.catalogs.Follow(m)
 	p.loop.SetMesh(m)
+	return nil
 }
 
 // reject keeps the mesh file in force and says why the new one is not.
@@ -108,11 +121,20 @@ func (p *plane) reject(err error) {
 	p.log.Error("mesh file refused: the last good one stays", "err", err, "serving_revision", revision)
 }
 
+// refused counts a client without a valid token. An Envoy tries again every few
+// seconds for as long as it lives, so the log has only so many of them.
 func (p *plane) refused(err error) {
 	p.mu.Lock()
 	p.unauthorized++
+	unsaid := p.unsaid
+	say := p.refusals.Allow()
+	if p.unsaid++; say {
+		p.unsaid = 0
+	}
 	p.mu.Unlock()
-	p.log.Warn("an xDS client was refused", "err", err)
+	if say {
+		p.log.Warn("an xDS client was refused", "err", err, "not_logged_before", unsaid)
+	}
 }
 
 // locate returns where the mesh file in force says what made a resource.

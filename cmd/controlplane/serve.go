@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
@@ -29,6 +30,12 @@ import (
 
 // drainTime bounds how long streams and admin requests may take to end.
 const drainTime = 5 * time.Second
+
+// The log of refused xDS clients: so many at once, then one each so often.
+const (
+	refusalBurst = 5
+	refusalEvery = 10 * time.Second
+)
 
 func newServeCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -66,7 +73,10 @@ func serve(ctx context.Context, log *slog.Logger, s *settings) error {
 		return err
 	}
 
-	p := &plane{log: log, settings: s, warned: make(map[warning]bool)}
+	p := &plane{
+		log: log, settings: s, warned: make(map[warning]bool),
+		refusals: rate.NewLimiter(rate.Every(refusalEvery), refusalBurst),
+	}
 	p.mesh.Store(mesh)
 	if err := p.openIdentity(mesh); err != nil {
 		return err
@@ -139,7 +149,10 @@ func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh)
 		Logger: p.log, Reload: hangup, Current: mesh, OnMesh: p.adopt, OnError: p.reject,
 	})
 
-	p.follow(mesh)
+	if err := p.follow(mesh); err != nil {
+		_, _ = xdsListener.Close(), adminListener.Close()
+		return err
+	}
 	p.log.Info("serving", "xds", xdsListener.Addr().String(), "admin", adminListener.Addr().String(),
 		"mesh", mesh.Name, "trust_domain", mesh.MTLS.TrustDomain, "mtls", mesh.MTLS.Enabled, "plaintext", p.settings.Plaintext)
 

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"golang.org/x/time/rate"
+)
+
+// served is a control plane in this process.
+type served struct {
+	t   *testing.T
+	dir string
+	log *lockedBuffer
+	url string // of the admin address
+}
+
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+const oneService = `services: {web: [{id: web-1, address: 127.0.0.1, port: 8080, meta: {mesh_port: "18080"}}]}`
+
+// startServe serves a mesh file, with the catalog catalog.yaml beside it,
+// until the test ends. %s in the file is the directory.
+func startServe(t *testing.T, mesh string) *served {
+	t.Helper()
+	s := &served{t: t, dir: t.TempDir(), log: &lockedBuffer{}}
+	s.write("catalog.yaml", oneService)
+	s.write("mesh.yaml", mesh)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- serve(ctx, slog.New(slog.NewTextHandler(s.log, nil)), &settings{
+			Files: []string{filepath.Join(s.dir, "mesh.yaml")}, DataDir: filepath.Join(s.dir, "data"),
+			XDSAddress: "unix:" + filepath.Join(s.dir, "xds.sock"), AdminAddress: "127.0.0.1:0",
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	admin := regexp.MustCompile(`msg=serving .*admin=(\S+)`)
+	s.eventually("it serves", func() bool {
+		found := admin.FindStringSubmatch(s.log.String())
+		if found != nil {
+			s.url = "http://" + found[1]
+		}
+		return found != nil
+	})
+	s.eventually("it is ready", func() bool { return strings.Contains(s.get("/readyz"), `"ready":true`) })
+	return s
+}
+
+func (s *served) write(name, text string) {
+	s.t.Helper()
+	text = strings.ReplaceAll(text, "%s", s.dir)
+	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *served) get(path string) string {
+	s.t.Helper()
+	resp, err := http.Get(s.url + path)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // read only
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(body)
+}
+
+func (s *served) eventually(what string, is func() bool) {
+	s.t.Helper()
+	for began := time.Now(); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > 10*time.Second {
+			s.t.Fatalf("not within 10s: %s; the log:\n%s", what, s.log)
+		}
+	}
+}
+
+// metric waits until a metric has a value.
+func (s *served) metric(name string, want int) {
+	s.t.Helper()
+	s.eventually(fmt.Sprintf("%s is %d", name, want), func() bool {
+		return strings.Contains(s.get("/metrics"), fmt.Sprintf("\n%s %d\n", name, want))
+	})
+}
+
+const inFile = "mesh: {name: datapunk, discovery: {method: file, file: %s/catalog.yaml}}"
+
+func TestTheMetricsAreCleanToPromlint(t *testing.T) {
+	s := startServe(t, inFile)
+	problems, err := promlint.New(strings.NewReader(s.get("/metrics"))).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+// A source that fails after its first catalog holds that one; whoever is paged
+// by the metric must hear of it.
+func TestTheCatalogIsNotReadyWhileItsSourceFails(t *testing.T) {
+	s := startServe(t, inFile)
+	s.metric("controlplane_catalog_ready", 1)
+	s.write("catalog.yaml", "services: [")
+	s.metric("controlplane_catalog_ready", 0)
+	if ready := s.get("/readyz"); !strings.Contains(ready, `"ready":true`) || !strings.Contains(ready, "catalog.yaml") {
+		t.Errorf("/readyz says %s, want that it is ready and holds the last good catalog", ready)
+	}
+	s.write("catalog.yaml", oneService)
+	s.metric("controlplane_catalog_ready", 1)
+}
+
+// Edits that load, and that this process cannot go on with.
+func TestAnEditThatCannotBeFollowedIsRefusedWhole(t *testing.T) {
+	for name, edit := range map[string]struct{ mesh, why string }{
+		"a catalog source that cannot start": {
+			"mesh: {name: datapunk, version: '2', discovery: {consul: {scheme: https, tls: {ca_file: %s/ca.pem}}}}", "ca.pem",
+		},
+		"another trust domain": {
+			"mesh: {name: datapunk, version: '2', discovery: {method: file, file: %s/catalog.yaml}, security: {mtls: {trust_domain: other}}}", "trust domain",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startServe(t, inFile)
+			s.write("mesh.yaml", edit.mesh)
+			s.metric("controlplane_mesh_rejected", 1)
+			if ready := s.get("/readyz"); !strings.Contains(ready, "the last good mesh file") || !strings.Contains(ready, edit.why) {
+				t.Errorf("/readyz says %s, want why the file is held back", ready)
+			}
+			if m := s.get("/metrics"); !strings.Contains(m, `controlplane_mesh_info{name="datapunk"`) || strings.Contains(m, `version="2"`) {
+				t.Error("the refused file is said to be in force")
+			}
+			s.metric("controlplane_catalog_ready", 1)
+			s.write("mesh.yaml", inFile)
+			s.metric("controlplane_mesh_rejected", 0)
+		})
+	}
+}
+
+func TestStrictMTLSInARunningMeshIsWarnedOf(t *testing.T) {
+	off := strings.TrimSuffix(inFile, "}") + ", security: {mtls: {enabled: false}}}"
+	s := startServe(t, off)
+	s.write("mesh.yaml", strings.Replace(off, "enabled: false", "mode: permissive", 1))
+	s.metric("controlplane_mesh_reloads_total", 1)
+	const warning = "mTLS was off and is strict now"
+	if strings.Contains(s.log.String(), warning) {
+		t.Error("permissive cuts nobody off")
+	}
+	s.write("mesh.yaml", off)
+	s.metric("controlplane_mesh_reloads_total", 2)
+	s.write("mesh.yaml", inFile)
+	s.eventually("the log warns", func() bool { return strings.Contains(s.log.String(), warning) })
+}
+
+// An Envoy whose token has expired tries again every few seconds, for ever.
+func TestRefusedClientsDoNotFillTheLog(t *testing.T) {
+	log := &lockedBuffer{}
+	p := &plane{log: slog.New(slog.NewTextHandler(log, nil)), refusals: rate.NewLimiter(rate.Every(refusalEvery), refusalBurst)}
+	for range 1000 {
+		p.refused(errors.New("10.0.0.9:4711: token is expired"))
+	}
+	if n := strings.Count(log.String(), "token is expired"); n != refusalBurst {
+		t.Errorf("%d lines, want %d", n, refusalBurst)
+	}
+	if p.unauthorized != 1000 || p.unsaid != 1000-refusalBurst {
+		t.Errorf("counted %d, of which %d are not in the log", p.unauthorized, p.unsaid)
+	}
+}
