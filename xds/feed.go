@@ -43,6 +43,7 @@ type diff struct {
 	version string              // what it says it has (initial_resource_versions)
 	tell    bool                // it must be told: it asked, or it rejected a response with the name
 	held    *hold               // the content that it rejected
+	lent    *translate.Resource // what it had before, to be sent to it
 	kept    bool                // it keeps what it has: that is in quarantine which should replace it
 	suspect bool                // it was in a rejected response: to be sent alone
 	since   time.Time           // when it first had to wait for a cluster
@@ -298,11 +299,18 @@ func (f *feed) consider(v *view, name string, d *diff, now time.Time) (change, v
 	if !d.tell && (target == nil && c.fresh || target != nil && target.Version == d.known()) {
 		return c, nothing
 	}
+	if target != nil && f.stream.recalled != nil {
+		f.stream.recall(v, target, d)
+	}
 	if d.held != nil {
-		if d.held.stands(f.stream, v, target) {
+		if !d.held.stands(f.stream, v, target) {
+			d.held, d.lent = nil, nil
+		} else if d.lent == nil {
 			return c, keep
+		} else {
+			target = d.lent
+			c.res, c.stays = target, true
 		}
-		d.held = nil
 	}
 	if target == nil {
 		// A name that the client asks for and that does not exist is answered
@@ -450,6 +458,7 @@ func (r *response) absorb(earlier *response) {
 func (f *feed) acknowledged(r *response) {
 	f.accepted = true
 	f.stream.vouch(f.typ, r.changes)
+	f.stream.forget(f.typ, r.changes)
 	f.stream.server.metrics.acked(f.typ, time.Since(r.at))
 	f.stream.status.acknowledged(f.typ, r.version)
 }

@@ -122,6 +122,7 @@ func (f *feed) rejected(r *response, message string) {
 			if c.res != nil {
 				d.held.version = c.res.Version
 				d.held.depends = dependencies(r.view, r.leases, c.res)
+				s.remember(r.view, c, n)
 				s.accuse(r.view, c.res, n)
 			}
 			return

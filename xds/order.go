@@ -68,15 +68,15 @@ func (s *stream) mayAdd(v *view, r *translate.Resource, d *diff, now time.Time) 
 }
 
 // clusterReady reports whether there is nothing to wait for: the client has
-// acknowledged the cluster, or some version of it, or will not get it on this
-// stream.
+// acknowledged the cluster, or some version of it, or will not get it: it
+// refused it, or did not ask.
 func (s *stream) clusterReady(v *view, name string) bool {
 	f := &s.feeds[translate.Cluster]
 	if !f.sub.active || !f.sub.has(name) || v.get(translate.Cluster, name) == nil {
 		return true
 	}
 	if d := f.diffs[name]; d != nil {
-		return d.known() != ""
+		return d.known() != "" || d.held != nil
 	}
 	if f.base == nil || f.base.get(name) == nil {
 		return false

@@ -95,7 +95,7 @@ func TestQuarantine(t *testing.T) {
 		w.put(cluster("a", "3")).publish()
 		fresh.wantSent("cluster a@3")
 		all[0].wantSent("cluster b@2, endpoint b@1, cluster a@3, endpoint a@1")
-		if ts := w.clusters("nexus-5");  len(ts.Quarantined) != 0 || ts.State != Synced {
+		if ts := w.clusters("nexus-5"); len(ts.Quarantined) != 0 || ts.State != Synced {
 			t.Errorf("after other content: %+v", ts)
 		}
 		if n := testutil.ToFloat64(w.server.metrics.quarantined); n != 0 {

@@ -41,6 +41,7 @@ type Server struct {
 	slots    map[translate.Profile]*slot
 	streams  map[*stream]struct{}
 	nodes    map[string]*stream // by node.id, its newest ADS stream
+	memory   *memory
 
 	fleetChanged bool // since OnFleet was last called
 	reporting    bool // a goroutine is about to call OnFleet
@@ -59,6 +60,7 @@ func New(o Options) *Server {
 		slots:   make(map[translate.Profile]*slot),
 		streams: make(map[*stream]struct{}),
 		nodes:   make(map[string]*stream),
+		memory:  newMemory(),
 	}
 }
 
@@ -228,6 +230,8 @@ func (s *Server) identify(st *stream, p translate.Profile) *slot {
 		s.reportFleet()
 	}
 	sl.streams[st] = struct{}{}
+	s.memory.expire(func(node string) bool { return s.nodes[node] != nil })
+	st.recalled = s.memory.of(st.node.id)
 	if st.aggregated {
 		if old := s.nodes[st.node.id]; old != nil {
 			s.metrics.superseded.Inc()
@@ -249,6 +253,7 @@ func (s *Server) leave(st *stream) {
 	if s.nodes[st.node.id] == st {
 		delete(s.nodes, st.node.id)
 	}
+	s.memory.extend(st.node.id)
 	delete(st.slot.streams, st)
 	if len(st.slot.streams) == 0 {
 		delete(s.slots, st.slot.profile)

@@ -117,13 +117,18 @@ func (t *streamStatus) opened(peer string) {
 	}
 }
 
-func (t *streamStatus) identified(n *node, sl *slot) {
+func (t *streamStatus) identified(n *node, sl *slot, recalled map[translate.Ref]*refusal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.slot = sl
 	t.proxy.Node, t.proxy.Service = n.id, n.cluster
 	t.proxy.Agent, t.proxy.Version = n.agent, n.version
 	t.proxy.Profile = sl.profile
+	for ref, r := range recalled {
+		if last := t.types[ref.Type].LastNack; last == nil || r.nack.Time.After(last.Time) {
+			t.types[ref.Type].LastNack = r.nack
+		}
+	}
 }
 
 func (t *streamStatus) sent(typ translate.Type, version string) {

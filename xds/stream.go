@@ -45,6 +45,8 @@ type stream struct {
 	order      order
 	secrets    secrets
 	nonces     uint64
+	recalled   map[translate.Ref]*refusal // of earlier streams, until each is looked at
+	refuses    bool                       // the memory may hold refusals of this node
 
 	out     chan *frame   // to the sender; never blocks, see push
 	sent    chan error    // from the sender, one a frame
@@ -280,7 +282,8 @@ func (s *stream) begin(n *node) error {
 	s.log = s.log.With("node", n.id, "service", n.cluster)
 	s.secrets.begin(s)
 	s.slot = s.server.identify(s, p)
-	s.status.identified(n, s.slot)
+	s.refuses = len(s.recalled) > 0
+	s.status.identified(n, s.slot, s.recalled)
 	s.log.Info("proxy connected", "agent", n.agent, "version", n.version)
 	return nil
 }

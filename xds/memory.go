@@ -1,0 +1,155 @@
+package xds
+
+import (
+	"maps"
+	"time"
+
+	"datapunk.dev/controlplane/translate"
+)
+
+// What a proxy has refused is remembered beyond its stream, so that one that
+// loses its connection is not sent the same again, and so that its status
+// still says why it lags behind.
+
+const (
+	// rememberRefusals is how long the refusals of a proxy are remembered after
+	// its last stream has ended. Envoy is back after 30 s at the latest.
+	rememberRefusals = 10 * time.Minute
+	// maxRefusers and maxRefusals bound what is remembered: of that many
+	// proxies, and of each that many contents.
+	maxRefusers         = 10_000
+	maxRefusedResources = 100
+)
+
+// memory holds the refusals of proxies by node.id. [Server.mu] guards it.
+type memory struct {
+	nodes map[string]*refuser
+	queue []expiry // one a node, by time
+}
+
+// expiry is when to look whether a node is to be forgotten.
+type expiry struct {
+	node string
+	at   time.Time
+}
+
+type refuser struct {
+	until   time.Time
+	refused map[translate.Ref]*refusal
+}
+
+// refusal is one content that a proxy refused. It is immutable.
+type refusal struct {
+	version string
+	depends uint64              // see hold; without what the lease has
+	before  *translate.Resource // what the proxy had, nil for nothing
+	nack    *Nack
+}
+
+func newMemory() *memory { return &memory{nodes: make(map[string]*refuser)} }
+
+// add remembers a refusal.
+func (m *memory) add(node string, ref translate.Ref, r *refusal) {
+	n := m.nodes[node]
+	if n == nil {
+		if len(m.nodes) >= maxRefusers {
+			delete(m.nodes, m.queue[0].node)
+			m.queue = m.queue[1:]
+		}
+		n = &refuser{refused: make(map[translate.Ref]*refusal)}
+		m.nodes[node] = n
+		m.queue = append(m.queue, expiry{node, time.Now().Add(rememberRefusals)})
+	}
+	n.until = time.Now().Add(rememberRefusals)
+	if len(n.refused) < maxRefusedResources || n.refused[ref] != nil {
+		n.refused[ref] = r
+	}
+}
+
+// of returns what is remembered of a node.
+func (m *memory) of(node string) map[translate.Ref]*refusal {
+	if n := m.nodes[node]; n != nil {
+		return maps.Clone(n.refused)
+	}
+	return nil
+}
+
+// extend is told that a stream of the node has ended.
+func (m *memory) extend(node string) {
+	if n := m.nodes[node]; n != nil {
+		n.until = time.Now().Add(rememberRefusals)
+	}
+}
+
+// forget drops a refusal: the proxy has acknowledged something.
+func (m *memory) forget(node string, ref translate.Ref) {
+	if n := m.nodes[node]; n != nil {
+		delete(n.refused, ref)
+	}
+}
+
+// expire drops what is remembered of nodes that left long ago.
+func (m *memory) expire(connected func(node string) bool) {
+	now := time.Now()
+	for len(m.queue) > 0 && !m.queue[0].at.After(now) {
+		node := m.queue[0].node
+		m.queue = m.queue[1:]
+		n := m.nodes[node]
+		if connected(node) {
+			n.until = now.Add(rememberRefusals)
+		}
+		if !n.until.After(now) {
+			delete(m.nodes, node)
+			continue
+		}
+		m.queue = append(m.queue, expiry{node, n.until})
+	}
+}
+
+// remember notes that the client refused a resource, alone in its response.
+func (s *stream) remember(v *view, c change, n *Nack) {
+	if c.res.Type == translate.Secret && leased(c.name) {
+		return // there is no second one like it
+	}
+	r := &refusal{version: c.res.Version, depends: dependencies(v, 0, c.res), before: c.before, nack: n}
+	s.refuses = true
+	s.server.mu.Lock()
+	defer s.server.mu.Unlock()
+	s.server.memory.add(s.node.id, translate.Ref{Type: c.res.Type, Name: c.name}, r)
+}
+
+// forget drops what is remembered of names that the client has acknowledged.
+func (s *stream) forget(t translate.Type, changes []change) {
+	if !s.refuses {
+		return
+	}
+	s.server.mu.Lock()
+	defer s.server.mu.Unlock()
+	for _, c := range changes {
+		if !c.stays {
+			s.server.memory.forget(s.node.id, translate.Ref{Type: t, Name: c.name})
+		}
+	}
+}
+
+// recall puts a hold on a resource that the client refused on an earlier
+// stream. What it had then is sent to it, unless it said that it has something.
+// It does so once: from there on the stream itself knows.
+func (s *stream) recall(v *view, target *translate.Resource, d *diff) {
+	ref := translate.Ref{Type: target.Type, Name: target.Name}
+	r := s.recalled[ref]
+	if r == nil {
+		return
+	}
+	delete(s.recalled, ref)
+	if r.version != target.Version || r.depends != dependencies(v, 0, target) {
+		return
+	}
+	d.held = &hold{version: r.version, depends: dependencies(v, s.secrets.count, target)}
+	switch {
+	case d.version == "" || d.tell:
+		d.lent = r.before
+	case r.before != nil && d.version == r.before.Version:
+		d.has = r.before
+	}
+}
