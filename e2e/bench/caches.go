@@ -48,8 +48,11 @@ func (byService) ID(n *corev3.Node) string { return n.GetCluster() }
 func newCache(kind string, w world) (*caches, error) {
 	c := &caches{w: w, groups: make(map[string]*group)}
 	if kind == "linear" {
-		all := world{Services: w.Services, Instances: w.Instances, Streams: 1}
-		g, err := newGroup(all, "client")
+		views, err := world{Services: w.Services, Instances: w.Instances, Streams: 1}.views(w.catalog())
+		if err != nil {
+			return nil, err
+		}
+		g, err := newGroup(views["client"])
 		if err != nil {
 			return nil, err
 		}
@@ -65,17 +68,14 @@ func newCache(kind string, w world) (*caches, error) {
 	}
 	c.snapshots = cache.NewSnapshotCache(true, byService{}, nil)
 	c.cache = c.snapshots
-	clients := 1
-	if w.Scope > 0 {
-		clients = w.Streams
+	views, err := w.views(w.catalog())
+	if err != nil {
+		return nil, err
 	}
-	for s := range clients {
-		name := w.client(s)
-		g, err := newGroup(w, name)
-		if err != nil {
+	for name, v := range views {
+		if c.groups[name], err = newGroup(v); err != nil {
 			return nil, err
 		}
-		c.groups[name] = g
 		if err := c.publish(name); err != nil {
 			return nil, err
 		}
@@ -83,11 +83,7 @@ func newCache(kind string, w world) (*caches, error) {
 	return c, nil
 }
 
-func newGroup(w world, client string) (*group, error) {
-	v, err := w.view(w.catalog(), client)
-	if err != nil {
-		return nil, err
-	}
+func newGroup(v *translate.View) (*group, error) {
 	g := &group{index: make(map[string]int)}
 	for r := range v.Sets[translate.Cluster].All() {
 		m := &clusterv3.Cluster{}
@@ -143,7 +139,7 @@ func (c *caches) change(service, n int) error {
 			continue
 		}
 		moved := proto.Clone(g.endpoints[i]).(*endpointv3.ClusterLoadAssignment)
-		moved.Endpoints[0].LbEndpoints[0].GetEndpoint().GetAddress().GetSocketAddress().PortSpecifier = &corev3.SocketAddress_PortValue{PortValue: uint32(20000 + n)}
+		moved.Endpoints[0].LbEndpoints[0].GetEndpoint().GetAddress().GetSocketAddress().PortSpecifier = &corev3.SocketAddress_PortValue{PortValue: uint32(firstPort + n)}
 		if c.endpoints != nil {
 			g.endpoints[i] = moved
 			return c.endpoints.UpdateResource(name, moved)

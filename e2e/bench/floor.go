@@ -9,7 +9,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -58,16 +57,11 @@ func newFloor(w world) (*floor, error) {
 		w: w, full: make(map[string][2]encoded), names: make(map[string]map[string]bool),
 		prepared: make(map[[2]int]encoded), streams: make(map[chan encoded]string),
 	}
-	clients := 1
-	if w.Scope > 0 {
-		clients = w.Streams
+	views, err := w.views(w.catalog())
+	if err != nil {
+		return nil, err
 	}
-	for s := range clients {
-		client := w.client(s)
-		v, err := w.view(w.catalog(), client)
-		if err != nil {
-			return nil, err
-		}
+	for client, v := range views {
 		f.full[client] = [2]encoded{
 			respond(resource.ClusterType, v.Sets[translate.Cluster]), respond(resource.EndpointType, v.Sets[translate.Endpoint]),
 		}
@@ -157,11 +151,11 @@ func (f *floor) stream(s grpc.ServerStream) error {
 // prepare encodes the response that the change will need.
 func (f *floor) prepare(service, n int) error {
 	one := f.w.service(service, n)
-	v, err := world{}.view(watch.NewCatalog().Update([]*watch.Service{one}, nil), "client")
+	views, err := world{Streams: 1}.views(watch.NewCatalog().Update([]*watch.Service{one}, nil))
 	if err != nil {
 		return err
 	}
-	changed := translate.NewSet(v.Sets[translate.Endpoint].Get(one.Name))
+	changed := translate.NewSet(views["client"].Sets[translate.Endpoint].Get(one.Name))
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.prepared[[2]int{service, n}] = respond(resource.EndpointType, changed)
@@ -193,27 +187,3 @@ func nodeCluster(b []byte) string {
 
 // hasNames reports whether a DeltaDiscoveryRequest subscribes to anything.
 func hasNames(b []byte) bool { return field(b, 3) != nil }
-
-// field returns the first length-delimited field with the number.
-func field(b []byte, number protowire.Number) []byte {
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return nil
-		}
-		b = b[n:]
-		if num == number && typ == protowire.BytesType {
-			v, n := protowire.ConsumeBytes(b)
-			if n < 0 {
-				return nil
-			}
-			return v
-		}
-		n = protowire.ConsumeFieldValue(num, typ, b)
-		if n < 0 {
-			return nil
-		}
-		b = b[n:]
-	}
-	return nil
-}

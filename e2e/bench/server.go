@@ -3,22 +3,31 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"runtime"
+	"runtime/pprof"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"datapunk.dev/controlplane/control"
+	"datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/watch"
 	"datapunk.dev/controlplane/xds"
 )
+
+// trustDomain is the seed file's.
+const trustDomain = "datapunk"
 
 // server is one kind of xDS server under test.
 type server interface {
@@ -45,7 +54,15 @@ func serve(kind string, w world) error {
 	if err != nil {
 		return err
 	}
-	g := grpc.NewServer(s.options()...)
+	options := s.options()
+	if w.DataDir != "" {
+		creds, err := serverTLS(w.DataDir)
+		if err != nil {
+			return err
+		}
+		options = append(options, grpc.Creds(creds))
+	}
+	g := grpc.NewServer(options...)
 	s.register(g)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -71,9 +88,39 @@ func serve(kind string, w world) error {
 		}
 		_ = json.NewEncoder(rw).Encode(used())
 	})
+	var profile *os.File
+	mux.HandleFunc("POST /profile", func(rw http.ResponseWriter, r *http.Request) {
+		if profile != nil {
+			pprof.StopCPUProfile()
+			_ = profile.Close()
+		}
+		file := r.URL.Query().Get("file")
+		if profile = nil; file == "" {
+			return
+		}
+		f, err := os.Create(file)
+		if err == nil {
+			profile, err = f, pprof.StartCPUProfile(f)
+		}
+		if err != nil {
+			http.Error(rw, err.Error(), http.StatusInternalServerError)
+		}
+	})
 	go func() { _ = http.Serve(c, mux) }() //nolint:gosec // one client, on loopback, for the length of a run
 	fmt.Printf("%s %s\n", l.Addr(), c.Addr())
 	return g.Serve(l)
+}
+
+func serverTLS(dir string) (credentials.TransportCredentials, error) {
+	ca, _, err := sds.Open(dir, trustDomain)
+	if err != nil {
+		return nil, err
+	}
+	m, err := sds.NewManager(ca, sds.Options{Rotation: 24 * time.Hour, TTL: 48 * time.Hour})
+	if err != nil {
+		return nil, err
+	}
+	return credentials.NewTLS(m.ServerTLS()), nil
 }
 
 func newServer(kind string, w world) (server, error) {
@@ -112,11 +159,14 @@ func residentSet() int64 {
 	return 0
 }
 
-// ours is the product, from the catalog on: loop, translate, xds.
+// ours is the product, from the catalog on: loop, translate, xds; with a Consul
+// beside, its watch too.
 type ours struct {
-	w       world
-	loop    *control.Loop
-	xds     *xds.Server
+	w    world
+	loop *control.Loop
+	xds  *xds.Server
+
+	mu      sync.Mutex
 	catalog *watch.Catalog
 }
 
@@ -125,16 +175,27 @@ func newOurs(w world) (*ours, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &ours{w: w, catalog: w.catalog()}
+	o := &ours{w: w}
 	quiet := slog.New(slog.DiscardHandler)
 	o.loop = control.NewLoop(quiet, func(s *snapshot) { o.xds.Publish(s) })
 	o.xds = xds.New(xds.Options{Logger: quiet, OnFleet: o.loop.SetFleet})
 	o.loop.SetRoots(roots)
 	o.loop.SetMesh(m)
-	o.loop.SetCatalog(o.catalog)
+	if w.Consul != "" {
+		catalogs := control.NewCatalogs(quiet, "", o.loop.SetCatalog)
+		if err := catalogs.Follow(m); err != nil {
+			return nil, err
+		}
+		go func() { _ = catalogs.Run(context.Background()) }()
+	} else {
+		o.catalog = w.catalog()
+		o.loop.SetCatalog(o.catalog)
+	}
 	go func() { _ = o.loop.Run(context.Background()) }()
-	for o.loop.Status().Snapshot == nil {
-		runtime.Gosched()
+	for began := time.Now(); o.loop.Status().Snapshot == nil; time.Sleep(time.Millisecond) {
+		if time.Since(began) > time.Minute {
+			return nil, errors.New("no catalog within a minute")
+		}
 	}
 	return o, nil
 }
@@ -145,6 +206,8 @@ func (o *ours) register(g *grpc.Server)      { o.xds.Register(g) }
 func (o *ours) prepare(int, int) error { return nil }
 
 func (o *ours) change(service, n int) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	o.catalog = o.catalog.Update([]*watch.Service{o.w.service(service, n)}, nil)
 	o.loop.SetCatalog(o.catalog)
 	return nil

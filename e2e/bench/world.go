@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -20,20 +21,61 @@ type world struct {
 	Streams   int `json:"streams"`
 	// Scope is how many services a stream asks for; 0: all of them.
 	Scope int `json:"scope"`
+	// Replicas: streams with the same scope are of the same service. Without,
+	// each stream with a scope is of a service of its own.
+	Replicas bool `json:"replicas,omitempty"`
+
+	SotW    bool   `json:"sotw,omitempty"`     // the streams' variant of the protocol
+	DataDir string `json:"data_dir,omitempty"` // the authority's, for TLS; empty: plaintext
+	Consul  string `json:"consul,omitempty"`   // where the catalog is; empty: in the server
 }
 
 // seedFile is the mesh file, from the root of the repository.
 const seedFile = "configs/mesh.yaml"
 
-func serviceName(i int) string { return fmt.Sprintf("service-%05d", i) }
+// The prefix of the services that change, and the port of an instance that has
+// not moved.
+const (
+	servicePrefix = "service-"
+	firstPort     = 20000
+)
 
-// client is the service that a stream says it is. Streams with a scope of
-// their own are one service each; the others are all of one.
+func serviceName(i int) string { return fmt.Sprintf("%s%05d", servicePrefix, i) }
+
+// serviceNumber is the other way; -1 for another service.
+func serviceNumber(name []byte) int {
+	digits, ok := bytes.CutPrefix(name, []byte(servicePrefix))
+	if !ok || len(digits) < 5 {
+		return -1
+	}
+	n := 0
+	for _, d := range digits[:5] { // what follows is Consul's
+		n = n*10 + int(d-'0')
+	}
+	return n
+}
+
+// client is the service that a stream says it is. Streams that ask for all are
+// all of one.
 func (w world) client(stream int) string {
-	if w.Scope == 0 {
+	switch {
+	case w.Scope == 0:
 		return "client"
+	case w.Replicas:
+		stream = stream * w.Scope % w.Services / w.Scope
 	}
 	return fmt.Sprintf("client-%05d", stream)
+}
+
+// clients are the distinct services of the streams, with the first stream of each.
+func (w world) clients() map[string]int {
+	first := make(map[string]int)
+	for s := range w.Streams {
+		if _, ok := first[w.client(s)]; !ok {
+			first[w.client(s)] = s
+		}
+	}
+	return first
 }
 
 // upstreams are the services that a stream asks for.
@@ -78,12 +120,16 @@ func (w world) mesh() (*policy.Mesh, error) {
 	if w.Scope > 0 {
 		var b bytes.Buffer
 		b.WriteString("mesh:\n  services:\n")
-		for s := range w.Streams {
-			fmt.Fprintf(&b, "    %s: {upstreams: [%s]}\n", w.client(s), strings.Join(w.upstreams(s), ", "))
+		for client, stream := range w.clients() {
+			fmt.Fprintf(&b, "    %s: {upstreams: [%s]}\n", client, strings.Join(w.upstreams(stream), ", "))
 		}
 		files = append(files, policy.File{Name: "scopes.yaml", Data: b.Bytes()})
 	}
-	return policy.Parse(files, policy.Options{LookupEnv: func(string) (string, bool) { return "", false }})
+	env := make(map[string]string)
+	if host, port, err := net.SplitHostPort(w.Consul); err == nil {
+		env["CONSUL_HOST"], env["CONSUL_PORT"] = host, port
+	}
+	return policy.Parse(files, policy.Options{LookupEnv: func(name string) (string, bool) { v, ok := env[name]; return v, ok }})
 }
 
 // service is the catalog's entry of a service in its nth state: its first
@@ -91,7 +137,7 @@ func (w world) mesh() (*policy.Mesh, error) {
 func (w world) service(i, n int) *watch.Service {
 	s := &watch.Service{Name: serviceName(i)}
 	for k := range w.Instances {
-		port := uint16(20000)
+		port := uint16(firstPort)
 		if k == 0 {
 			port += uint16(n)
 		}
@@ -117,18 +163,28 @@ func profile(service string) translate.Profile {
 	return translate.Profile{Service: service, OutboundPort: 15001}
 }
 
-// view is what a client of the service is to have of a catalog.
-func (w world) view(catalog *watch.Catalog, service string) (*translate.View, error) {
+// views are what the clients of the world are to have of a catalog.
+func (w world) views(catalog *watch.Catalog) (map[string]*translate.View, error) {
 	m, err := w.mesh()
 	if err != nil {
 		return nil, err
 	}
-	p := profile(service)
+	clients := w.clients()
 	snapshot := translate.Translate(nil, translate.Input{
 		Mesh: m, Catalog: catalog, Roots: roots,
-		Fleet: translate.NewFleet(func(yield func(translate.Profile) bool) { yield(p) }),
+		Fleet: translate.NewFleet(func(yield func(translate.Profile) bool) {
+			for client := range clients {
+				if !yield(profile(client)) {
+					return
+				}
+			}
+		}),
 	})
-	return snapshot.View(p), nil
+	views := make(map[string]*translate.View, len(clients))
+	for client := range clients {
+		views[client] = snapshot.View(profile(client))
+	}
+	return views, nil
 }
 
 // roots stands for a trust bundle: no stream of a benchmark asks for secrets.

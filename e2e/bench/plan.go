@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// experiment is one table.
+type experiment struct {
+	title string
+	do    func(ctx context.Context, title string, out *report) error
+}
+
+// What is run. The quick plan is the full one's shape at small sizes.
+var (
+	quick = []experiment{
+		translation(100, 1000),
+		identities(2000),
+		following("watch: 500 services", 500, 20, 10*time.Second),
+		sideBySide("every stream asks for all", world{Services: 200, Instances: 10, Streams: 200}, 5, "ours", "floor", "snapshot", "linear", "ours+sotw", "ours+tls"),
+		sideBySide("every stream asks for 10 of its own", world{Services: 1000, Instances: 10, Streams: 200, Scope: 10}, 5, "ours", "floor"),
+		throughConsul("through Consul: 100 services, 10 a stream", sidecars(10, 10), 10, "ours+consul", "consul"),
+		throughConsul("through Consul: 100 services, 10 a stream", sidecars(100, 10), 10, "ours+consul"),
+		atARate("20 changes a second", sidecars(100, 0), 20, 10, "ours"),
+		atARate("1,000 changes a second", sidecars(100, 0), 1000, 5, "ours"),
+	}
+	full = []experiment{
+		translation(100, 1000, 10_000),
+		identities(10_000),
+		following("watch: 5,000 services", 5000, 200, time.Minute),
+		sideBySide("every stream asks for all", all, 10, "ours", "floor", "snapshot", "linear"),
+		sideBySide("SotW and TLS", all, 10, "ours", "ours+sotw", "snapshot+sotw", "ours+tls", "floor+tls"),
+		sideBySide("every stream asks for 10 of its own", scoped, 10, "ours", "floor", "ours+sotw", "ours+tls"),
+		sideBySide("ten thousand streams", world{Services: 1000, Instances: 10, Streams: 10_000}, 5, "ours", "floor"),
+		throughConsul("through Consul: 100 services, 10 a stream", sidecars(10, 10), 20, "ours+consul", "consul"),
+		throughConsul("through Consul: 100 services, 10 a stream", sidecars(100, 10), 20, "ours+consul", "consul"),
+		throughConsul("through Consul: 100 services, 10 a stream", sidecars(1000, 10), 20, "ours+consul", "consul"),
+		throughConsul("through Consul: 100 services, all to each stream", sidecars(10, 0), 20, "ours+consul", "consul"),
+		throughConsul("through Consul: 100 services, all to each stream", sidecars(100, 0), 20, "ours+consul", "consul"),
+		throughConsul("through Consul: 100 services, all to each stream", sidecars(1000, 0), 20, "ours+consul"),
+		atARate("20 changes a second", sidecars(500, 0), 20, 60, "ours", "ours+consul", "floor"),
+		atARate("20 changes a second, of a smaller fleet", sidecars(100, 0), 20, 60, "ours+consul", "consul"),
+		atARate("1,000 changes a second", sidecars(500, 0), 1000, 60, "ours", "ours+consul"),
+		growth("services", world{Services: 100, Instances: 10, Streams: 500}),
+		growth("services", world{Services: 1000, Instances: 10, Streams: 500}),
+		growth("services", world{Services: 5000, Instances: 10, Streams: 500}),
+		growth("instances", world{Services: 200, Instances: 1, Streams: 500}),
+		growth("instances", world{Services: 200, Instances: 10, Streams: 500}),
+		growth("instances", world{Services: 200, Instances: 100, Streams: 500}),
+		growth("streams", world{Services: 200, Instances: 10, Streams: 250}),
+		growth("streams", world{Services: 200, Instances: 10, Streams: 1000}),
+		growth("streams", world{Services: 200, Instances: 10, Streams: 4000}),
+	}
+
+	all    = world{Services: 1000, Instances: 10, Streams: 2000}
+	scoped = world{Services: 1000, Instances: 10, Streams: 2000, Scope: 10}
+)
+
+// sidecars is the fleet that other meshes were measured with.
+func sidecars(streams, scope int) world {
+	return world{Services: 100, Instances: 10, Streams: streams, Scope: scope, Replicas: true}
+}
+
+func (w world) String() string {
+	scope := "all"
+	if w.Scope > 0 {
+		scope = fmt.Sprint(w.Scope)
+	}
+	return fmt.Sprintf("%d streams of %s of %d services of %d instances", w.Streams, scope, w.Services, w.Instances)
+}
+
+func growth(what string, w world) experiment { return sideBySide("growth: "+what, w, 10, "ours") }
+
+// sideBySide puts servers of different kinds through one world.
+func sideBySide(title string, w world, changes int, kinds ...string) experiment {
+	return experiment{title, func(ctx context.Context, title string, out *report) error {
+		var results []result
+		for _, kind := range kinds {
+			r, err := measurement{title: title, kind: kind, world: w, changes: changes, profiles: out.profiles}.do(ctx)
+			if err != nil {
+				return err
+			}
+			results = append(results, r)
+			out.line(r)
+		}
+		floors := make(map[bool]float64) // by whether it speaks TLS
+		for _, r := range results {
+			if r.Kind == "floor" || r.Kind == "floor+tls" {
+				floors[r.World.DataDir != ""] = r.ChangeCPU
+			}
+		}
+		out.table(title+": "+w.String(),
+			"server", "first sync, CPU s", "wall s", "MB", "RSS MB", "KB a stream", "change, CPU ms", "to the floor", "allocations", "KB", "p50 ms", "p99 ms", "last ms", "CPU s of the streams")
+		for _, r := range results {
+			ratio := "-"
+			if floor := floors[r.World.DataDir != ""]; floor > 0 {
+				ratio = fmt.Sprintf("%.2f", r.ChangeCPU/floor)
+			}
+			out.row(r.Kind, "%.2f", r.SyncCPU, "%.1f", r.SyncWall, "%.1f", r.SyncMB, "%.0f", r.RSS, "%.1f", r.StreamKB, "%.1f", r.ChangeCPU*1e3,
+				"%s", ratio, "%.0f", r.ChangeAlloc, "%.1f", r.ChangeKB, "%.1f", r.P50, "%.1f", r.P99, "%.1f", r.Last, "%.1f", r.ClientCPU)
+		}
+		return nil
+	}}
+}
+
+// throughConsul is a change of the catalog that goes through a real Consul. For
+// "consul" the server's CPU is the registry's too.
+func throughConsul(title string, w world, changes int, kinds ...string) experiment {
+	return experiment{title, func(ctx context.Context, title string, out *report) error {
+		out.table(title+": "+w.String(),
+			"server", "first sync, CPU s", "wall s", "RSS MB", "streams a change", "p50 ms", "p99 ms", "ACK of the last, median ms", "slowest ms", "change, CPU ms", "of Consul beside", "CPU s of the streams")
+		for _, kind := range kinds {
+			r, err := measurement{title: title, kind: kind, world: w, changes: changes, profiles: out.profiles}.do(ctx)
+			if err != nil {
+				return err
+			}
+			out.line(r)
+			out.row(kind, "%.2f", r.SyncCPU, "%.1f", r.SyncWall, "%.0f", r.RSS, "%.0f", r.Subscribers, "%.1f", r.P50, "%.1f", r.P99,
+				"%.1f", r.LastACK, "%.1f", r.WorstACK, "%.1f", r.ChangeCPU*1e3, "%.1f", r.BesideCPU*1e3, "%.1f", r.ClientCPU)
+		}
+		return nil
+	}}
+}
+
+// atARate is changes at a rate, one through each kind of server.
+func atARate(title string, w world, rate, seconds int, kinds ...string) experiment {
+	return experiment{title, func(ctx context.Context, title string, out *report) error {
+		out.table(fmt.Sprintf("%s, for %d s: %s", title, seconds, w),
+			"server", "changes a second", "p50 ms", "p99 ms", "worst ms", "first second p50/p99", "last second p50/p99",
+			"RSS MB at start/most/end", "sent for each change", "cores", "of Consul", "of the streams")
+		for _, kind := range kinds {
+			r, err := sustained{title: title, kind: kind, world: w, rate: rate, seconds: seconds, profiles: out.profiles}.do(ctx)
+			if err != nil {
+				return err
+			}
+			out.line(r)
+			out.row(kind, "%.0f", r.Rate, "%.1f", r.P50, "%.1f", r.P99, "%.0f", r.Worst,
+				"%s", fmt.Sprintf("%.1f / %.1f", r.FirstP50, r.FirstP99), "%s", fmt.Sprintf("%.1f / %.1f", r.LastP50, r.LastP99),
+				"%s", fmt.Sprintf("%.0f / %.0f / %.0f", r.RSSStart, r.RSSMost, r.RSSEnd),
+				"%.3f", r.Delivered, "%.2f", r.Cores, "%.2f", r.Beside, "%.2f", r.Clients)
+		}
+		return nil
+	}}
+}
+
+// translation is the room translate by itself.
+func translation(sizes ...int) experiment {
+	return experiment{"translate", func(_ context.Context, title string, out *report) error {
+		costs, err := translateCosts(sizes)
+		if err != nil {
+			return err
+		}
+		out.table(title, "what changes", "CPU ms", "allocations", "KB allocated")
+		for _, c := range costs {
+			c.Title = title
+			out.line(c)
+			out.row(c.What, "%.3f", c.CPU, "%.0f", c.Allocs, "%.1f", c.KB)
+		}
+		return nil
+	}}
+}
+
+// identities is the room sds by itself.
+func identities(proxies int) experiment {
+	return experiment{"sds", func(_ context.Context, title string, out *report) error {
+		r, err := identity(proxies)
+		if err != nil {
+			return err
+		}
+		r.Title = title
+		out.line(r)
+		out.table(title, "proxies", "to issue all, CPU s", "renewals, at most a minute")
+		out.row(fmt.Sprint(proxies), "%.2f", r.CPU, "%d", r.Peak)
+		return nil
+	}}
+}
+
+// following is the room watch by itself, by both versions of HTTP.
+func following(title string, services, changes int, idle time.Duration) experiment {
+	return experiment{title, func(ctx context.Context, title string, out *report) error {
+		out.table(title, "mode", "first sync, CPU s", "wall s", "connections", "answers 429", "change to catalog p50 ms", "p99 ms", "idle, % of a core", "of Consul")
+		for _, http2 := range []bool{true, false} {
+			r, err := catalogWatch(ctx, services, changes, http2, idle)
+			if err != nil {
+				return err
+			}
+			r.Title = title
+			out.line(r)
+			out.row(r.Mode, "%.2f", r.SyncCPU, "%.1f", r.SyncWall, "%d", r.Connections, "%d", r.TooMany, "%.1f", r.P50, "%.1f", r.P99, "%.2f", r.Idle, "%.2f", r.BesideIdle)
+		}
+		return nil
+	}}
+}

@@ -1,0 +1,339 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/watch"
+	"datapunk.dev/controlplane/watch/consul"
+)
+
+// The rooms by themselves, called in this process.
+
+// cost is what one operation took, on average.
+type cost struct {
+	Title  string  `json:"title"`
+	What   string  `json:"what"`
+	Times  int     `json:"times"`
+	CPU    float64 `json:"cpu_ms"`
+	Allocs float64 `json:"allocs"`
+	KB     float64 `json:"kb"` // allocated
+}
+
+// costOf runs an operation some times after a first one that does not count.
+func costOf(what string, times int, do func(i int) error) (cost, error) {
+	debug.FreeOSMemory() // what was before is not its cost
+	if err := do(0); err != nil {
+		return cost{}, err
+	}
+	before := used()
+	for i := 1; i <= times; i++ {
+		if err := do(i); err != nil {
+			return cost{}, err
+		}
+	}
+	after, each := used(), float64(times)
+	return cost{
+		What: what, Times: times, CPU: (after.CPU - before.CPU) * 1e3 / each,
+		Allocs: float64(after.Mallocs-before.Mallocs) / each, KB: float64(after.Alloc-before.Alloc) / each / 1e3,
+	}, nil
+}
+
+// translateCosts are those of a change of one endpoint, of a whole build and of
+// an edit that touches one service, for meshes of these sizes and a fleet of a
+// profile for each tenth service.
+func translateCosts(sizes []int) (costs []cost, err error) {
+	for _, services := range sizes {
+		w := world{Services: services, Instances: 10}
+		in := translate.Input{Catalog: w.catalog(), Roots: roots, Fleet: fleetOf(services / 10)}
+		var meshes [2]*policy.Mesh
+		for i := range meshes {
+			if meshes[i], err = editedMesh(3 + i); err != nil {
+				return nil, err
+			}
+		}
+		in.Mesh = meshes[0]
+		size := fmt.Sprintf("%d services of 10", services)
+		full, err := costOf("all of "+size, max(1, 20_000/services), func(int) error {
+			translate.Translate(nil, in)
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		last := translate.Translate(nil, in)
+		step := func() error {
+			next := translate.Translate(last, in)
+			if len(next.Changed) == 0 {
+				return errors.New("nothing changed")
+			}
+			last = next
+			return nil
+		}
+		endpoint, err := costOf("an endpoint, of "+size, 2000, func(i int) error {
+			in.Catalog = in.Catalog.Update([]*watch.Service{w.service(services/2, i+1)}, nil)
+			return step()
+		})
+		if err != nil {
+			return nil, err
+		}
+		edit, err := costOf("the retries of one, of "+size, 20, func(i int) error {
+			in.Mesh = meshes[(i+1)%2]
+			return step()
+		})
+		if err != nil {
+			return nil, err
+		}
+		costs = append(costs, full, endpoint, edit)
+	}
+	return costs, nil
+}
+
+func fleetOf(n int) *translate.Fleet {
+	return translate.NewFleet(func(yield func(translate.Profile) bool) {
+		for i := range n {
+			if !yield(profile(serviceName(i))) {
+				return
+			}
+		}
+	})
+}
+
+// editedMesh is the seed file with an override for one service.
+func editedMesh(attempts int) (*policy.Mesh, error) {
+	seed, err := os.ReadFile(seedFile)
+	if err != nil {
+		return nil, err
+	}
+	override := fmt.Sprintf("mesh:\n  services:\n    %s: {retry: {attempts: %d}}\n", serviceName(0), attempts)
+	return policy.Parse(
+		[]policy.File{{Name: seedFile, Data: seed}, {Name: "edit.yaml", Data: []byte(override)}},
+		policy.Options{LookupEnv: func(string) (string, bool) { return "", false }},
+	)
+}
+
+// identityResult is what the certificates of a fleet cost.
+type identityResult struct {
+	Title   string  `json:"title"`
+	Proxies int     `json:"proxies"`
+	CPU     float64 `json:"cpu_s"` // to issue one to each
+	// Peak is the most renewals that fall into one minute, when all proxies came
+	// within one. It is that of the first generation, the least spread.
+	Peak int `json:"peak_a_minute"`
+}
+
+// identity issues a certificate to each proxy. The time of day is made up: all
+// come within a minute.
+func identity(proxies int) (identityResult, error) {
+	r := identityResult{Proxies: proxies}
+	dir, err := os.MkdirTemp("", "bench-")
+	if err != nil {
+		return r, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	ca, _, err := sds.Open(dir, trustDomain)
+	if err != nil {
+		return r, err
+	}
+	now := time.Now()
+	m, err := sds.NewManager(ca, sds.Options{Rotation: 24 * time.Hour, TTL: 48 * time.Hour, Now: func() time.Time { return now }})
+	if err != nil {
+		return r, err
+	}
+	before := used()
+	minutes := make(map[int64]int)
+	for i := range proxies {
+		lease, err := m.Lease(serviceName(i), fmt.Sprint(i), func() {})
+		if err != nil {
+			return r, err
+		}
+		if _, _, err := lease.Secret("certificate"); err != nil {
+			return r, err
+		}
+		minute := lease.Info().RenewAt.Unix() / 60
+		minutes[minute]++
+		r.Peak = max(r.Peak, minutes[minute])
+		now = now.Add(time.Minute / time.Duration(proxies))
+	}
+	r.CPU = used().CPU - before.CPU
+	return r, nil
+}
+
+// watchResult is what it takes to follow a Consul.
+type watchResult struct {
+	Title       string  `json:"title"`
+	Mode        string  `json:"mode"`
+	Services    int     `json:"services"`
+	SyncWall    float64 `json:"sync_wall_s"`
+	SyncCPU     float64 `json:"sync_cpu_s"`
+	Connections int     `json:"connections"`
+	TooMany     uint64  `json:"too_many"` // answers 429
+	P50         float64 `json:"p50_ms"`   // from before the write to the catalog that has it
+	P99         float64 `json:"p99_ms"`
+	Idle        float64 `json:"idle_percent"` // of a core, of the source
+	BesideIdle  float64 `json:"consul_idle_percent"`
+}
+
+// catalogWatch follows a Consul with its default limits, by HTTP/1.1 or by
+// HTTP/2, through changes of checks, and then for a while without any.
+func catalogWatch(ctx context.Context, services, changes int, http2 bool, idle time.Duration) (watchResult, error) {
+	r := watchResult{Services: services}
+	cfg := consul.Config{}
+	options := agentOptions{defaultLimits: true}
+	if http2 {
+		dir, err := os.MkdirTemp("", "bench-")
+		if err != nil {
+			return r, err
+		}
+		defer func() { _ = os.RemoveAll(dir) }()
+		if options.certFile, options.keyFile, err = certificate(dir); err != nil {
+			return r, err
+		}
+		cfg.Scheme, cfg.TLS.CAFile = "https", options.certFile
+	}
+	a, err := startAgent(ctx, options)
+	if err != nil {
+		return r, err
+	}
+	defer a.stop()
+	if err := a.register(world{Services: services, Instances: 2}); err != nil {
+		return r, err
+	}
+	cfg.Address = a.http
+	if http2 {
+		cfg.Address = a.https
+	}
+
+	var newest atomic.Pointer[watch.Catalog]
+	news := make(chan struct{}, 1)
+	src, err := consul.New(cfg, consul.Demand{MeshOnly: true}, slog.New(slog.DiscardHandler), func(c *watch.Catalog) {
+		newest.Store(c)
+		select {
+		case news <- struct{}{}:
+		default:
+		}
+	})
+	if err != nil {
+		return r, err
+	}
+	before, begin := used(), time.Now()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	running.Go(func() { _ = src.Run(ctx) })
+	until := func(done func() bool) error {
+		for !done() {
+			select {
+			case <-news:
+			case <-ctx.Done():
+				return fmt.Errorf("%w: %+v", ctx.Err(), src.Status())
+			}
+		}
+		return nil
+	}
+	if err := until(func() bool { return newest.Load() != nil }); err != nil {
+		return r, err
+	}
+	r.SyncWall, r.SyncCPU = time.Since(begin).Seconds(), used().CPU-before.CPU
+	time.Sleep(settle)
+
+	var latencies []float64
+	for i := range changes {
+		s := (i * services / changes) % services
+		begin := time.Now()
+		if err := a.setHealth(s, "critical"); err != nil {
+			return r, err
+		}
+		err := until(func() bool { return newest.Load().Service(serviceName(s)).Instances[0].Health == watch.Critical })
+		if err != nil {
+			return r, err
+		}
+		latencies = append(latencies, ms(time.Since(begin)))
+		time.Sleep(300 * time.Millisecond) // a crowd of changes would be limited to 4 reads a second
+	}
+	r.P50, r.P99 = percentile(latencies, 50), percentile(latencies, 99)
+
+	usageBefore, err := a.usage(false)
+	if err != nil {
+		return r, err
+	}
+	before, begin = used(), time.Now()
+	time.Sleep(idle)
+	passed := time.Since(begin).Seconds()
+	r.Idle = (used().CPU - before.CPU) / passed * 100
+	usageAfter, err := a.usage(false)
+	if err != nil {
+		return r, err
+	}
+	r.BesideIdle = (usageAfter.CPU - usageBefore.CPU) / passed * 100
+	r.Connections, err = connectionsTo(cfg.Address)
+	r.Mode, r.TooMany = src.Status().Mode, src.Stats().TooMany
+	return r, err
+}
+
+// connectionsTo counts this machine's open connections to a port of its own.
+func connectionsTo(addr string) (int, error) {
+	tcp, err := net.ResolveTCPAddr("tcp", addr)
+	if err != nil {
+		return 0, err
+	}
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return 0, err
+	}
+	const established = "01"
+	n := 0
+	for line := range strings.Lines(string(table)) {
+		// sl local_address rem_address st ...
+		if c := strings.Fields(line); len(c) > 3 && strings.HasSuffix(c[2], fmt.Sprintf(":%04X", tcp.Port)) && c[3] == established {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// certificate writes a self-signed certificate for the loopback address.
+func certificate(dir string) (certFile, keyFile string, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", "", err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return "", "", err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return "", "", err
+	}
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	return certFile, keyFile, errors.Join(
+		os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
+		os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600),
+	)
+}
