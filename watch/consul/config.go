@@ -32,9 +32,6 @@ type Config struct {
 	MaxConnections int
 	// Guard says which removals are held.
 	Guard Guard
-	// Initial is a catalog that stays until the first sync of this source, and
-	// that its catalogs descend from; nil: there is none.
-	Initial *watch.Catalog
 }
 
 // TLS is the TLS material. The client's certificate is read again at each

@@ -304,6 +304,10 @@ func TestRealTokens(t *testing.T) {
 	must(t, err)
 	token, _, err := agent.API.ACL().TokenCreate(&api.ACLToken{Policies: []*api.ACLTokenPolicyLink{{ID: policy.ID}}}, nil)
 	must(t, err)
+	noNodes, _, err := agent.API.ACL().PolicyCreate(&api.ACLPolicy{Name: "no-nodes", Rules: `service_prefix "" { policy = "read" }`}, nil)
+	must(t, err)
+	half, _, err := agent.API.ACL().TokenCreate(&api.ACLToken{Policies: []*api.ACLTokenPolicyLink{{ID: noNodes.ID}}}, nil)
+	must(t, err)
 	file := filepath.Join(t.TempDir(), "token")
 	write := func(token string) {
 		must(t, os.WriteFile(file+".new", []byte(token+"\n"), 0o600))
@@ -312,6 +316,9 @@ func TestRealTokens(t *testing.T) {
 
 	anonymous := observe(t, consul.Config{Address: agent.HTTPAddr}, consul.Demand{MeshOnly: true})
 	anonymous.within(15*time.Second, "said", anonymous.waiting("the token may have no rights"))
+
+	blind := observe(t, consul.Config{Address: agent.HTTPAddr, Token: half.SecretID}, consul.Demand{MeshOnly: true})
+	blind.within(15*time.Second, "said", blind.waiting("it needs node:read"))
 
 	write("11111111-2222-3333-4444-555555555555")
 	o := observe(t, consul.Config{Address: agent.HTTPAddr, TokenFile: file, Wait: 2 * time.Second}, consul.Demand{MeshOnly: true})
@@ -339,8 +346,8 @@ func TestRealTokens(t *testing.T) {
 	_, err = agent.API.ACL().TokenDelete(token.AccessorID, nil)
 	must(t, err)
 	o.within(20*time.Second, "said", o.waiting("403 "))
-	if o.instances("lake") != 3 || anonymous.published() > 0 {
-		t.Errorf("lake has %d instances; anonymous got %d catalogs", o.instances("lake"), anonymous.published())
+	if o.instances("lake") != 3 || anonymous.published()+blind.published() > 0 {
+		t.Errorf("lake has %d instances; anonymous got %d catalogs, a token without nodes %d", o.instances("lake"), anonymous.published(), blind.published())
 	}
 	for _, secret := range []string{token.SecretID, "11111111-2222"} {
 		if strings.Contains(o.logged()+fmt.Sprint(o.Status()), secret) {

@@ -103,10 +103,7 @@ func newSource(cfg Config, demand Demand, log *slog.Logger, publish func(*watch.
 		dirty:       make(map[string]struct{}),
 		heldNow:     make(map[string]struct{}),
 		releasedNow: make(map[string]map[string]struct{}),
-		catalog:     cfg.Initial,
-	}
-	if s.catalog == nil {
-		s.catalog = watch.NewCatalog()
+		catalog:     watch.NewCatalog(),
 	}
 	s.client = newClient(cfg, rt, &s.stats)
 	s.board = newBoard(log, &s.stats)
@@ -293,12 +290,27 @@ func (s *Source) follow(svc *service, cold bool) {
 			return err
 		}
 		seen, on := normalise(svc.name, entries), nodes(entries)
-		return s.do(ctx, func() {
+		taken := make(chan error, 1)
+		err := s.do(ctx, func() {
+			if ctx.Err() == nil && !s.believable(svc, a, len(entries)) {
+				taken <- errNodes
+				return
+			}
 			if ctx.Err() == nil {
 				svc.nodes = on
 				s.answered(svc, seen, a.index)
 			}
+			taken <- nil
 		})
+		if err != nil {
+			return err
+		}
+		select {
+		case err = <-taken:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	s.wg.Go(func() {
 		defer release()
@@ -308,6 +320,17 @@ func (s *Source) follow(svc *service, cold bool) {
 		}
 		s.poll(ctx, svc.about, q, take)
 	})
+}
+
+// errNodes is the answer to a token that sees a service and not its instances.
+var errNodes = &refusal{"the token may read the service and none of its nodes: it needs node:read"}
+
+// believable reports whether a first answer is one: to a token without
+// node:read, every service is there and has no instances. Later ones are the
+// guard's to judge.
+func (s *Source) believable(svc *service, a *answer, entries int) bool {
+	_, listed := s.listed[svc.name]
+	return svc.synced || !listed || !a.filtered || entries > 0
 }
 
 func healthPath(service string) string { return "/v1/health/service/" + url.PathEscape(service) }
@@ -390,11 +413,6 @@ func (s *Source) emit() {
 	}
 	var put []*watch.Service
 	var remove []string
-	if !s.ready {
-		for old := range s.catalog.Services() {
-			s.dirty[old.Name] = struct{}{}
-		}
-	}
 	for name := range s.dirty {
 		svc := s.services[name]
 		switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -155,6 +156,35 @@ func TestATokenForSomeServices(t *testing.T) {
 		fake.set("lake", many(1)...)
 		r := start(t, fake, Config{}, Demand{MeshOnly: true})
 		r.want("lake", 1)
+	})
+}
+
+// A token that may read services and no nodes is answered an empty list for
+// every one of them, which would take all instances out of a fleet.
+func TestATokenWithoutNodes(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fake := newFake()
+		fake.set("lake", many(1)...)
+		hide := func(req *http.Request) (*http.Response, error) {
+			if !strings.HasPrefix(req.URL.Path, "/v1/health/service/") {
+				return nil, nil
+			}
+			header := http.Header{"X-Consul-Index": {"9"}, "X-Consul-Results-Filtered-By-Acls": {"true"}}
+			return &http.Response{StatusCode: http.StatusOK, Header: header, Body: io.NopCloser(strings.NewReader("[]"))}, nil
+		}
+		fake.fail(hide)
+		// A service that only the file names may well be one that the token
+		// does not see.
+		r := start(t, fake, Config{}, Demand{MeshOnly: true, Services: []string{"elsewhere"}})
+		time.Sleep(time.Minute)
+		r.wantWaiting("service lake: the token may read the service and none of its nodes")
+		if r.published() != 0 {
+			t.Error("published an empty catalog")
+		}
+		fake.fail(nil)
+		time.Sleep(maxBackoff)
+		r.want("lake", 1)
+		r.wantWaiting("")
 	})
 }
 
@@ -348,28 +378,6 @@ func TestSetDemandWhileConsulIsDown(t *testing.T) {
 		fake.set("lake", many(1)...)
 		time.Sleep(maxBackoff)
 		r.want("lake", 1)
-	})
-}
-
-// A source for another address goes on from the catalog of the last one.
-func TestInitialCatalogStaysUntilTheFirstSync(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		initial := watch.NewCatalog().Update([]*watch.Service{normalise("lake", many(2)), normalise("old", many(1))}, nil)
-		fake := newFake()
-		fake.fail(func(*http.Request) (*http.Response, error) { return nil, errors.New("down") })
-		r := start(t, fake, Config{Initial: initial}, Demand{MeshOnly: true})
-		time.Sleep(time.Minute)
-		if r.published() != 0 {
-			t.Fatal("published without an answer")
-		}
-		fake.fail(nil)
-		fake.set("lake", many(2)...)
-		time.Sleep(maxBackoff)
-		r.want("lake", 2)
-		r.want("old", -1)
-		if changed, ok := r.catalog().ChangedSince(initial); !ok || len(changed) != 1 {
-			t.Errorf("changed since the initial one: %v, %v", changed, ok)
-		}
 	})
 }
 
