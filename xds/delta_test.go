@@ -20,11 +20,35 @@ const (
 	rds = translate.Route
 )
 
-// protocolTest runs a test in a bubble with a published world.
+// protocolTest runs a test in a bubble with a published world, over ADS: once
+// for each transport.
 func protocolTest(name string, t *testing.T, f func(t *testing.T, w *world)) {
 	t.Helper()
 	t.Run(name, func(t *testing.T) {
+		for _, tr := range transports {
+			if !tr.separate {
+				tr.run(t, f)
+			}
+		}
+	})
+}
+
+// typeTest is a protocolTest that looks at each type alone, so that it holds
+// for separate streams too.
+func typeTest(name string, t *testing.T, f func(t *testing.T, w *world)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) {
+		for _, tr := range transports {
+			tr.run(t, f)
+		}
+	})
+}
+
+func (tr transport) run(t *testing.T, f func(t *testing.T, w *world)) {
+	t.Run(tr.name, func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
+			via = tr
+			defer func() { via = transports[0] }()
 			w := newWorld(testServer(),
 				cluster("a", "1"), cluster("b", "1"),
 				endpoint("a", "1"), endpoint("b", "1"),
@@ -38,7 +62,7 @@ func protocolTest(name string, t *testing.T, f func(t *testing.T, w *world)) {
 }
 
 func TestDelta(t *testing.T) {
-	protocolTest("an initial request without names is a subscription to everything", t, func(t *testing.T, w *world) {
+	typeTest("an initial request without names is a subscription to everything", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(cds)
 		c.expect("cluster a@1 b@1")
@@ -50,12 +74,12 @@ func TestDelta(t *testing.T) {
 		c.expect("cluster -a")
 		c.silence("all is acknowledged")
 	})
-	protocolTest("only Listener and Cluster have the legacy wildcard", t, func(t *testing.T, w *world) {
+	typeTest("only Listener and Cluster have the legacy wildcard", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(eds)
 		c.silence("an assignment must be named")
 	})
-	protocolTest("a request for * is a subscription to everything", t, func(t *testing.T, w *world) {
+	typeTest("a request for * is a subscription to everything", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(cds, "*")
 		c.expect("cluster a@1 b@1")
@@ -65,14 +89,14 @@ func TestDelta(t *testing.T) {
 		w.put(cluster("c", "2")).publish()
 		c.silence("it unsubscribed from *")
 	})
-	protocolTest("a wildcard is answered even if there is nothing", t, func(t *testing.T, w *world) {
+	typeTest("a wildcard is answered even if there is nothing", t, func(t *testing.T, w *world) {
 		w.remove(lds, "in", "out").publish()
 		c := openDelta(t, w.server)
 		c.subscribe(lds)
 		c.expect("listener")
 		c.silence("answered")
 	})
-	protocolTest("a stream that has named a resource has no legacy wildcard", t, func(t *testing.T, w *world) {
+	typeTest("a stream that has named a resource has no legacy wildcard", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(cds, "a")
 		c.expect("cluster a@1")
@@ -82,7 +106,7 @@ func TestDelta(t *testing.T) {
 		w.put(cluster("a", "2")).publish()
 		c.silence("it unsubscribed")
 	})
-	protocolTest("a client gets what it named and only that", t, func(t *testing.T, w *world) {
+	typeTest("a client gets what it named and only that", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(eds, "b")
 		c.expect("endpoint b@1")
@@ -93,7 +117,7 @@ func TestDelta(t *testing.T) {
 		w.put(endpoint("a", "3"), endpoint("b", "3")).publish()
 		c.expect("endpoint a@3 b@3")
 	})
-	protocolTest("a missing name is reported as removed, and sent when it appears", t, func(t *testing.T, w *world) {
+	typeTest("a missing name is reported as removed, and sent when it appears", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(eds, "a", "later")
 		c.expect("endpoint a@1 -later")
@@ -103,7 +127,7 @@ func TestDelta(t *testing.T) {
 		w.remove(eds, "later").publish()
 		c.expect("endpoint -later")
 	})
-	protocolTest("a name that is subscribed to again is sent again", t, func(t *testing.T, w *world) {
+	typeTest("a name that is subscribed to again is sent again", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(eds, "a", "b")
 		c.expect("endpoint a@1 b@1")
@@ -114,7 +138,7 @@ func TestDelta(t *testing.T) {
 		c.subscribe(eds, "none")
 		c.expect("endpoint -none")
 	})
-	protocolTest("unsubscribe is not answered; resubscribe is", t, func(t *testing.T, w *world) {
+	typeTest("unsubscribe is not answered; resubscribe is", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(eds, "a", "b")
 		c.expect("endpoint a@1 b@1")
@@ -125,7 +149,7 @@ func TestDelta(t *testing.T) {
 		c.subscribe(eds, "a")
 		c.expect("endpoint a@2")
 	})
-	protocolTest("unsubscribing a name under a wildcard is answered", t, func(t *testing.T, w *world) {
+	typeTest("unsubscribing a name under a wildcard is answered", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(cds, "*", "a", "zz")
 		c.expect("cluster a@1 b@1 -zz")
@@ -136,14 +160,14 @@ func TestDelta(t *testing.T) {
 		w.put(cluster("a", "2")).publish()
 		c.expect("cluster a@2")
 	})
-	protocolTest("a wildcard can be added to names", t, func(t *testing.T, w *world) {
+	typeTest("a wildcard can be added to names", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(cds, "a")
 		c.expect("cluster a@1")
 		c.subscribe(cds, "*")
 		c.expect("cluster b@1")
 	})
-	protocolTest("the incremental example of the protocol's text", t, func(t *testing.T, w *world) {
+	typeTest("the incremental example of the protocol's text", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(cds) // "Server interprets this as a subscription to "*"."
 		c.expect("cluster a@1 b@1")
@@ -163,7 +187,7 @@ func TestDelta(t *testing.T) {
 		w.put(cluster("a", "4")).publish()
 		c.silence("nothing is subscribed to")
 	})
-	protocolTest("a phantom unsubscription is ignored", t, func(t *testing.T, w *world) {
+	typeTest("a phantom unsubscription is ignored", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(eds, "a")
 		c.expect("endpoint a@1")
@@ -185,7 +209,7 @@ func TestDelta(t *testing.T) {
 		w.put(route("out", "2", "a")).publish()
 		c.expect("route out@2")
 	})
-	protocolTest("a fresh client of another replica is sent nothing that it has", t, func(t *testing.T, w *world) {
+	typeTest("a fresh client of another replica is sent nothing that it has", t, func(t *testing.T, w *world) {
 		other := newWorld(testServer(), cluster("b", "1"), cluster("a", "1"))
 		other.publish()
 		c := openDelta(t, other.server)
@@ -194,14 +218,14 @@ func TestDelta(t *testing.T) {
 		other.put(cluster("a", "2")).publish()
 		c.expect("cluster a@2")
 	})
-	protocolTest("a client that comes with nothing is answered, be it with nothing", t, func(t *testing.T, w *world) {
+	typeTest("a client that comes with nothing is answered, be it with nothing", t, func(t *testing.T, w *world) {
 		empty := newWorld(testServer())
 		empty.publish()
 		c := openDelta(t, empty.server)
 		c.reconnect(cds, nil)
 		c.expect("cluster") // Envoy starts when it is told that there are none
 	})
-	protocolTest("a stale nonce makes a subscription no less valid", t, func(t *testing.T, w *world) {
+	typeTest("a stale nonce makes a subscription no less valid", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(eds, "a")
 		c.peek("endpoint a@1")
@@ -211,7 +235,7 @@ func TestDelta(t *testing.T) {
 		})
 		c.expect("endpoint b@1")
 	})
-	protocolTest("an ACK may change the subscription too", t, func(t *testing.T, w *world) {
+	typeTest("an ACK may change the subscription too", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(eds, "a")
 		m := c.peek("endpoint a@1")
@@ -224,7 +248,7 @@ func TestDelta(t *testing.T) {
 		w.put(endpoint("a", "2")).publish()
 		c.silence("a is not subscribed to")
 	})
-	protocolTest("nonces differ, and the version of a type moves with its content", t, func(t *testing.T, w *world) {
+	typeTest("nonces differ, and the version of a type moves with its content", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(cds)
 		one := c.expect("cluster a@1 b@1")
@@ -239,21 +263,21 @@ func TestDelta(t *testing.T) {
 			t.Errorf("versions %s, %s, %s: the third content is the first", one.SystemVersionInfo, two.SystemVersionInfo, three.SystemVersionInfo)
 		}
 	})
-	protocolTest("a request of an unknown type ends nothing", t, func(t *testing.T, w *world) {
+	typeTest("a request of an unknown type ends nothing", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.send(&discovery.DeltaDiscoveryRequest{Node: c.takeNode(), TypeUrl: "type.googleapis.com/envoy.service.runtime.v3.Runtime"})
 		c.silence("not served")
 		c.subscribe(cds)
 		c.expect("cluster a@1 b@1")
 	})
-	protocolTest("a request without a type on ADS is an error", t, func(t *testing.T, w *world) {
+	typeTest("a request without a type on ADS is an error", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.send(&discovery.DeltaDiscoveryRequest{Node: c.takeNode()})
 		if got := status.Code(c.end()); got != codes.InvalidArgument {
 			t.Errorf("code %v", got)
 		}
 	})
-	protocolTest("a separate service needs no type and serves only its own", t, func(t *testing.T, w *world) {
+	typeTest("a separate service needs no type and serves only its own", t, func(t *testing.T, w *world) {
 		c := deltaClient{open(t, w.server, delta, eds.URL())}
 		c.send(&discovery.DeltaDiscoveryRequest{Node: c.takeNode(), ResourceNamesSubscribe: []string{"a"}})
 		c.expect("endpoint a@1")

@@ -49,34 +49,6 @@ type diff struct {
 	since   time.Time           // when it first had to wait for a cluster
 }
 
-// change is one resource put, or removed (res is nil), in a response.
-type change struct {
-	name   string
-	res    *translate.Resource
-	before *translate.Resource // what the client had
-	fresh  bool                // the client had nothing of that name
-	stays  bool                // res is not what the view has, and remains in diffs
-}
-
-// response is one that was sent, until the client answers it.
-type response struct {
-	nonce   string
-	version string // of the whole type, for people
-	at      time.Time
-	changes []change
-	view    *view
-	leases  uint64              // how many secrets of the lease were sent before it
-	fresh   map[string]struct{} // names of the fresh changes; made when asked for
-}
-
-const (
-	// maxInFlight is how many responses of a type may be unanswered before
-	// changes of the view wait for an answer, however long that takes.
-	maxInFlight = 8
-	// maxUnanswered bounds what is remembered of a client that never answers.
-	maxUnanswered = 64
-)
-
 // push sends what the client lacks of this type and may have now.
 func (f *feed) push(v *view, now time.Time) {
 	if !f.sub.active {
@@ -399,68 +371,6 @@ func (f *feed) send(v *view, changes []change, now time.Time) {
 		s.secrets.wasSent(changes)
 	}
 	s.send(frame)
-}
-
-func split(changes []change) (resources []*translate.Resource, removed []string) {
-	resources = make([]*translate.Resource, 0, len(changes))
-	for _, c := range changes {
-		if c.res == nil {
-			removed = append(removed, c.name)
-		} else {
-			resources = append(resources, c.res)
-		}
-	}
-	return resources, removed
-}
-
-// unanswered returns the response with the nonce that is in flight, or nil.
-func (f *feed) unanswered(nonce string) *response {
-	for _, r := range f.inflight {
-		if r.nonce == nonce {
-			return r
-		}
-	}
-	return nil
-}
-
-// answered takes a response, and those before it, out of flight. A later
-// response may replace an earlier one before the client has answered that:
-// Envoy acknowledges clusters only when all are warm.
-func (f *feed) answered(r *response) *response {
-	i := slices.Index(f.inflight, r)
-	if f.fullState() {
-		// The later full state holds what the earlier ones changed, and is
-		// accepted or rejected with that.
-		for _, earlier := range slices.Backward(f.inflight[:i]) {
-			r.absorb(earlier)
-		}
-	}
-	f.inflight = slices.Delete(f.inflight, 0, i+1)
-	return r
-}
-
-// absorb adds the changes of an earlier response.
-func (r *response) absorb(earlier *response) {
-	at := make(map[string]int, len(r.changes))
-	for i, c := range r.changes {
-		at[c.name] = i
-	}
-	for _, c := range earlier.changes {
-		if i, ok := at[c.name]; ok {
-			r.changes[i].before = c.before
-		} else {
-			r.changes = append(r.changes, c)
-		}
-	}
-}
-
-// acknowledged notes an ACK.
-func (f *feed) acknowledged(r *response) {
-	f.accepted = true
-	f.stream.vouch(f.typ, r.changes)
-	f.stream.forget(f.typ, r.changes)
-	f.stream.server.metrics.acked(f.typ, time.Since(r.at))
-	f.stream.status.acknowledged(f.typ, r.version)
 }
 
 // subscribe adds names, and has each of them told.

@@ -2,12 +2,6 @@ package xds
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"math/big"
 	"net"
 	"sync"
 	"testing"
@@ -63,35 +57,9 @@ func dial(t testing.TB, addr net.Addr, creds credentials.TransportCredentials) *
 	return conn
 }
 
-// selfSigned returns server and client credentials of a throw-away identity.
-func selfSigned(t *testing.T) (server, client credentials.TransportCredentials) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(cert)
-	server = credentials.NewTLS(&tls.Config{
-		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
-	})
-	return server, credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots})
-}
-
 // The same exchange over a real transport: plaintext and TLS, both protocols.
 func TestOverGRPC(t *testing.T) {
-	serverTLS, clientTLS := selfSigned(t)
+	serverTLS, clientTLS := throwAway()
 	for _, tt := range []struct {
 		name   string
 		server credentials.TransportCredentials

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
@@ -190,13 +191,25 @@ func open(t *testing.T, s *Server, p protocol, typeURL string) *client {
 	ctx, cancel := context.WithCancel(t.Context())
 	w := &wire{
 		ctx: ctx, close: cancel, codec: newCodec(),
-		in: make(chan []byte, 100), out: make(chan []byte, 1000), ended: make(chan error, 1),
+		in: make(chan []byte, 100), out: make(chan []byte, 1000), ended: make(chan error, translate.NumTypes),
 	}
-	go func() {
-		w.ended <- s.serve(p, w, typeURL)
-		cancel() // as gRPC does when the handler returns
-	}()
-	return &client{wire: w, t: t, node: &corepb.Node{Id: "nexus-1", Cluster: "nexus"}}
+	c := &client{wire: w, t: t, node: &corepb.Node{Id: "nexus-1", Cluster: "nexus"}}
+	var conn *grpc.ClientConn
+	if via.dial != nil {
+		conn = via.dial(t, s)
+	}
+	switch {
+	case via.separate && typeURL == "":
+		go w.split(s, conn, p)
+	case conn != nil:
+		go w.pump(conn, p, typeURL)
+	default:
+		go func() {
+			w.ended <- s.serve(p, w, typeURL)
+			cancel() // as gRPC does when the handler returns
+		}()
+	}
+	return c
 }
 
 func (c *client) send(m proto.Message) {

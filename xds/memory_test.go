@@ -78,7 +78,7 @@ func TestRefusalsAreRemembered(t *testing.T) {
 		w.put(cluster("a", "3")).publish()
 		d.expect("cluster a@3 b@2")
 	})
-	protocolTest("a change of what it depends on ends it", t, func(t *testing.T, w *world) {
+	typeTest("a change of what it depends on ends it", t, func(t *testing.T, w *world) {
 		w.put(secret("ROOTCA", "1")).publish()
 		c := connected(t, w)
 		w.put(listener("in", "2", translate.Ref{Type: sds, Name: "ROOTCA"})).publish()
@@ -122,7 +122,7 @@ func TestRefusalsAreRemembered(t *testing.T) {
 		c.subscribe(cds)
 		c.wantSent("cluster a@2 b@1")
 	})
-	protocolTest("a route does not wait for a cluster that its proxy refused", t, func(t *testing.T, w *world) {
+	typeTest("a route does not wait for a cluster that its proxy refused", t, func(t *testing.T, w *world) {
 		c := connected(t, w)
 		w.put(cluster("c", "1")).publish()
 		c.wantSent("cluster c@1", "cluster c@1")

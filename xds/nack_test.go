@@ -55,7 +55,7 @@ func (c deltaClient) quiet() *discovery.DeltaDiscoveryResponse {
 }
 
 func TestNack(t *testing.T) {
-	protocolTest("the good ones are sent again one by one, the bad one is held", t, func(t *testing.T, w *world) {
+	typeTest("the good ones are sent again one by one, the bad one is held", t, func(t *testing.T, w *world) {
 		w.put(cluster("c", "1"), cluster("d", "1")).publish()
 		c := openDelta(t, w.server)
 		c.subscribe(cds)
@@ -87,7 +87,7 @@ func TestNack(t *testing.T) {
 			t.Errorf("sent %v, want %v", got, want)
 		}
 	})
-	protocolTest("a revert is sent although the client reported it before", t, func(t *testing.T, w *world) {
+	typeTest("a revert is sent although the client reported it before", t, func(t *testing.T, w *world) {
 		c := connected(t, w)
 		w.put(endpoint("a", "2")).publish()
 		c.nack(c.peek("endpoint a@2"), "refused")
@@ -105,7 +105,7 @@ func TestNack(t *testing.T) {
 		c.expect("listener out@2")
 		c.expect("route out@2")
 	})
-	protocolTest("other proxies go on", t, func(t *testing.T, w *world) {
+	typeTest("other proxies go on", t, func(t *testing.T, w *world) {
 		c := connected(t, w)
 		other := openDelta(t, w.server)
 		other.node.Id = "nexus-2"
@@ -137,7 +137,7 @@ func TestNack(t *testing.T) {
 		c.expect("listener in@2")
 		c.silence("done")
 	})
-	protocolTest("a client that refuses everything is asked once for each content", t, func(t *testing.T, w *world) {
+	typeTest("a client that refuses everything is asked once for each content", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(cds)
 		c.subscribe(eds, "a", "b")
@@ -155,7 +155,7 @@ func TestNack(t *testing.T) {
 		time.Sleep(time.Hour)
 		c.silence("every content is held")
 	})
-	protocolTest("a rejected removal is tried alone and then held", t, func(t *testing.T, w *world) {
+	typeTest("a rejected removal is tried alone and then held", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(cds)
 		c.expect("cluster a@1 b@1")
@@ -165,7 +165,7 @@ func TestNack(t *testing.T) {
 			t.Errorf("sent %v, want %v", got, want)
 		}
 	})
-	protocolTest("in SotW the full state grows by halves until the bad one is alone", t, func(t *testing.T, w *world) {
+	typeTest("in SotW the full state grows by halves until the bad one is alone", t, func(t *testing.T, w *world) {
 		w.put(cluster("c", "1"), cluster("d", "1")).publish()
 		c := openSotw(t, w.server)
 		c.subscribe(cds)
@@ -180,7 +180,7 @@ func TestNack(t *testing.T) {
 		w.put(cluster("c", "2")).publish()
 		c.expect("cluster a@2 b@1 c@2 d@1")
 	})
-	protocolTest("in SotW a rejected change leaves the accepted content in the full state", t, func(t *testing.T, w *world) {
+	typeTest("in SotW a rejected change leaves the accepted content in the full state", t, func(t *testing.T, w *world) {
 		c := openSotw(t, w.server)
 		c.subscribe(lds)
 		c.expect("listener in@1 out@1")
@@ -192,7 +192,7 @@ func TestNack(t *testing.T) {
 }
 
 func TestNackIsReported(t *testing.T) {
-	protocolTest("with its resource and the line of the mesh file", t, func(t *testing.T, w *world) {
+	typeTest("with its resource and the line of the mesh file", t, func(t *testing.T, w *world) {
 		w.server.options.Locate = func(keys []string) string { return "mesh.yaml:28:7 " + keys[0] }
 		c := openDelta(t, w.server)
 		c.subscribe(cds)

@@ -124,7 +124,7 @@ func TestQuarantine(t *testing.T) {
 		w.put(cluster("a", "2")).publish()
 		c.wantSent("cluster a@2, endpoint a@1, cluster a@1, endpoint a@1", "cluster a@2")
 	})
-	protocolTest("a refusal of several resources at once blames none of them", t, func(t *testing.T, w *world) {
+	typeTest("a refusal of several resources at once blames none of them", t, func(t *testing.T, w *world) {
 		all := proxies(t, w, 3)
 		w.put(endpoint("a", "2"), endpoint("b", "2")).publish()
 		for _, c := range all {
@@ -179,7 +179,7 @@ func TestQuarantine(t *testing.T) {
 		fresh.subscribe(cds)
 		fresh.expect("cluster a@2 b@1")
 	})
-	protocolTest("without anything before, a fresh client is served nothing and the others keep what they have", t, func(t *testing.T, w *world) {
+	typeTest("without anything before, a fresh client is served nothing and the others keep what they have", t, func(t *testing.T, w *world) {
 		all := proxies(t, w, 3)
 		w.put(cluster("c", "1"), cluster("d", "1")).publish()
 		for _, c := range all {
@@ -226,7 +226,7 @@ func TestQuarantine(t *testing.T) {
 		lake.remove(cds, "a").publish()
 		c.expect("cluster -a")
 	})
-	protocolTest("in SotW too", t, func(t *testing.T, w *world) {
+	typeTest("in SotW too", t, func(t *testing.T, w *world) {
 		var all []sotwClient
 		for i := range 3 {
 			c := openSotw(t, w.server)
@@ -278,7 +278,7 @@ func TestQuarantine(t *testing.T) {
 			c.wantSent("secret ROOTCA@2, listener in@2")
 		}
 	})
-	protocolTest("new proxies of new profiles are served the last acknowledged content too", t, func(t *testing.T, w *world) {
+	typeTest("new proxies of new profiles are served the last acknowledged content too", t, func(t *testing.T, w *world) {
 		for _, c := range quarantined(t, w) {
 			c.close()
 		}
@@ -291,7 +291,7 @@ func TestQuarantine(t *testing.T) {
 		fresh.subscribe(cds)
 		fresh.expect("cluster a@1 b@1")
 	})
-	protocolTest("and it is forgotten ten minutes after the last proxy", t, func(t *testing.T, w *world) {
+	typeTest("and it is forgotten ten minutes after the last proxy", t, func(t *testing.T, w *world) {
 		for _, c := range quarantined(t, w) {
 			c.close()
 		}

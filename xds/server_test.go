@@ -156,7 +156,7 @@ func TestDrain(t *testing.T) {
 }
 
 func TestASlowReaderIsResetAndHoldsUpNobody(t *testing.T) {
-	protocolTest("", t, func(t *testing.T, w *world) {
+	transports[0].run(t, func(t *testing.T, w *world) {
 		slow := openDelta(t, w.server)
 		slow.node.Id = "slow"
 		slow.subscribe(eds, "a")

@@ -10,7 +10,7 @@ import (
 )
 
 func TestSotw(t *testing.T) {
-	protocolTest("an initial request without names is a subscription to everything", t, func(t *testing.T, w *world) {
+	typeTest("an initial request without names is a subscription to everything", t, func(t *testing.T, w *world) {
 		c := openSotw(t, w.server)
 		c.subscribe(cds)
 		c.expect("cluster a@1 b@1")
@@ -20,14 +20,14 @@ func TestSotw(t *testing.T) {
 		w.remove(cds, "a").publish()
 		c.expect("cluster b@2")
 	})
-	protocolTest("a request for * is a subscription to everything", t, func(t *testing.T, w *world) {
+	typeTest("a request for * is a subscription to everything", t, func(t *testing.T, w *world) {
 		c := openSotw(t, w.server)
 		c.subscribe(lds, "*")
 		c.expect("listener in@1 out@1")
 		c.subscribe(lds, "*", "none")
 		c.expect("listener in@1 out@1") // tells that there is none
 	})
-	protocolTest("after any name an empty list is an unsubscription from all", t, func(t *testing.T, w *world) {
+	typeTest("after any name an empty list is an unsubscription from all", t, func(t *testing.T, w *world) {
 		c := openSotw(t, w.server)
 		c.subscribe(cds, "a")
 		c.expect("cluster a@1")
@@ -38,7 +38,7 @@ func TestSotw(t *testing.T) {
 		c.subscribe(cds, "a")
 		c.expect("cluster a@2")
 	})
-	protocolTest("the SotW example of the protocol's text", t, func(t *testing.T, w *world) {
+	typeTest("the SotW example of the protocol's text", t, func(t *testing.T, w *world) {
 		c := openSotw(t, w.server)
 		c.subscribe(cds) // "Server interprets this as a subscription to "*"."
 		c.expect("cluster a@1 b@1")
@@ -54,7 +54,7 @@ func TestSotw(t *testing.T) {
 		w.put(cluster("a", "3")).publish()
 		c.silence("nothing is subscribed to")
 	})
-	protocolTest("gRPC has no legacy wildcard", t, func(t *testing.T, w *world) {
+	typeTest("gRPC has no legacy wildcard", t, func(t *testing.T, w *world) {
 		w.profile.Kind = translate.Proxyless
 		w.publish()
 		c := openSotw(t, w.server)
@@ -64,13 +64,13 @@ func TestSotw(t *testing.T) {
 		c.subscribe(cds, "b")
 		c.expect("cluster b@1")
 	})
-	protocolTest("a wildcard is answered even if there is nothing", t, func(t *testing.T, w *world) {
+	typeTest("a wildcard is answered even if there is nothing", t, func(t *testing.T, w *world) {
 		w.remove(lds, "in", "out").publish()
 		c := openSotw(t, w.server)
 		c.subscribe(lds)
 		c.expect("listener")
 	})
-	protocolTest("a named resource that does not exist yet is sent when it does", t, func(t *testing.T, w *world) {
+	typeTest("a named resource that does not exist yet is sent when it does", t, func(t *testing.T, w *world) {
 		c := openSotw(t, w.server)
 		c.subscribe(eds, "later")
 		c.silence("SotW cannot say that there is none")
@@ -79,7 +79,7 @@ func TestSotw(t *testing.T) {
 		c.subscribe(cds, "later")
 		c.expect("cluster") // full state can
 	})
-	protocolTest("for the other types only what changed is sent", t, func(t *testing.T, w *world) {
+	typeTest("for the other types only what changed is sent", t, func(t *testing.T, w *world) {
 		c := openSotw(t, w.server)
 		c.subscribe(eds, "a", "b")
 		c.expect("endpoint a b")
@@ -90,7 +90,7 @@ func TestSotw(t *testing.T) {
 		c.subscribe(eds, "a", "b", "c")
 		c.expect("endpoint c")
 	})
-	protocolTest("a removed resource of these types is kept by the client", t, func(t *testing.T, w *world) {
+	typeTest("a removed resource of these types is kept by the client", t, func(t *testing.T, w *world) {
 		c := openSotw(t, w.server)
 		c.subscribe(eds, "a")
 		c.expect("endpoint a")
@@ -99,7 +99,7 @@ func TestSotw(t *testing.T) {
 		w.put(endpoint("a", "1")).publish()
 		c.expect("endpoint a")
 	})
-	protocolTest("a request with a stale nonce is not processed", t, func(t *testing.T, w *world) {
+	typeTest("a request with a stale nonce is not processed", t, func(t *testing.T, w *world) {
 		c := openSotw(t, w.server)
 		c.subscribe(eds, "a")
 		old := c.expect("endpoint a")
@@ -111,7 +111,7 @@ func TestSotw(t *testing.T) {
 		c.ack(m)
 		c.expect("endpoint b")
 	})
-	protocolTest("unsubscribe and resubscribe", t, func(t *testing.T, w *world) {
+	typeTest("unsubscribe and resubscribe", t, func(t *testing.T, w *world) {
 		c := openSotw(t, w.server)
 		c.subscribe(eds, "a", "b")
 		c.expect("endpoint a b")
@@ -137,7 +137,7 @@ func TestSotw(t *testing.T) {
 		c.expect("cluster a@2 b@1")
 		c.expect("endpoint a")
 	})
-	protocolTest("after a NACK a subscription carries the rejected nonce and is no ACK", t, func(t *testing.T, w *world) {
+	typeTest("after a NACK a subscription carries the rejected nonce and is no ACK", t, func(t *testing.T, w *world) {
 		c := openSotw(t, w.server)
 		c.subscribe(rds, "out")
 		c.nack(c.peek("route out"), "no")
