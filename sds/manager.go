@@ -41,6 +41,11 @@ type Manager struct {
 
 	issued, failed atomic.Uint64
 
+	// Of the goroutine of Run: when the log last had a failure, zero after it
+	// had the recovery, and the failures since.
+	said   time.Time
+	unsaid int
+
 	mu            sync.Mutex
 	rotation, ttl time.Duration
 	leases        map[*Lease]struct{}
@@ -192,8 +197,10 @@ func (m *Manager) untilNext() (time.Duration, bool) {
 	return min(max(l.due.Sub(m.now()), 0), tick), true
 }
 
-// renewDue renews what is due. Failures come in crowds, so it logs one line a
-// pass and not one a proxy.
+// sayAgain is how often the log has it that certificates are not renewed.
+const sayAgain = time.Minute
+
+// renewDue renews what is due.
 func (m *Manager) renewDue(ctx context.Context) {
 	var failures int
 	var cause error
@@ -210,9 +217,22 @@ func (m *Manager) renewDue(ctx context.Context) {
 			cause = err
 		}
 	}
-	if failures > 0 {
-		m.log.Warn("certificates were not renewed; proxies keep the last ones, attempts go on", "count", failures, "error", cause)
+	m.say(failures, cause)
+}
+
+// say logs failures and their end. Failures come in crowds, and each proxy's is
+// tried again at a time of its own; so it is not a line for each.
+func (m *Manager) say(failures int, cause error) {
+	now := m.now()
+	if m.unsaid += failures; failures > 0 && now.Sub(m.said) >= sayAgain {
+		m.log.Warn("certificates were not renewed; proxies keep the last ones, attempts go on", "attempts", m.unsaid, "error", cause)
+		m.unsaid, m.said = 0, now
 	}
+	if m.said.IsZero() || failures > 0 || m.Stats().Failing > 0 {
+		return
+	}
+	m.log.Info("certificates are renewed again")
+	m.unsaid, m.said = 0, time.Time{}
 }
 
 func (m *Manager) popDue() *Lease {

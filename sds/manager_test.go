@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -26,6 +29,24 @@ type fleet struct {
 	clock   *clock
 	changes atomic.Int64 // calls of the leases' changed functions
 	broken  atomic.Bool  // the authority fails
+	log     logged
+}
+
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logged) count(what string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.text.String(), what)
 }
 
 // clock is the bubble's time of day, plus the time that the machine slept.
@@ -40,7 +61,7 @@ func newFleet(t *testing.T, rotation, ttl time.Duration) *fleet {
 	t.Helper()
 	ca, _, _ := open(t)
 	f := &fleet{clock: &clock{}}
-	m, err := NewManager(ca, Options{Rotation: rotation, TTL: ttl, Now: f.clock.now})
+	m, err := NewManager(ca, Options{Rotation: rotation, TTL: ttl, Now: f.clock.now, Log: slog.New(slog.NewTextHandler(&f.log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,6 +225,33 @@ func TestWhileTheAuthorityIsDownTheLastGoodIsServedUntilItExpires(t *testing.T) 
 		}
 		if info := l.Info(); info.Error != "" {
 			t.Errorf("still in error: %s", info.Error)
+		}
+	})
+}
+
+// A thousand proxies that try again, each at a time of its own, are one thing
+// to say, and its end another.
+func TestTheLogHasAnAuthorityThatIsDownOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, day, 2*day)
+		for n := range 1000 {
+			version(t, f.lease(t, fmt.Sprint("web-", n)))
+		}
+		f.broken.Store(true)
+		time.Sleep(day)
+		synctest.Wait()
+		began, tried := f.log.count("were not renewed"), f.Stats().Failed
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		lines, tries := f.log.count("were not renewed")-began, f.Stats().Failed-tried
+		if tries < 10_000 || lines < 50 || lines > 61 {
+			t.Errorf("%d lines of %d failures in an hour, want one a minute", lines, tries)
+		}
+		f.broken.Store(false)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := f.log.count("renewed again"); n != 1 {
+			t.Errorf("the recovery was logged %d times, want once", n)
 		}
 	})
 }
