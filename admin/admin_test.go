@@ -74,6 +74,9 @@ func TestTargetsSayHowToScrapeEachProxy(t *testing.T) {
 			{Node: "b", Service: "web", Peer: "10.0.0.2:4711", Profile: translate.Profile{MetricsPort: 9102, Zone: "z1"}},
 			{Node: "a", Service: "web", Peer: "10.0.0.9:4711", Profile: translate.Profile{MetricsPort: 9102, Address: "10.0.0.1"}},
 			{Node: "c", Service: "own", Peer: "10.0.0.3:4711"}, // no metrics listener
+			{Node: "d", Service: "web", Peer: "10.0.0.4:4711", Profile: translate.Profile{MetricsPort: 9102, Address: "0.0.0.0"}},
+			{Node: "e", Service: "web", Peer: "[fd00::5]:4711", Profile: translate.Profile{MetricsPort: 9102, Address: "::"}},
+			{Node: "f", Service: "web", Peer: "@", Profile: translate.Profile{MetricsPort: 9102}}, // a Unix socket
 		},
 	}
 	_, body := get(f.handler(), "/sd/prometheus")
@@ -93,6 +96,9 @@ func TestTargetsSayHowToScrapeEachProxy(t *testing.T) {
 	want := []targetGroup{
 		{Targets: []string{"10.0.0.1:9102"}, Labels: how("a", nil)},
 		{Targets: []string{"10.0.0.2:9102"}, Labels: how("b", map[string]string{"zone": "z1"})},
+		{Targets: []string{"10.0.0.4:9102"}, Labels: how("d", nil)},
+		{Targets: []string{"127.0.0.1:9102"}, Labels: how("f", nil)},
+		{Targets: []string{"[fd00::5]:9102"}, Labels: how("e", nil)},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

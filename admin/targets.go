@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
@@ -92,9 +93,9 @@ func (t *targets) list() []targetGroup {
 }
 
 // scrapeHost is where Prometheus reaches the proxy: the address of its own
-// metadata, else the one that its stream comes from.
+// metadata, unless that means every one, else the one that its stream comes from.
 func scrapeHost(p xds.ProxyStatus) string {
-	if p.Profile.Address != "" {
+	if at, err := netip.ParseAddr(p.Profile.Address); err == nil && !at.IsUnspecified() {
 		return p.Profile.Address
 	}
 	host, _, err := net.SplitHostPort(p.Peer)

@@ -83,11 +83,14 @@ func (s *settings) check() error {
 	if len(s.Files) == 0 {
 		return usageError{errors.New("no mesh file: name one with -f FILE")}
 	}
-	if s.Catalog != "" && s.Catalog != "consul" && !strings.HasPrefix(s.Catalog, "file:") {
+	if path, ok := strings.CutPrefix(s.Catalog, "file:"); s.Catalog != "" && s.Catalog != "consul" && (!ok || path == "") {
 		return usageError{fmt.Errorf("--catalog %q: want consul or file:PATH", s.Catalog)}
 	}
+	if s.XDSAddress == "unix:" {
+		return usageError{errors.New("--xds-address unix: has no path")}
+	}
 	for flag, addr := range map[string]string{"--xds-address": s.XDSAddress, "--admin-address": s.AdminAddress} {
-		if _, ok := strings.CutPrefix(addr, "unix:"); ok && flag == "--xds-address" {
+		if flag == "--xds-address" && strings.HasPrefix(addr, "unix:") {
 			continue
 		}
 		if _, _, err := net.SplitHostPort(addr); err != nil {
