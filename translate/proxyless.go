@@ -9,9 +9,12 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	leastrequestv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/least_request/v3"
 	ringhashv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/ring_hash/v3"
 	roundrobinv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/round_robin/v3"
 	wrrlocalityv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/wrr_locality/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -20,17 +23,14 @@ import (
 
 // proxyless is a service as gRPC's own xDS clients are served it. They dial
 // xds:///<service>: a listener of that name leads to routes, the routes to the
-// cluster. They take no secrets over xDS, so while mTLS is strict there is
-// nothing for them.
+// cluster. They take no secrets over xDS: their bootstrap says where their
+// certificates are.
 type proxyless struct {
 	of *service // what it was made from
 
 	listener, cluster, endpoints *Resource
 	held                         []Held
 }
-
-// noCertificates is why a proxyless client is served nothing.
-const noCertificates = "mTLS is strict, and a proxyless client gets no certificate from the control plane: it is served nothing"
 
 // proxylessOf makes the service for proxyless clients, once as long as the
 // service stands.
@@ -44,7 +44,7 @@ func (b *build) proxylessOf(s *service) *proxyless {
 		before = &proxyless{}
 	}
 	after := &proxyless{of: s}
-	if b.c.tls != tlsStrict && s.settings.Protocol != policy.TCP {
+	if s.settings.Protocol != policy.TCP {
 		keep := func(r, last *Resource, err error, t Type, keys []string) *Resource {
 			if err != nil {
 				after.held = append(after.held, Held{Type: t, Name: name, Keys: keys, Cause: "proxyless: " + err.Error()})
@@ -112,29 +112,63 @@ func proxylessListener(s *policy.Service, keys []string) (*Resource, error) {
 	}, keys, []Ref{{Cluster, s.Name}})
 }
 
-// proxylessCluster has the settings that gRPC's clients honor.
+// proxylessCluster has the settings that gRPC's clients honor. They cannot
+// tell an instance in the mesh from another, so in permissive mode, where both
+// take plaintext, they speak that.
 func proxylessCluster(c *compiler, s *policy.Service) (*Resource, error) {
 	var d draft
-	return d.finish(Cluster, s.Name, &clusterv3.Cluster{
+	cluster := &clusterv3.Cluster{
 		Name:                 s.Name,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig:     eds(),
 		LoadBalancingPolicy:  proxylessBalancing(&d, s.LoadBalancing),
 		CircuitBreakers:      circuitBreakers(c, s.CircuitBreakers),
 		OutlierDetection:     outlierDetection(&d, c, s.OutlierDetection),
-	}, clusterKeys(s), []Ref{{Endpoint, s.Name}})
+	}
+	if c.tls == tlsStrict {
+		cluster.TransportSocket = proxylessTLS(&d, c.identity(s.Name))
+	}
+	return d.finish(Cluster, s.Name, cluster, clusterKeys(s), []Ref{{Endpoint, s.Name}})
 }
 
-// proxylessBalancing is round robin, but for ring_hash where there is a header
-// to hash: the policies that every gRPC language has.
-func proxylessBalancing(d *draft, lb policy.LoadBalancing) *clusterv3.LoadBalancingPolicy {
-	header := slices.ContainsFunc(lb.HashPolicy, func(h policy.HashPolicy) bool { return h.Header != "" })
-	if header {
-		return balancingPolicy(d, "ring_hash", &ringhashv3.RingHash{HashFunction: ringhashv3.RingHash_XX_HASH})
+// proxylessTLS is how a proxyless client dials a service. It has its
+// certificates from the provider "default" of its bootstrap, by the names that
+// the secrets have elsewhere, and refuses the whole cluster for a secret, a TLS
+// version or a certificate in it.
+//
+// gRPC takes the peer's identity from match_subject_alt_names alone, which
+// Envoy deprecated; where that is empty it trusts every certificate of the
+// mesh. So the identity stands in both places.
+func proxylessTLS(d *draft, identity string) *corev3.TransportSocket {
+	provider := func(certificate string) *tlsv3.CertificateProviderPluginInstance {
+		return &tlsv3.CertificateProviderPluginInstance{InstanceName: secretIdentity, CertificateName: certificate}
 	}
-	return balancingPolicy(d, "wrr_locality", &wrrlocalityv3.WrrLocality{
-		EndpointPickingPolicy: balancingPolicy(d, "round_robin", &roundrobinv3.RoundRobin{}),
-	})
+	return tlsSocket(d, &tlsv3.UpstreamTlsContext{CommonTlsContext: &tlsv3.CommonTlsContext{
+		TlsCertificateProviderInstance: provider(secretIdentity),
+		ValidationContextType: &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{
+			CaCertificateProviderInstance: provider(secretRoots),
+			MatchTypedSubjectAltNames:     []*tlsv3.SubjectAltNameMatcher{uriSAN(exact(identity))},
+			MatchSubjectAltNames:          []*matcherv3.StringMatcher{exact(identity)}, //nolint:staticcheck // see above
+		}},
+	}})
+}
+
+// proxylessBalancing is the service's own policy where gRPC has it, by the
+// header where one is hashed. A list is tried in order: the clients that do not
+// know least request take turns.
+func proxylessBalancing(d *draft, lb policy.LoadBalancing) *clusterv3.LoadBalancingPolicy {
+	roundRobin := balancingPolicy(d, "round_robin", &roundrobinv3.RoundRobin{})
+	picking := roundRobin
+	switch lb.Policy {
+	case "ring_hash", "maglev":
+		if slices.ContainsFunc(lb.HashPolicy, func(h policy.HashPolicy) bool { return h.Header != "" }) {
+			return balancingPolicy(d, "ring_hash", &ringhashv3.RingHash{HashFunction: ringhashv3.RingHash_XX_HASH})
+		}
+	case "least_request", "":
+		picking = balancingPolicy(d, "least_request", &leastrequestv3.LeastRequest{ChoiceCount: u32(2)})
+		picking.Policies = append(picking.Policies, roundRobin.Policies...)
+	}
+	return balancingPolicy(d, "wrr_locality", &wrrlocalityv3.WrrLocality{EndpointPickingPolicy: picking})
 }
 
 // proxylessEndpoints are the assignment with what gRPC's clients insist on: a

@@ -211,9 +211,6 @@ func (b *build) place(key []byte, profile Profile) {
 	p.scope = s.key
 	if profile.Kind == Proxyless {
 		p.listen.settings = settings
-		if b.c.tls == tlsStrict {
-			p.missing = []string{noCertificates}
-		}
 	} else {
 		p.workload = b.workload(settings, profile.AppPort, s)
 		b.listen(p, key, settings, before)
