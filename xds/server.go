@@ -233,13 +233,20 @@ func (s *Server) identify(st *stream, p translate.Profile) *slot {
 	s.memory.expire(func(node string) bool { return s.nodes[node] != nil })
 	st.recalled = s.memory.of(st.node.id)
 	if st.aggregated {
-		if old := s.nodes[st.node.id]; old != nil {
+		if old := s.nodes[st.node.id]; old != nil && !st.joins(old, p) {
 			s.metrics.superseded.Inc()
 			old.end(errSuperseded)
 		}
 		s.nodes[st.node.id] = st
 	}
 	return sl
+}
+
+// joins reports whether a stream may stand beside an older one of its node.id:
+// gRPC's own client opens one for each service that a process calls. One from
+// elsewhere is a rival all the same.
+func (s *stream) joins(old *stream, p translate.Profile) bool {
+	return p.Kind == translate.Proxyless && old.slot != nil && old.slot.profile == p && s.status.host() == old.status.host()
 }
 
 // leave takes a stream out. The profile goes with its last stream.

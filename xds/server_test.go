@@ -125,6 +125,34 @@ func TestTheNewestStreamOfANodeWins(t *testing.T) {
 			t.Errorf("%d proxies", got)
 		}
 	})
+	protocolTest("the streams of gRPC's own client are no rivals", t, func(t *testing.T, w *world) {
+		w.profile.Kind = translate.Proxyless
+		w.publish()
+		app := func(name, want string) sotwClient {
+			c := openSotw(t, w.server)
+			c.node = &corepb.Node{Id: "app-1", Cluster: "nexus", UserAgentName: "gRPC Go"}
+			c.subscribe(cds, name)
+			c.expect(want)
+			return c
+		}
+		a, b := app("a", "cluster a@1"), app("b", "cluster b@1")
+		w.put(cluster("a", "2"), cluster("b", "2")).publish()
+		a.expect("cluster a@2")
+		if p := w.server.Proxies(); len(p) != 1 || p[0].Types["cluster"].State != Pending {
+			t.Errorf("one of its streams lacks its cluster: %+v", p)
+		}
+		b.expect("cluster b@2")
+		if p := w.server.Proxies(); len(p) != 1 || p[0].Types["cluster"].State != Synced {
+			t.Errorf("%+v", p)
+		}
+		// Nor is an Envoy of that node.id one of them.
+		c := openDelta(t, w.server)
+		c.node = &corepb.Node{Id: "app-1", Cluster: "nexus"}
+		c.subscribe(cds)
+		if got := status.Code(b.end()); got != codes.Aborted {
+			t.Errorf("code %v", got)
+		}
+	})
 	protocolTest("separate services are no rivals", t, func(t *testing.T, w *world) {
 		c := deltaClient{open(t, w.server, delta, cds.URL())}
 		c.subscribe(cds)

@@ -3,6 +3,7 @@ package xds
 import (
 	"cmp"
 	"encoding/json"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -37,6 +38,8 @@ type ProxyStatus struct {
 	// Types is keyed by cluster, endpoint, secret, listener, route.
 	Types       map[string]TypeStatus `json:"types"`
 	Certificate *CertificateStatus    `json:"certificate,omitempty"`
+
+	aggregated bool // of ADS
 }
 
 // MarshalJSON writes the profile in the words of the bootstrap's metadata.
@@ -131,6 +134,17 @@ func (t *streamStatus) identified(n *node, sl *slot, recalled map[translate.Ref]
 	}
 }
 
+// host is where the client is, without its port.
+func (t *streamStatus) host() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	host, _, err := net.SplitHostPort(t.proxy.Peer)
+	if err != nil {
+		return t.proxy.Peer // a Unix socket
+	}
+	return host
+}
+
 func (t *streamStatus) sent(typ translate.Type, version string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -203,7 +217,8 @@ func (f *feed) state(v *view) State {
 }
 
 // Proxies returns the status of every connected proxy, ordered by node. The
-// separate streams of a proxy that does not use ADS are one.
+// streams of one that has several are one: the separate ones without ADS, those
+// of gRPC's own clients, and the one on which a client fetches its certificate.
 func (s *Server) Proxies() []ProxyStatus {
 	s.mu.Lock()
 	streams := make([]*stream, 0, len(s.streams))
@@ -219,7 +234,7 @@ func (s *Server) Proxies() []ProxyStatus {
 		}
 	}
 	slices.SortFunc(all, func(a, b ProxyStatus) int {
-		return cmp.Or(cmp.Compare(a.Node, b.Node), a.Connected.Compare(b.Connected))
+		return cmp.Or(cmp.Compare(a.Node, b.Node), compareADS(a, b), a.Connected.Compare(b.Connected))
 	})
 	merged := all[:0]
 	for _, p := range all {
@@ -232,6 +247,17 @@ func (s *Server) Proxies() []ProxyStatus {
 	return merged
 }
 
+// compareADS puts ADS first: it is what says most of a proxy.
+func compareADS(a, b ProxyStatus) int {
+	switch {
+	case a.aggregated == b.aggregated:
+		return 0
+	case a.aggregated:
+		return -1
+	}
+	return 1
+}
+
 func (s *stream) snapshotStatus() (ProxyStatus, bool) {
 	t := &s.status
 	t.mu.Lock()
@@ -240,7 +266,7 @@ func (s *stream) snapshotStatus() (ProxyStatus, bool) {
 		return ProxyStatus{}, false
 	}
 	p := t.proxy
-	p.Protocol = s.protocol.String()
+	p.Protocol, p.aggregated = s.protocol.String(), s.aggregated
 	p.Types = make(map[string]TypeStatus, len(t.types))
 	next := t.slot.view.Load()
 	for i, ts := range t.types {
@@ -253,10 +279,12 @@ func (s *stream) snapshotStatus() (ProxyStatus, bool) {
 	return p, true
 }
 
-// merge adds what another stream of the same proxy knows.
+// merge adds what another stream of the same proxy knows. Of one type on both
+// the worse state stands.
 func (p *ProxyStatus) merge(o ProxyStatus) {
+	worse := []State{NotSent, Synced, Pending, Rejected}
 	for name, ts := range o.Types {
-		if ts.State != NotSent {
+		if slices.Index(worse, ts.State) > slices.Index(worse, p.Types[name].State) {
 			p.Types[name] = ts
 		}
 	}
