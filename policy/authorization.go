@@ -2,14 +2,10 @@ package policy
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 )
-
-// maxRegex bounds a regular expression, in bytes.
-const maxRegex = 1024
 
 func (d *decoder) authorization(s *section, to *Authorization) {
 	*to = Authorization{Enabled: s.present(), DefaultAction: Deny}
@@ -179,11 +175,7 @@ func (v value) regex() (string, bool) {
 	if !ok {
 		return "", false
 	}
-	if len(text) > maxRegex {
-		v.fail(CodeMatch, "", "the regular expression has %d bytes; at most %d", len(text), maxRegex)
-		return "", false
-	}
-	if _, err := regexp.Compile(text); err != nil {
+	if err := CheckRegex(text); err != nil {
 		v.fail(CodeMatch, "the syntax is RE2's: github.com/google/re2/wiki/Syntax", "%v", err)
 		return "", false
 	}

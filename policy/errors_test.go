@@ -227,6 +227,8 @@ func TestPoliciesThatAreRefused(t *testing.T) {
 		{"a header without a condition", `{name: p, action: DENY, headers: [{name: x}]}`, "MC1507"},
 		{"a header with two", `{name: p, action: DENY, headers: [{name: x, exact: a, prefix: b}]}`, "MC1507"},
 		{"a regular expression that is none", `{name: p, action: DENY, headers: [{name: x, regex: "("}]}`, "MC1507"},
+		{"a regular expression that Envoy refuses", `{name: p, action: DENY, headers: [{name: x, regex: "[a-z]{64}-[a-z]{64}"}]}`, "MC1507"},
+		{"a star that makes one", `{name: p, action: DENY, principals: ["spiffe://mesh/` + strings.Repeat("a", 100) + `*"]}`, "MC1501"},
 		{"a look-ahead", `{name: p, action: DENY, headers: [{name: x, regex: "(?!a)"}]}`, "MC1507"},
 		{"a port of 0", `{name: p, action: DENY, ports: [0]}`, "MC1102"},
 	} {

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -144,37 +143,19 @@ func identities(g *globals, principals, services []string) []string {
 	return all
 }
 
-// segment is what a star within a segment of a SPIFFE ID stands for.
-const segment = "[A-Za-z0-9._-]*"
-
 // identityMatcher compiles a pattern of SPIFFE IDs. A star may stand only in
-// the path. A last segment that is a star stands for one or more segments;
-// elsewhere a star stands for any part of one segment.
+// the path.
 func identityMatcher(pattern string) (*matcherv3.StringMatcher, error) {
 	rest, ok := strings.CutPrefix(pattern, "spiffe://")
 	domain, path, slash := strings.Cut(rest, "/")
 	if !ok || !slash || domain == "" || path == "" || strings.Contains(domain, "*") {
 		return nil, fmt.Errorf("principal %q: want spiffe://TRUST-DOMAIN/PATH, with * in the path alone", pattern)
 	}
-	switch head, below := strings.CutSuffix(pattern, "/*"); {
-	case !strings.Contains(pattern, "*"):
+	if !strings.Contains(pattern, "*") {
 		return exact(pattern), nil
-	case below && !strings.Contains(head, "*"):
-		return prefix(head + "/"), nil
-	default:
-		expression := quoteStars(head)
-		if below {
-			expression += "/.+"
-		}
+	}
+	if expression := policy.PrincipalRegex(pattern); expression != "" {
 		return regex(expression), nil
 	}
-}
-
-// quoteStars quotes everything but the stars: a dot in a name is a dot.
-func quoteStars(pattern string) string {
-	parts := strings.Split(pattern, "*")
-	for i := range parts {
-		parts[i] = regexp.QuoteMeta(parts[i])
-	}
-	return strings.Join(parts, segment)
+	return prefix(strings.TrimSuffix(pattern, "*")), nil
 }
