@@ -304,8 +304,11 @@ func TestFileCatalogIsFollowedAndABadOneKeepsTheLastGood(t *testing.T) {
 			why := regexp.MustCompile(`the last good catalog: .*` + c.why)
 			harness.Eventually(t, "/readyz and the log say why", 6*time.Second, func() error {
 				status, ready, err := m.Plane.Readyz()
-				if err != nil || status != 200 || !why.MatchString(strings.Join(ready.Holding, "\n")) {
-					return fmt.Errorf("/readyz: %d, %v, holding %q", status, err, ready.Holding)
+				if err != nil {
+					return err
+				}
+				if status != 200 || !why.MatchString(strings.Join(ready.Holding, "\n")) {
+					return fmt.Errorf("/readyz: %d, holding %q", status, ready.Holding)
 				}
 				if log := m.Plane.Log.Since(mark); !regexp.MustCompile(`"level":"ERROR".*the last good one stays.*` + c.why).MatchString(log) {
 					return fmt.Errorf("the log says\n%s", log)
@@ -320,10 +323,11 @@ func TestFileCatalogIsFollowedAndABadOneKeepsTheLastGood(t *testing.T) {
 				t.Fatal(err)
 			}
 			harness.Eventually(t, "the good catalog is taken", 6*time.Second, func() error {
-				if _, ready, err := m.Plane.Readyz(); err != nil || len(ready.Holding) != 0 {
-					return fmt.Errorf("%v, holding %q", err, ready.Holding)
+				_, ready, err := m.Plane.Readyz()
+				if err == nil && len(ready.Holding) != 0 {
+					err = fmt.Errorf("holding %q", ready.Holding)
 				}
-				return nil
+				return err
 			})
 			if after := pushes(t, m); fmt.Sprint(after) != fmt.Sprint(before) {
 				t.Errorf("sent %v, before the bad catalog %v", after, before)
