@@ -1,8 +1,6 @@
 package xds
 
 import (
-	"fmt"
-
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/proto" // the codec that everything else goes through
 	"google.golang.org/grpc/mem"
@@ -33,8 +31,6 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	}
 	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buf.Free()
-	if err := r.unmarshal(buf.ReadOnlyData()); err != nil {
-		return fmt.Errorf("decode discovery request: %w", err)
-	}
+	r.malformed = r.unmarshal(buf.ReadOnlyData())
 	return nil
 }

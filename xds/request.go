@@ -26,7 +26,8 @@ func (p protocol) String() string {
 // DeltaDiscoveryRequest. Everything else is skipped: a node's list of
 // extensions alone is 60 KB.
 type request struct {
-	protocol protocol
+	protocol  protocol
+	malformed error // why it can not be read: the rest means nothing
 
 	node    *node
 	typeURL string

@@ -239,6 +239,10 @@ func (s *stream) overdue(now, identifyBy time.Time) error {
 
 // handle takes in one request; what it calls for is sent by push.
 func (s *stream) handle(r *request) error {
+	if r.malformed != nil {
+		s.server.metrics.refused.WithLabelValues("malformed").Inc()
+		return status.Errorf(codes.InvalidArgument, "the request can not be read: %v", r.malformed)
+	}
 	if r.node != nil {
 		if err := s.admit(r.node); err != nil {
 			s.server.metrics.refused.WithLabelValues("identity").Inc()

@@ -7,11 +7,13 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"math/big"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -87,6 +89,11 @@ var throwAway = sync.OnceValues(func() (server, client credentials.TransportCred
 // transport is inside the bubble.
 func dialInMemory(t *testing.T, s *Server, server, client credentials.TransportCredentials) *grpc.ClientConn {
 	t.Helper()
+	return dialThrough(t, s, server, client, func(c net.Conn) net.Conn { return c })
+}
+
+func dialThrough(t *testing.T, s *Server, server, client credentials.TransportCredentials, through func(net.Conn) net.Conn) *grpc.ClientConn {
+	t.Helper()
 	g := grpc.NewServer(append(ServerOptions(), grpc.Creds(server))...)
 	s.Register(g)
 	l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
@@ -94,7 +101,13 @@ func dialInMemory(t *testing.T, s *Server, server, client credentials.TransportC
 	go func() { served <- g.Serve(l) }()
 	conn, err := grpc.NewClient("passthrough:///127.0.0.1",
 		grpc.WithTransportCredentials(client),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.dial(ctx) }),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			c, err := l.dial(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return through(c), nil
+		}),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(raw{})),
 	)
 	if err != nil {
@@ -114,6 +127,29 @@ type pipeListener struct {
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
+}
+
+// halfOpen is a connection whose other end is gone without a word once it is
+// cut: what is written to it vanishes, and nothing comes.
+type halfOpen struct {
+	net.Conn
+	cut atomic.Bool
+}
+
+func (c *halfOpen) Read(b []byte) (int, error) {
+	for {
+		n, err := c.Conn.Read(b)
+		if err != nil || !c.cut.Load() {
+			return n, err
+		}
+	}
+}
+
+func (c *halfOpen) Write(b []byte) (int, error) {
+	if c.cut.Load() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
 }
 
 func (l *pipeListener) dial(ctx context.Context) (net.Conn, error) {
@@ -199,7 +235,7 @@ func (w *wire) pump(conn *grpc.ClientConn, p protocol, typeURL string) {
 	for {
 		var b []byte
 		if err := stream.RecvMsg(&b); err != nil {
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				err = nil
 			}
 			w.ended <- err
