@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,7 +18,7 @@ const (
 	// settle is how long the files must be left alone before they are read:
 	// an editor's save and a symlink swap are several events.
 	settle = 200 * time.Millisecond
-	// maxSettle bounds that when something in the directory never rests.
+	// maxSettle bounds that when they never rest.
 	maxSettle = 2 * time.Second
 	// poll is how often the files are read unasked, for file systems that
 	// tell nobody of a change.
@@ -92,14 +93,12 @@ func (w *Watcher) run(ctx context.Context, notify *fsnotify.Watcher) {
 		events, failures = notify.Events, notify.Errors
 	}
 	w.follow(notify)
-	w.load(false) // what changed between the first load and now
-
 	polls := time.NewTicker(poll)
 	defer polls.Stop()
-	var quiet <-chan time.Time
-	var since time.Time
+	quiet := time.After(0) // for what changed between the first load and now
+	var since time.Time    // when the files began not to rest
+	asked := false
 	for {
-		asked := false
 		select {
 		case <-ctx.Done():
 			return
@@ -108,7 +107,7 @@ func (w *Watcher) run(ctx context.Context, notify *fsnotify.Watcher) {
 				continue
 			}
 			now := time.Now()
-			if quiet == nil {
+			if since.IsZero() {
 				since = now
 			}
 			quiet = time.After(min(settle, maxSettle-now.Sub(since)))
@@ -127,8 +126,31 @@ func (w *Watcher) run(ctx context.Context, notify *fsnotify.Watcher) {
 		}
 		quiet = nil
 		w.follow(notify)
+		now := time.Now()
+		if since.IsZero() {
+			since = now
+		}
+		if w.restless(now) && now.Sub(since) < maxSettle {
+			quiet = time.After(settle)
+			continue
+		}
 		w.load(asked)
+		asked, since = false, time.Time{}
 	}
+}
+
+// restless reports whether a file was written a moment ago. Half a file may
+// well be one that loads, without the policies that stand at its end; so a
+// signal or a poll that comes while it is written must not read it.
+func (w *Watcher) restless(now time.Time) bool {
+	return slices.ContainsFunc(w.paths, func(path string) bool {
+		info, err := os.Stat(path)
+		if err != nil {
+			return false
+		}
+		age := now.Sub(info.ModTime())
+		return age >= 0 && age < settle
+	})
 }
 
 // load reads the files and says what came of it, unless it is what came of it

@@ -90,10 +90,11 @@ func (f *following) wantError() error {
 	return nil
 }
 
-// wantNothing asks the watcher to read, twice: the second is only taken when
-// the first is done.
+// wantNothing asks the watcher to read, twice, when the file has rested: the
+// second is only taken when the first is done.
 func (f *following) wantNothing() {
 	f.t.Helper()
+	time.Sleep(500 * time.Millisecond)
 	f.hangup <- syscall.SIGHUP
 	f.hangup <- syscall.SIGHUP
 	select {
@@ -262,4 +263,25 @@ func TestHangupTriesAgainWhatTheProcessRefused(t *testing.T) {
 	f.hangup <- syscall.SIGHUP
 	f.wantName("two")
 	f.wantNothing() // it is in force now
+}
+
+// The beginning of a file is a file, one without the policies at its end.
+func TestHalfAFileIsNotRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mesh.yaml")
+	write(t, path, named("one"))
+	f := follow(t, path)
+	for range 10 { // for longer than it takes to settle
+		write(t, path, named("half"))
+		f.hangup <- syscall.SIGHUP
+		time.Sleep(30 * time.Millisecond)
+	}
+	write(t, path, named("half")+"  version: whole\n")
+	select {
+	case m := <-f.meshes:
+		if m.Version != "whole" {
+			t.Error("a file that was still being written is in force")
+		}
+	case <-time.After(patience):
+		t.Fatal("no mesh")
+	}
 }

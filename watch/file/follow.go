@@ -47,6 +47,10 @@ func Follow(ctx context.Context, log *slog.Logger, paths []string, changed func(
 			// An overflow, most likely: look now.
 			log.Warn("file notifications failed: looking at the files instead", "err", err)
 		case <-tick.C:
+			// Whoever writes it may be in the middle, and half a catalog is one.
+			if !same(seen, stats(paths)) && !quiet(ctx, watcher.Events) {
+				return
+			}
 		case <-watcher.Events:
 			if !quiet(ctx, watcher.Events) {
 				return
