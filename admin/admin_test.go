@@ -103,6 +103,11 @@ func TestTargetsSayHowToScrapeEachProxy(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
+	f.scrape.Port = 9900 // for those that do not say, and have a listener: a gRPC client has none
+	f.proxies = append(f.proxies, xds.ProxyStatus{Node: "g", Peer: "10.0.0.7:1", Profile: translate.Profile{Kind: translate.Proxyless}})
+	if _, body := get(f.handler(), "/sd/prometheus"); !strings.Contains(body, `"10.0.0.3:9900"`) || strings.Contains(body, "10.0.0.7") {
+		t.Errorf("the port of the mesh file: %s", body)
+	}
 	f.scrape.Enabled = false
 	if _, body := get(f.handler(), "/sd/prometheus"); body != "[]" {
 		t.Errorf("metrics are off: %s", body)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/common/model"
 
+	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/xds"
 )
 
@@ -24,6 +25,7 @@ type Scrape struct {
 	Enabled  bool
 	Path     string
 	Interval time.Duration
+	Port     uint16 // of proxies whose metadata has none; 0: they are no targets
 }
 
 // targetGroup is one entry of Prometheus's HTTP service discovery.
@@ -61,11 +63,12 @@ func (t *targets) list() []targetGroup {
 	defer t.mu.Unlock()
 	now := time.Now()
 	for _, p := range t.proxies() {
-		if p.Profile.MetricsPort == 0 {
+		port := cmp.Or(p.Profile.MetricsPort, how.Port)
+		if port == 0 || p.Profile.Kind != translate.Sidecar {
 			continue
 		}
 		t.seen[p.Node] = target{
-			address: net.JoinHostPort(scrapeHost(p), strconv.Itoa(int(p.Profile.MetricsPort))),
+			address: net.JoinHostPort(scrapeHost(p), strconv.Itoa(int(port))),
 			service: p.Service, node: p.Node, zone: p.Profile.Zone, last: now,
 		}
 	}

@@ -76,7 +76,7 @@ type Metrics struct {
 	Provider       string
 	ScrapeInterval time.Duration
 	Path           string
-	Port           uint16 // default 9102; a proxy's own metadata wins
+	Port           uint16 // of proxies whose metadata has none; 0: they have no listener for it
 }
 
 // AccessLogs is where proxies write their access logs.

@@ -101,7 +101,7 @@ func (v value) endpoint() (string, bool) {
 }
 
 func (d *decoder) metrics(s *section, to *Metrics) {
-	*to = Metrics{Enabled: s.present(), Provider: "prometheus", ScrapeInterval: 15 * time.Second, Path: "/metrics", Port: 9102}
+	*to = Metrics{Enabled: s.present(), Provider: "prometheus", ScrapeInterval: 15 * time.Second, Path: "/metrics"}
 	s.boolean("enabled", &to.Enabled)
 	s.word("provider", &to.Provider, "prometheus")
 	s.duration("scrape_interval", &to.ScrapeInterval, time.Second)

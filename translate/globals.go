@@ -22,6 +22,7 @@ type globals struct {
 type metricsSettings struct {
 	enabled bool
 	path    string
+	port    uint16 // where a proxy's metadata has none; 0: no listener
 }
 
 func globalsOf(m *policy.Mesh) *globals {
@@ -29,7 +30,7 @@ func globalsOf(m *policy.Mesh) *globals {
 		trustDomain: m.MTLS.TrustDomain,
 		tracing:     m.Tracing,
 		accessLogs:  m.AccessLogs,
-		metrics:     metricsSettings{enabled: m.Metrics.Enabled, path: m.Metrics.Path},
+		metrics:     metricsSettings{enabled: m.Metrics.Enabled, path: m.Metrics.Path, port: m.Metrics.Port},
 	}
 	switch {
 	case !m.MTLS.Enabled:

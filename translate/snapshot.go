@@ -81,7 +81,7 @@ type Profile struct {
 
 	AppPort, MeshPort uint16 // 0: unknown, no inbound listener
 	OutboundPort      uint16
-	MetricsPort       uint16 // 0: no metrics listener
+	MetricsPort       uint16 // 0: that of the mesh file, if it has one
 }
 
 // Kind is the kind of client.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -247,6 +249,24 @@ func TestMissingMetadata(t *testing.T) {
 	for v := range snapshot.Views() {
 		if v.Profile.Address == "nowhere" && (len(v.Missing) != 1 || !slices.Equal(setNames(v.Sets[Listener]), []string{listenerOutbound})) {
 			t.Errorf("with a bad address: missing %q, listeners %v", v.Missing, setNames(v.Sets[Listener]))
+		}
+	}
+}
+
+// TestMetricsPortOfTheMesh: the file's port is that of proxies which do not say
+// one themselves.
+func TestMetricsPortOfTheMesh(t *testing.T) {
+	in := seedInput(t)
+	in.Mesh = parse(t, "mesh: {name: m, telemetry: {metrics: {port: 9900}}}")
+	for profile, want := range map[Profile]uint32{
+		{Service: "nexus"}:                    9900,
+		{Service: "nexus", MetricsPort: 9102}: 9102,
+	} {
+		in.Fleet = NewFleet(slices.Values([]Profile{profile}))
+		var l listenerv3.Listener
+		decode(t, Translate(nil, in).View(profile).Sets[Listener].Get(listenerMetrics), &l)
+		if got := l.GetAddress().GetSocketAddress().GetPortValue(); got != want {
+			t.Errorf("%+v: port %d, want %d", profile, got, want)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -317,13 +318,14 @@ func (l *listening) all(in listenInput) {
 			return outboundListener(l.c, l.settings, p.OutboundPort)
 		})
 	}
+	metricsPort := cmp.Or(p.MetricsPort, l.c.metrics.port)
 	switch {
 	case !l.c.metrics.enabled || address == "":
-	case p.MetricsPort == 0:
+	case metricsPort == 0:
 		l.missing = append(l.missing, "metrics_port: no metrics listener")
 	default:
-		l.add(binding{listenerMetrics, address, p.MetricsPort}, func() (*Resource, error) {
-			return metricsListener(l.c, address, p.MetricsPort)
+		l.add(binding{listenerMetrics, address, metricsPort}, func() (*Resource, error) {
+			return metricsListener(l.c, address, metricsPort)
 		})
 	}
 	for _, u := range in.upstreams {

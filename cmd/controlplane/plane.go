@@ -147,7 +147,7 @@ func (p *plane) locate(keys []string) string {
 
 func (p *plane) scrape() admin.Scrape {
 	m := p.mesh.Load().Metrics
-	return admin.Scrape{Enabled: m.Enabled, Path: m.Path, Interval: m.ScrapeInterval}
+	return admin.Scrape{Enabled: m.Enabled, Path: m.Path, Interval: m.ScrapeInterval, Port: m.Port}
 }
 
 // readiness is false until the first snapshot: before that every answer to an
