@@ -81,7 +81,7 @@ func TestACopyOfTheDataDirectoryTakesTheFleetOver(t *testing.T) {
 			t.Error("a certificate of the first has to be issued again")
 		}
 		// Each has an intermediate of its own; peers trust both.
-		s, err := otherCA.issue(wallClock(), webID(t, ca), ttl)
+		s, err := otherCA.issue(wallClock(), webID(t, ca), ttl, serverNames{})
 		if err != nil {
 			t.Fatal(err)
 		}

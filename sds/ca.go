@@ -52,8 +52,9 @@ type issuer struct {
 // svid is a certificate with its private key, ready to be served.
 type svid struct {
 	id                  spiffeid.ID
-	cert                []byte // DER
-	key                 []byte // PKCS #8, DER
+	names               serverNames // besides
+	cert                []byte      // DER
+	key                 []byte      // PKCS #8, DER
 	issuer              *issuer
 	serial              string // hex, as Envoy's /certs writes it
 	issued              time.Time
@@ -236,8 +237,8 @@ func (c *CA) newIntermediate(now time.Time, life time.Duration) (*issuer, error)
 }
 
 // issue makes a certificate for the identity, with a key of its own, and
-// checks it.
-func (c *CA) issue(now time.Time, id spiffeid.ID, ttl time.Duration) (*svid, error) {
+// checks it. Only the xDS port has names.
+func (c *CA) issue(now time.Time, id spiffeid.ID, ttl time.Duration, names serverNames) (*svid, error) {
 	i, err := c.issuerFor(now, ttl)
 	if err != nil {
 		return nil, err
@@ -256,9 +257,11 @@ func (c *CA) issue(now time.Time, id spiffeid.ID, ttl time.Duration) (*svid, err
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial,
-		// The subject stays empty and there is no DNS SAN: Envoy's RBAC falls
-		// back to either, and identity must have one place.
+		// The subject stays empty, and a proxy has no DNS SAN: Envoy's RBAC
+		// falls back to either, and identity must have one place.
 		URIs:                  []*url.URL{id.URL()},
+		DNSNames:              names.dns,
+		IPAddresses:           names.ips,
 		NotBefore:             now.Add(-backdate),
 		NotAfter:              earlier(now.Add(ttl), i.cert.NotAfter),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
@@ -276,7 +279,7 @@ func (c *CA) issue(now time.Time, id spiffeid.ID, ttl time.Duration) (*svid, err
 		return nil, err
 	}
 	s := &svid{
-		id: id, cert: cert, key: pkcs8, issuer: i,
+		id: id, names: names, cert: cert, key: pkcs8, issuer: i,
 		serial: hex.EncodeToString(serial.Bytes()),
 		issued: now, notBefore: template.NotBefore, notAfter: template.NotAfter,
 	}

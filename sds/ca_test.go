@@ -61,7 +61,7 @@ func TestTheRootIsASigningCertificateOfItsTrustDomain(t *testing.T) {
 func TestAnSVIDFollowsTheSpecification(t *testing.T) {
 	ca, _, _ := open(t)
 	now := wallClock().Truncate(time.Second) // as certificates do
-	s, err := ca.issue(now, webID(t, ca), ttl)
+	s, err := ca.issue(now, webID(t, ca), ttl, serverNames{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,11 +118,11 @@ func TestAnSVIDFollowsTheSpecification(t *testing.T) {
 
 func TestEachProxyHasAKeyOfItsOwn(t *testing.T) {
 	ca, _, _ := open(t)
-	one, err := ca.issue(wallClock(), webID(t, ca), ttl)
+	one, err := ca.issue(wallClock(), webID(t, ca), ttl, serverNames{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	two, err := ca.issue(wallClock(), webID(t, ca), ttl)
+	two, err := ca.issue(wallClock(), webID(t, ca), ttl, serverNames{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,14 +157,14 @@ func TestTheIntermediateIsRenewedAtHalfOfItsLife(t *testing.T) {
 func TestACertificateNeverOutlivesItsIssuer(t *testing.T) {
 	ca, _, _ := open(t)
 	almost := ca.root.NotAfter.Add(-time.Hour)
-	s, err := ca.issue(almost, webID(t, ca), ttl)
+	s, err := ca.issue(almost, webID(t, ca), ttl, serverNames{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !s.notAfter.Equal(ca.root.NotAfter) {
 		t.Errorf("it expires at %s, the root at %s", s.notAfter, ca.root.NotAfter)
 	}
-	if _, err := ca.issue(ca.root.NotAfter.Add(time.Second), webID(t, ca), ttl); err == nil {
+	if _, err := ca.issue(ca.root.NotAfter.Add(time.Second), webID(t, ca), ttl, serverNames{}); err == nil {
 		t.Error("an expired root signs")
 	}
 }
@@ -283,7 +283,7 @@ func BenchmarkIssue(b *testing.B) {
 	ca, _, _ := open(b)
 	id := webID(b, ca)
 	for b.Loop() {
-		if _, err := ca.issue(wallClock(), id, ttl); err != nil {
+		if _, err := ca.issue(wallClock(), id, ttl, serverNames{}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -25,7 +25,7 @@ func (c *CA) check(s *svid, now time.Time) error {
 		return fmt.Errorf("its identity is %s", parsed.ID)
 	}
 	leaf := parsed.Certificates[0]
-	if err := checkLeaf(leaf); err != nil {
+	if err := checkLeaf(leaf, s.names); err != nil {
 		return err
 	}
 	switch {
@@ -43,14 +43,14 @@ func (c *CA) check(s *svid, now time.Time) error {
 }
 
 // checkLeaf checks what go-spiffe leaves open.
-func checkLeaf(leaf *x509.Certificate) error {
+func checkLeaf(leaf *x509.Certificate, names serverNames) error {
 	key, ok := leaf.PublicKey.(*ecdsa.PublicKey)
 	switch {
 	case !ok || key.Curve != elliptic.P256():
 		return errors.New("its key is not on P-256")
 	case leaf.SignatureAlgorithm != x509.ECDSAWithSHA256:
 		return fmt.Errorf("it is signed with %s", leaf.SignatureAlgorithm)
-	case len(leaf.DNSNames)+len(leaf.IPAddresses)+len(leaf.EmailAddresses) > 0:
+	case !names.equal(serverNames{leaf.DNSNames, leaf.IPAddresses}) || len(leaf.EmailAddresses) > 0:
 		return errors.New("it has a SAN besides its URI")
 	case len(leaf.Subject.Names) > 0:
 		return fmt.Errorf("its subject is not empty: %s", leaf.Subject)

@@ -153,7 +153,7 @@ func TestDataDirectoriesThatAreRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			id, _ := ServiceID(ca.td, "web")
-			s, err := ca.issue(wallClock(), id, MaxTokenTTL)
+			s, err := ca.issue(wallClock(), id, MaxTokenTTL, serverNames{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -22,6 +22,9 @@ type Options struct {
 	// Rotation is the age at which a certificate is replaced at the latest; TTL
 	// is its lifetime, which must be longer.
 	Rotation, TTL time.Duration
+	// ServerNames are the DNS names and IPs by which clients that are no Envoys
+	// dial the xDS port.
+	ServerNames []string
 	// Now is the time of day; nil is the machine's clock.
 	Now func() time.Time
 	// Log gets failures and recoveries; nil discards them.
@@ -34,8 +37,9 @@ type Manager struct {
 	ca    *CA
 	now   func() time.Time
 	log   *slog.Logger
-	issue func(now time.Time, id spiffeid.ID, ttl time.Duration) (*svid, error)
+	issue func(now time.Time, id spiffeid.ID, ttl time.Duration, names serverNames) (*svid, error)
 
+	names  serverNames
 	server serverCert
 	wake   chan struct{} // the first renewal moved
 
@@ -57,8 +61,12 @@ func NewManager(ca *CA, o Options) (*Manager, error) {
 	if err := checkLifetimes(o.Rotation, o.TTL); err != nil {
 		return nil, err
 	}
+	names, err := parseServerNames(o.ServerNames)
+	if err != nil {
+		return nil, fmt.Errorf("name of the xDS port: %w", err)
+	}
 	m := &Manager{
-		ca: ca, now: o.Now, log: o.Log, issue: ca.issue,
+		ca: ca, names: names, now: o.Now, log: o.Log, issue: ca.issue,
 		wake:     make(chan struct{}, 1),
 		rotation: o.Rotation, ttl: o.TTL,
 		leases: make(map[*Lease]struct{}),

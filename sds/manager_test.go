@@ -66,11 +66,11 @@ func newFleet(t *testing.T, rotation, ttl time.Duration) *fleet {
 		t.Fatal(err)
 	}
 	f.Manager = m
-	m.issue = func(now time.Time, id spiffeid.ID, ttl time.Duration) (*svid, error) {
+	m.issue = func(now time.Time, id spiffeid.ID, ttl time.Duration, names serverNames) (*svid, error) {
 		if f.broken.Load() {
 			return nil, errors.New("the authority is down")
 		}
-		return ca.issue(now, id, ttl)
+		return ca.issue(now, id, ttl, names)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})

@@ -60,7 +60,7 @@ func TestAValidTokenIsExchangedForTheNext(t *testing.T) {
 	address := serveRenewal(t, "tcp", "127.0.0.1:0", tokens, xdsTLS(t, ca))
 	r := clientOf(t, ca)
 	r.Addresses = []string{"127.0.0.1:1", address} // the first is dead
-	creds, err := r.credentials()
+	creds, err := controlPlaneCredentials(r.CAPEM)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestRenewalOverAUnixSocket(t *testing.T) {
 	serveRenewal(t, "unix", path, tokens, xdsTLS(t, ca))
 	r := clientOf(t, ca)
 	r.Addresses = []string{"unix:" + path}
-	creds, err := r.credentials()
+	creds, err := controlPlaneCredentials(r.CAPEM)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestATokenIsShownOnlyToTheControlPlane(t *testing.T) {
 	}
 	// A proxy of the mesh that poses as the xDS port has a certificate of the
 	// same root, but not that name.
-	s, err := ca.issue(wallClock(), id, day)
+	s, err := ca.issue(wallClock(), id, day, serverNames{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestATokenIsShownOnlyToTheControlPlane(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := clientOf(t, ca)
 			r.Addresses = []string{serveRenewal(t, "tcp", "127.0.0.1:0", tokens, tt.creds)}
-			creds, err := r.credentials()
+			creds, err := controlPlaneCredentials(r.CAPEM)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -135,7 +135,7 @@ func TestATokenIsShownOnlyToTheControlPlane(t *testing.T) {
 func TestRenewalsThatAreRefused(t *testing.T) {
 	ca, tokens, _ := open(t)
 	address := serveRenewal(t, "tcp", "127.0.0.1:0", tokens, xdsTLS(t, ca))
-	creds, err := clientOf(t, ca).credentials()
+	creds, err := controlPlaneCredentials(ca.Roots())
 	if err != nil {
 		t.Fatal(err)
 	}

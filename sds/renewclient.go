@@ -22,14 +22,16 @@ import (
 // renewTimeout bounds one attempt to renew a token at one address.
 const renewTimeout = 10 * time.Second
 
-// RenewLoop keeps the token in a file fresh, beside the Envoy that reads it.
+// RenewLoop keeps the token in a file fresh, beside the Envoy or the gRPC client
+// that reads it.
 type RenewLoop struct {
 	// Addresses of control planes, HOST:PORT or unix:PATH, tried in turn.
 	Addresses []string
 	// CAPEM is the root that the control planes' certificates must chain to; its
 	// URI SAN says which trust domain they are of.
 	CAPEM []byte
-	// File holds the token, see [WriteSecretFile].
+	// File holds the token, see [WriteSecretFile] and [WriteTokenFile]: it keeps
+	// its form.
 	File string
 	// Log gets each renewal and each failure, never a token; it is required.
 	Log *slog.Logger
@@ -45,7 +47,7 @@ type RenewLoop struct {
 func (r *RenewLoop) Run(ctx context.Context) error {
 	exchange := r.exchange
 	if exchange == nil {
-		creds, err := r.credentials()
+		creds, err := controlPlaneCredentials(r.CAPEM)
 		if err != nil {
 			return err
 		}
@@ -54,7 +56,7 @@ func (r *RenewLoop) Run(ctx context.Context) error {
 	failures := 0
 	var notBefore time.Time // of the next attempt
 	for {
-		token, err := ReadSecretFile(r.File)
+		token, write, err := ReadTokenFile(r.File)
 		if err != nil {
 			return err
 		}
@@ -70,7 +72,7 @@ func (r *RenewLoop) Run(ctx context.Context) error {
 		if !now.Before(due) && !now.Before(notBefore) {
 			next, err := exchange(ctx, token)
 			if err == nil {
-				err = r.replace(token, next)
+				err = r.replace(token, next, write)
 			}
 			switch {
 			case err == nil:
@@ -103,7 +105,7 @@ func (r *RenewLoop) Run(ctx context.Context) error {
 
 // replace writes the next token, unless somebody has put another one there in
 // the meantime.
-func (r *RenewLoop) replace(old, next string) error {
+func (r *RenewLoop) replace(old, next string, write func(path, token string) error) error {
 	_, expires, err := lifeOf(next)
 	if err != nil {
 		return fmt.Errorf("the control plane's answer: %w", err)
@@ -111,10 +113,10 @@ func (r *RenewLoop) replace(old, next string) error {
 	if !wallClock().Before(expires) {
 		return fmt.Errorf("the control plane's token expired at %s: do the clocks agree?", expires.UTC().Format(time.RFC3339))
 	}
-	if current, err := ReadSecretFile(r.File); err == nil && current != old {
+	if current, _, err := ReadTokenFile(r.File); err == nil && current != old {
 		return nil
 	}
-	if err := WriteSecretFile(r.File, next); err != nil {
+	if err := write(r.File, next); err != nil {
 		return err
 	}
 	r.Log.Info("renewed the token", "file", r.File, "expires", expires)
@@ -134,14 +136,15 @@ func lifeOf(token string) (issued, expires time.Time, err error) {
 	return c.IssuedAt.Time, c.ExpiresAt.Time, nil
 }
 
-// credentials accept only the control plane of the root's trust domain.
-func (r *RenewLoop) credentials() (credentials.TransportCredentials, error) {
-	td, err := TrustDomainOf(r.CAPEM)
+// controlPlaneCredentials accept only the control plane of the root's trust
+// domain.
+func controlPlaneCredentials(caPEM []byte) (credentials.TransportCredentials, error) {
+	td, err := TrustDomainOf(caPEM)
 	if err != nil {
 		return nil, fmt.Errorf("CA: %w", err)
 	}
 	var roots []*x509.Certificate
-	for rest := r.CAPEM; ; {
+	for rest := caPEM; ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			break

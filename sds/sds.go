@@ -5,7 +5,7 @@
 // It decides what a proxy's credentials are, not who may have them: the xDS
 // server authenticates a stream, and only then takes a [Lease] for it. It knows
 // nothing of the catalog, the mesh file or Envoy's configuration; of Envoy's
-// API it uses the Secret message alone.
+// API it uses the Secret message, and SDS where it is the client itself.
 //
 // All state that outlives the process lies in one data directory, see [Open].
 // A second control plane with a copy of that directory serves the same fleet.

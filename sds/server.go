@@ -5,6 +5,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -13,6 +18,39 @@ import (
 // at half of that, by the first handshake after it: proxies look at it only in
 // a handshake, so nothing has to be pushed.
 const serverLife = 24 * time.Hour
+
+// serverNames are what the certificate of the xDS port has beside its identity.
+// Envoys look for the identity. The TLS of gRPC's own clients knows none of
+// that and looks for the name or the IP that they dialed; since no proxy has
+// such a name, none can pass for the control plane.
+type serverNames struct {
+	dns []string
+	ips []net.IP
+}
+
+// parseServerNames tells DNS names from IPs.
+func parseServerNames(list []string) (serverNames, error) {
+	var n serverNames
+	for _, name := range list {
+		if ip, err := netip.ParseAddr(name); err == nil {
+			n.ips = append(n.ips, ip.Unmap().WithZone("").AsSlice())
+			continue
+		}
+		if !dnsName.MatchString(name) || len(name) > 253 {
+			return n, fmt.Errorf("%q is neither a DNS name nor an IP", name)
+		}
+		n.dns = append(n.dns, strings.ToLower(name))
+	}
+	return n, nil
+}
+
+// dnsName is a host name in full (RFC 1123 section 2.1): no wildcard, no port.
+// Underscores are no part of those, but of the names that containers have.
+var dnsName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*$`)
+
+func (n serverNames) equal(o serverNames) bool {
+	return slices.Equal(n.dns, o.dns) && slices.EqualFunc(n.ips, o.ips, net.IP.Equal)
+}
 
 type serverCert struct {
 	mu     sync.Mutex
@@ -56,7 +94,7 @@ func (m *Manager) serverCertificate() (*tls.Certificate, error) {
 }
 
 func (m *Manager) issueServer(now time.Time) (*svid, *tls.Certificate, error) {
-	s, err := m.issue(now, controlPlaneID(m.ca.td), serverLife)
+	s, err := m.issue(now, controlPlaneID(m.ca.td), serverLife, m.names)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -59,6 +59,29 @@ func TestTheXDSPortShowsTheControlPlanesIdentity(t *testing.T) {
 	}
 }
 
+// TestTheXDSPortHasTheNamesThatItIsDialedBy: the TLS of Go, and so that of
+// gRPC's xDS client, knows no SPIFFE IDs.
+func TestTheXDSPortHasTheNamesThatItIsDialedBy(t *testing.T) {
+	ca, _, _ := open(t)
+	m, err := NewManager(ca, Options{Rotation: day, TTL: 2 * day, ServerNames: []string{"xds.example", "10.0.0.2", "::1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(m.Roots())
+	for name, ok := range map[string]bool{"xds.example": true, "XDS.example": true, "10.0.0.2": true, "::1": true, "other.example": false, "10.0.0.3": false} {
+		_, err := handshake(t, m.ServerTLS(), &tls.Config{ServerName: name, RootCAs: roots, NextProtos: []string{"h2"}})
+		if (err == nil) != ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, name := range []string{"", "*", "*.example", "xds.example:18000", "a..b", "-a", "xds.example.", "fe80::1/64"} {
+		if _, err := NewManager(ca, Options{Rotation: day, TTL: 2 * day, ServerNames: []string{name}}); err == nil {
+			t.Errorf("%q was taken for a name", name)
+		}
+	}
+}
+
 func TestTheXDSPortRefusesTLS12(t *testing.T) {
 	ca, _, _ := open(t)
 	m, err := NewManager(ca, Options{Rotation: day, TTL: 2 * day})

@@ -246,6 +246,40 @@ func TestATokenFileMayBeWrittenByHand(t *testing.T) {
 	}
 }
 
+func TestATokenFileKeepsItsForm(t *testing.T) {
+	_, tokens, _ := open(t)
+	path := filepath.Join(t.TempDir(), "token")
+	first, second := mint(t, tokens, "web", "web-1", day), mint(t, tokens, "web", "web-1", day)
+	for form, write := range map[string]func(path, token string) error{"bare": WriteTokenFile, "of Envoy": WriteSecretFile} {
+		if err := write(path, first); err != nil {
+			t.Fatal(err)
+		}
+		before, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, again, err := ReadTokenFile(path)
+		if err != nil || token != first {
+			t.Fatalf("%s: %v", form, err)
+		}
+		if err := again(path, second); err != nil {
+			t.Fatal(err)
+		}
+		after, err := os.ReadFile(path)
+		if err != nil || strings.Replace(string(before), first, second, 1) != string(after) {
+			t.Errorf("%s: it became another form: %v", form, err)
+		}
+	}
+	for _, bad := range []string{"", "a.b", "a.b.c d", "{}"} {
+		if err := os.WriteFile(path, []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if token, _, err := ReadTokenFile(path); err == nil {
+			t.Errorf("%q was read as %q", bad, token)
+		}
+	}
+}
+
 func FuzzVerify(f *testing.F) {
 	_, tokens, _ := open(f)
 	raw, err := tokens.Mint("web", "web-1", day)

@@ -57,6 +57,29 @@ func WriteSecretFile(path, token string) error {
 	return nil
 }
 
+// WriteTokenFile writes a token as it is, readable by its owner alone: what
+// gRPC's own xDS client and the JWT tools of others read.
+func WriteTokenFile(path, token string) error {
+	if err := writeFile(path, []byte(token+"\n"), 0o600); err != nil {
+		return fmt.Errorf("token file: %w", err)
+	}
+	return nil
+}
+
+// ReadTokenFile returns the token of a file of either form, and the function
+// that writes the next one in the same form. Errors do not quote the file.
+func ReadTokenFile(path string) (token string, write func(path, token string) error, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", nil, fmt.Errorf("token file: %w", err)
+	}
+	if token := strings.TrimSpace(string(data)); strings.Count(token, ".") == 2 && !strings.ContainsAny(token, " \t\r\n:{") {
+		return token, WriteTokenFile, nil
+	}
+	token, err = parseSecret(path, data)
+	return token, WriteSecretFile, err
+}
+
 // ReadSecretFile returns the token of a file that [WriteSecretFile] wrote.
 // Errors do not quote the file.
 func ReadSecretFile(path string) (string, error) {
@@ -64,6 +87,10 @@ func ReadSecretFile(path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("token file: %w", err)
 	}
+	return parseSecret(path, data)
+}
+
+func parseSecret(path string, data []byte) (string, error) {
 	var f secretFile
 	if err := yaml.Unmarshal(data, &f); err != nil {
 		return "", fmt.Errorf("token file %s is not YAML", path)
