@@ -105,6 +105,38 @@ func (s *section) checkNotEmpty(name string) {
 	}
 }
 
+// checkDestinations warns of policies that mean something else for a service
+// of TCP than they say.
+func (d *decoder) checkDestinations(authorization *section, m *Mesh) {
+	policies, ok := authorization.peek("policies")
+	if !ok || policies.kind != list {
+		return
+	}
+	items, _ := policies.list()
+	for i, p := range m.Authorization.Policies {
+		if i == len(items) || !p.OfHTTP() {
+			continue
+		}
+		for _, name := range p.Destinations {
+			if m.Service(name).Protocol != TCP {
+				continue
+			}
+			where := items[i].section().first("destinations")
+			switch p.Action {
+			case Allow:
+				where.fail(CodeNoEffect, "", "%s speaks TCP: an ALLOW with conditions on HTTP admits nobody to it", name)
+			case Deny:
+				where.fail(CodeTCP, "a policy of its own, by principals or sources", "%s speaks TCP: a DENY's conditions on HTTP are ignored there, so it denies more than they say", name)
+			}
+		}
+	}
+}
+
+// OfHTTP reports whether the policy has conditions that only HTTP can meet.
+func (p *AuthorizationPolicy) OfHTTP() bool {
+	return len(p.Paths)+len(p.NotPaths)+len(p.Methods)+len(p.NotMethods)+len(p.Headers)+len(p.NotHeaders) > 0
+}
+
 // headerMatch reads one condition on a header.
 func (d *decoder) headerMatch(v value) (HeaderMatch, bool) {
 	var h HeaderMatch

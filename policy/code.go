@@ -53,4 +53,5 @@ const (
 	CodeCutRetries  Code = "MC2111" // the request's timeout ends before its retries
 	CodePermissive  Code = "MC2112" // plaintext callers and policies by identity
 	CodePort        Code = "MC2113" // a port that a sidecar has for something else
+	CodeTCP         Code = "MC2114" // a DENY that denies more to a service of TCP
 )

@@ -167,9 +167,21 @@ func (s *section) refuse(name, hint string) {
 func (s *section) unknown(name, hint string) {
 	s.refused[name] = true
 	v := s.keyOf(name)
+	if secretive(name) {
+		s.d.hide(v.at)
+	}
 	s.d.add(Problem{
 		Source: v.at, Width: v.columns, Code: CodeUnknownKey, Key: v.key,
 		Message: fmt.Sprintf("unknown key %q in %s", name, s.short()), Hint: hint,
+	})
+}
+
+// secretive reports whether a key that nobody knows may have a secret behind
+// it: a token that stands at the wrong place is one all the same.
+func secretive(name string) bool {
+	name = strings.ToLower(name)
+	return slices.ContainsFunc([]string{"token", "secret", "password", "passphrase", "credential"}, func(word string) bool {
+		return strings.Contains(name, word)
 	})
 }
 

@@ -33,9 +33,6 @@ func (d *decoder) consul(s *section, to *Consul) {
 	s.port("port", &to.Port)
 	read(s, "datacenter", &to.Datacenter, value.datacenter)
 	s.filled("token_file", &to.TokenFile)
-	if s.has("token") {
-		s.d.hide(s.keyOf("token").at)
-	}
 	s.refuse("token", "a token never stands in the file: token_file: /run/secrets/consul-token, or CONSUL_HTTP_TOKEN")
 	s.word("consistency", &to.Consistency, "stale", "default", "consistent")
 

@@ -178,6 +178,7 @@ func (d *decoder) mesh(s *section, m *Mesh) {
 	d.services(s, m)
 	d.telemetry(s.section("telemetry"), m)
 	d.security(s, m)
+	d.checkDestinations(s.section("security").section("authorization"), m)
 	s.later("routes", "rollouts", "gateways")
 	s.close()
 	d.warnUnused()

@@ -125,18 +125,25 @@ func TestEveryCodeIsDocumented(t *testing.T) {
 	}
 }
 
-// A token in the file is refused, and the line is not shown: it ends in a log.
+// A token in the file is refused, wherever it stands, and the line is not
+// shown: it ends in a log.
 func TestASecretIsNotShown(t *testing.T) {
-	_, err := parse("mesh: {name: m, discovery: {consul: {token: hunter2, bogus: 1}}}\n")
-	ps := problems(t, err)
-	if len(ps) != 2 {
-		t.Fatalf("got %v", err)
-	}
-	for _, p := range ps {
-		var out bytes.Buffer
-		p.Format(&out)
-		if strings.Contains(out.String(), "hunter2") {
-			t.Errorf("got\n%s", out.String())
+	for _, text := range []string{
+		"mesh: {name: m, discovery: {consul: {token: hunter2, bogus: 1}}}\n",
+		"mesh: {name: m, discovery: {token: hunter2, bogus: 1}}\n",
+		"mesh: {name: m, discovery: {consul: {ACL_Token: hunter2, password: hunter2}}}\n",
+	} {
+		_, err := parse(text)
+		ps := problems(t, err)
+		if len(ps) != 2 {
+			t.Fatalf("got %v", err)
+		}
+		for _, p := range ps {
+			var out bytes.Buffer
+			p.Format(&out)
+			if strings.Contains(out.String(), "hunter2") {
+				t.Errorf("got\n%s", out.String())
+			}
 		}
 	}
 }

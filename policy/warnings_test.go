@@ -36,6 +36,8 @@ func TestWarnings(t *testing.T) {
 		{"a DENY of everything", "  security: {authorization: {default_action: ALLOW, policies: [{name: p, action: DENY}]}}\n", "3:64 MC2108"},
 		{"a shadow of nothing", "  security: {authorization: {default_action: ALLOW, policies: [{name: p, action: AUDIT, mode: shadow}]}}\n", "3:95 MC2107"},
 		{"a stranger", "  security: {mtls: {trust_domain: a}, authorization: {policies: [{name: p, action: ALLOW, principals: [\"spiffe://a/x\", \"spiffe://b/x\"]}]}}\n", "3:120 MC2109"},
+		{"an ALLOW by path of a TCP service", "  services: {db: {protocol: tcp}}\n  security: {authorization: {policies: [{name: p, action: ALLOW, sources: [a], destinations: [db, web], paths: [/x]}]}}\n", "4:80 MC2107"},
+		{"a DENY by method of a TCP service", "  services: {db: {protocol: tcp}}\n  security: {authorization: {default_action: ALLOW, policies: [{name: p, action: DENY, destinations: [db], methods: [GET]}]}}\n", "4:88 MC2114"},
 		{"a variable that is not set", "  version: \"v${NOT_SET}\"\n", "3:12 MC2102"},
 		{"a variable that is set and empty", "  version: \"v${EMPTY}${NOT_SET:-}\"\n", ""},
 		{"a tag that is each proxy's", "  telemetry: {tracing: {tags: [{key: a, value: \"${NOT_SET}\"}]}}\n", ""},

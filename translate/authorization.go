@@ -124,11 +124,6 @@ func (p *rule) fromAnybody() bool {
 	return len(p.Principals)+len(p.Sources)+len(p.NotPrincipals)+len(p.NotSources) == 0
 }
 
-// ofHTTP reports whether the policy has conditions that only HTTP can meet.
-func (p *rule) ofHTTP() bool {
-	return len(p.Paths)+len(p.NotPaths)+len(p.Methods)+len(p.NotMethods)+len(p.Headers)+len(p.NotHeaders) > 0
-}
-
 // callers returns the patterns of the identities that a policy names, and of
 // those that it excepts.
 func (p *rule) callers(g *globals) (some, not []string) {

@@ -82,7 +82,7 @@ func (b *build) enumerateCallers(d *draft, r rules) []*matcherv3.StringMatcher {
 func (r rules) tcpAllows() []*rule {
 	var picked []*rule
 	for _, p := range r.enforced(policy.Allow) {
-		if !p.ofHTTP() && !p.fromAnybody() {
+		if !p.OfHTTP() && !p.fromAnybody() {
 			picked = append(picked, p)
 		}
 	}
