@@ -48,13 +48,13 @@ func grpcRetry(d *draft, r policy.Retry) *routev3.RetryPolicy {
 }
 
 func retryPolicy(d *draft, r policy.Retry, conditions []string, perTry time.Duration) *routev3.RetryPolicy {
+	if len(r.StatusCodes) > 0 && !slices.Contains(conditions, "retriable-status-codes") {
+		conditions = append(slices.Clone(conditions), "retriable-status-codes")
+	}
 	if r.Attempts == 0 || len(conditions) == 0 {
 		return nil
 	}
 	d.checkRetryOn(conditions)
-	if len(r.StatusCodes) > 0 && !slices.Contains(conditions, "retriable-status-codes") {
-		conditions = append(slices.Clone(conditions), "retriable-status-codes")
-	}
 	p := &routev3.RetryPolicy{
 		RetryOn:              strings.Join(conditions, ","),
 		NumRetries:           u32(r.Attempts),

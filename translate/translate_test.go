@@ -335,6 +335,19 @@ func TestReservedNames(t *testing.T) {
 	}
 }
 
+func TestStatusesAreRetriedWithoutAnyOtherCondition(t *testing.T) {
+	s := parse(t, "mesh: {name: t, policies: {retry: {conditions: [], status_codes: [503], methods: [GET]}}}").Service("any")
+	var d draft
+	r := httpRetry(&d, s.Retry, 0)
+	if r.GetRetryOn() != "retriable-status-codes" || !slices.Equal(r.GetRetriableStatusCodes(), []uint32{503}) || len(d.errs) > 0 {
+		t.Errorf("%v, %v", r, d.errs)
+	}
+	s = parse(t, "mesh: {name: t, policies: {retry: {conditions: []}}}").Service("any")
+	if r := httpRetry(&d, s.Retry, 0); r != nil {
+		t.Errorf("%v, want no retries", r)
+	}
+}
+
 func TestRouteTimeoutLeavesTimeForRetries(t *testing.T) {
 	mesh := func(policies string) string {
 		return fmt.Sprintf("mesh:\n  name: t\n  policies: %s\n", policies)
