@@ -1,6 +1,6 @@
-// Package bootstrap makes the bootstrap of one Envoy: who it is, where its
-// control planes are and how it proves itself to them. All else comes over the
-// stream.
+// Package bootstrap makes the bootstrap of one Envoy, or of one client with
+// gRPC's own xDS: who it is, where its control planes are and how it proves
+// itself to them. All else comes over the stream.
 //
 // The package owns the names that the rest of the configuration relies on: the
 // cluster [AdminCluster], which the metrics listener sends scrapes to, and the

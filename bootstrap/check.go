@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,10 +32,8 @@ type address struct {
 // check reports everything that is wrong at once, and completes the options.
 func (o *Options) check() ([]address, error) {
 	var errs []error
-	if err := spiffeid.ValidatePathSegment(o.Service); err != nil {
-		errs = append(errs, fmt.Errorf("service %q is no SPIFFE path segment: %w", o.Service, err))
-	} else if o.Service == sds.ReservedService {
-		errs = append(errs, fmt.Errorf("service name %q is reserved", o.Service))
+	if err := checkService(o.Service); err != nil {
+		errs = append(errs, err)
 	}
 	if o.NodeID == "" {
 		errs = append(errs, errors.New("the node id is empty"))
@@ -47,8 +46,22 @@ func (o *Options) check() ([]address, error) {
 	if err != nil {
 		errs = append(errs, err)
 	}
+	named := slices.ContainsFunc(addresses, func(a address) bool { return a.isName })
+	if named && slices.ContainsFunc(addresses, func(a address) bool { return a.socket != "" }) {
+		errs = append(errs, errors.New("xDS addresses: Envoy cannot have host names and Unix sockets in one cluster"))
+	}
 	errs = append(errs, o.checkTrust(addresses)...)
 	return addresses, errors.Join(errs...)
+}
+
+func checkService(name string) error {
+	if err := spiffeid.ValidatePathSegment(name); err != nil {
+		return fmt.Errorf("service %q is no SPIFFE path segment: %w", name, err)
+	}
+	if name == sds.ReservedService {
+		return fmt.Errorf("service name %q is reserved", name)
+	}
+	return nil
 }
 
 func (o *Options) checkPorts() []error {
@@ -102,20 +115,26 @@ func checkSocket(path string) error {
 	return nil
 }
 
-// checkTrust refuses a stream that anybody could read or answer, except where
-// nobody else can be: on this machine.
+// checkPlaintext refuses a stream that anybody could read or answer, except
+// where nobody else can be: on this machine.
+func checkPlaintext(addresses []address) []error {
+	var errs []error
+	for _, a := range addresses {
+		if ip, err := netip.ParseAddr(a.host); a.socket == "" && (err != nil || !ip.IsLoopback()) {
+			errs = append(errs, fmt.Errorf("plaintext to %s: only loopback addresses and Unix sockets are allowed", net.JoinHostPort(a.host, strconv.Itoa(int(a.port)))))
+		}
+	}
+	return errs
+}
+
+// checkTrust checks what the stream is protected by.
 func (o *Options) checkTrust(addresses []address) []error {
 	if o.Plaintext {
 		var errs []error
 		if len(o.CAPEM) > 0 || o.TrustDomain != "" || o.TokenFile != "" {
 			errs = append(errs, errors.New("plaintext excludes a CA and a token: they would protect nothing"))
 		}
-		for _, a := range addresses {
-			if ip, err := netip.ParseAddr(a.host); a.socket == "" && (err != nil || !ip.IsLoopback()) {
-				errs = append(errs, fmt.Errorf("plaintext to %s: only loopback addresses and Unix sockets are allowed", net.JoinHostPort(a.host, strconv.Itoa(int(a.port)))))
-			}
-		}
-		return errs
+		return append(errs, checkPlaintext(addresses)...)
 	}
 	var errs []error
 	if o.TokenFile == "" {
@@ -169,19 +188,13 @@ func parseAddresses(list []string) ([]address, error) {
 	}
 	var out []address
 	var errs []error
-	var named, sockets bool
 	for _, s := range list {
 		a, err := parseAddress(s)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("xDS address %q: %w", s, err))
 			continue
 		}
-		named = named || a.isName
-		sockets = sockets || a.socket != ""
 		out = append(out, a)
-	}
-	if named && sockets {
-		errs = append(errs, errors.New("xDS addresses: Envoy cannot have host names and Unix sockets in one cluster"))
 	}
 	return out, errors.Join(errs...)
 }
