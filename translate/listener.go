@@ -1,6 +1,8 @@
 package translate
 
 import (
+	"time"
+
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
@@ -22,6 +24,10 @@ const (
 
 // anyAddress is every address of the machine.
 const anyAddress = "0.0.0.0"
+
+// clientHelloTimeout is how long a TCP caller may be silent before it counts as
+// one in plaintext, in permissive mode. A sidecar sends its ClientHello at once.
+const clientHelloTimeout = 2 * time.Second
 
 // connectAttempts is how many instances a TCP connection tries.
 const connectAttempts = 3
@@ -104,6 +110,12 @@ func inboundListener(c *compiler, s *policy.Service, address string, port uint16
 			Name:       "envoy.filters.listener.tls_inspector",
 			ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: d.pack(&tlsinspectorv3.TlsInspector{})},
 		}}
+		if s.Protocol == policy.TCP {
+			// A caller that waits for the server's first word would be cut
+			// off after Envoy's 15 s.
+			l.ListenerFiltersTimeout = duration(clientHelloTimeout)
+			l.ContinueOnListenerFiltersTimeout = true
+		}
 		secure.FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: "tls"}
 		l.FilterChains = []*listenerv3.FilterChain{secure}
 		if plain != nil {

@@ -44,12 +44,14 @@ func rbacFilter(d *draft, name string, r *rbacfilterv3.RBAC) *hcmv3.HttpFilter {
 }
 
 // rbacOf has rules without policies: DENY denies nobody, ALLOW allows nobody.
-// Without rules it would be no filter at all.
+// Without rules it would be no filter at all. Statistics are counted under the
+// names of the constant filter, whatever an override says of them.
 func rbacOf(statPrefix string, a rbacv3.RBAC_Action) *rbacfilterv3.RBAC {
 	return &rbacfilterv3.RBAC{
-		Rules:             &rbacv3.RBAC{Action: a},
-		RulesStatPrefix:   statPrefix,
-		TrackPerRuleStats: true,
+		Rules:                 &rbacv3.RBAC{Action: a},
+		RulesStatPrefix:       statPrefix,
+		ShadowRulesStatPrefix: statPrefix,
+		TrackPerRuleStats:     true,
 	}
 }
 
@@ -113,7 +115,7 @@ func (c *compiler) allowRules(d *draft, r rules) *rbacfilterv3.RBAC {
 	default:
 		allow.Rules.Policies = c.policies(d, r.enforced(policy.Allow))
 	}
-	c.shadow(d, allow, shadowAllow, rbacv3.RBAC_ALLOW, r.shadowed(policy.Allow))
+	c.shadow(d, allow, rbacv3.RBAC_ALLOW, r.shadowed(policy.Allow))
 	return allow
 }
 
@@ -124,7 +126,7 @@ func (c *compiler) denyRules(d *draft, r rules) *rbacfilterv3.RBAC {
 	}
 	deny := rbacOf(shadowDeny, rbacv3.RBAC_DENY)
 	deny.Rules.Policies = c.policies(d, enforced)
-	c.shadow(d, deny, shadowDeny, rbacv3.RBAC_DENY, shadowed)
+	c.shadow(d, deny, rbacv3.RBAC_DENY, shadowed)
 	return deny
 }
 
@@ -138,12 +140,11 @@ func (c *compiler) auditRules(d *draft, r rules) *rbacfilterv3.RBAC {
 	return audit
 }
 
-func (c *compiler) shadow(d *draft, filter *rbacfilterv3.RBAC, statPrefix string, a rbacv3.RBAC_Action, shadowed []*rule) {
+func (c *compiler) shadow(d *draft, filter *rbacfilterv3.RBAC, a rbacv3.RBAC_Action, shadowed []*rule) {
 	if len(shadowed) == 0 {
 		return
 	}
 	filter.ShadowRules = &rbacv3.RBAC{Action: a, Policies: c.policies(d, shadowed)}
-	filter.ShadowRulesStatPrefix = statPrefix
 }
 
 func anybody(name string) map[string]*rbacv3.Policy {

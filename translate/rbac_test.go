@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	rbacfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
@@ -413,6 +414,43 @@ func TestConstantFiltersAdmitNobody(t *testing.T) {
 	for _, id := range rbacIdentities {
 		if admits(rules, call{from: id, method: "GET", path: "/"}) {
 			t.Errorf("%q is admitted", id)
+		}
+	}
+}
+
+// Envoy counts under the names of the filter in the listener, not of what
+// overrides it: without prefixes there, deny and allow share their counters.
+func TestEachFilterCountsItsShadowPoliciesApart(t *testing.T) {
+	seen := make(map[string]string)
+	var d draft
+	for _, f := range rbacFilters(&d) {
+		config := new(rbacfilterv3.RBAC)
+		if err := f.GetTypedConfig().UnmarshalTo(config); err != nil {
+			t.Fatal(err)
+		}
+		prefix := config.GetShadowRulesStatPrefix()
+		if prefix == "" || prefix != config.GetRulesStatPrefix() || seen[prefix] != "" {
+			t.Errorf("%s counts shadow policies as %q, others as %q, and so does %q", f.GetName(), prefix, config.GetRulesStatPrefix(), seen[prefix])
+		}
+		seen[prefix] = f.GetName()
+	}
+}
+
+// A caller that waits for the server's first word says nothing for as long as
+// it lives: in permissive mode it counts as one in plaintext after a while.
+func TestSilentTCPCallerIsNotCutOffWhilePermissive(t *testing.T) {
+	in := readCase(t, "testdata/permissive.in.yaml")
+	for v := range Translate(nil, in).Views() {
+		inbound := new(listenerv3.Listener)
+		if err := proto.Unmarshal(v.Sets[Listener].Get(listenerInbound).Body, inbound); err != nil {
+			t.Fatal(err)
+		}
+		tcp := in.Mesh.Service(v.Profile.Service).Protocol == policy.TCP
+		if got := inbound.GetContinueOnListenerFiltersTimeout(); got != tcp {
+			t.Errorf("%s: a silent caller goes on: %t", v.Profile.Service, got)
+		}
+		if tcp && inbound.GetListenerFiltersTimeout().AsDuration() != clientHelloTimeout {
+			t.Errorf("%s: after %s", v.Profile.Service, inbound.GetListenerFiltersTimeout().AsDuration())
 		}
 	}
 }
