@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"datapunk.dev/controlplane/bootstrap"
+	"datapunk.dev/controlplane/sds"
 )
 
 func newBootstrapCommand() *cobra.Command {
@@ -56,7 +57,83 @@ func newBootstrapCommand() *cobra.Command {
 	f.StringVar(&o.Zone, "zone", "", "availability zone")
 	f.StringVar(&o.Version, "version", "", "version of the application")
 	require(cmd, "service", "node-id", "app-port", "mesh-port", "xds-address")
+	cmd.AddCommand(newGRPCBootstrapCommand())
 	return cmd
+}
+
+func newGRPCBootstrapCommand() *cobra.Command {
+	var o bootstrap.GRPCOptions
+	cmd := &cobra.Command{
+		Use:   "grpc --service S --node-id ID --xds-address HOST:PORT… --ca-file F --token-file F [--svid-dir DIR]",
+		Short: "Print the bootstrap of a client with gRPC's own xDS",
+		Long: "grpc prints what a process needs that calls xds:///SERVICE by gRPC's own xDS client, without an Envoy,\n" +
+			"as JSON: the file that GRPC_XDS_BOOTSTRAP names. It has no secret in it. The client reads its token from\n" +
+			"--token-file (controlplane token --jwt writes it), and only if its environment has\n" +
+			"GRPC_EXPERIMENTAL_XDS_BOOTSTRAP_CALL_CREDS=true. While mTLS is on it needs --svid-dir, the directory that\n" +
+			"controlplane svid keeps, and must use the credentials of gRPC's package xds.",
+		Example: "  controlplane bootstrap grpc --service reports --node-id reports-1 --xds-address control.example:18000 \\\n" +
+			"    --ca-file ca.pem --token-file /run/mesh/reports-1.token --svid-dir /run/mesh/reports-1 > xds.json",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := completeGRPCBootstrap(&o); err != nil {
+				return err
+			}
+			out, err := bootstrap.GRPC(o)
+			if err != nil {
+				return usageError{inOneLine(err)}
+			}
+			_, err = cmd.OutOrStdout().Write(out)
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.Service, "service", "", "service as which the client calls")
+	f.StringVar(&o.NodeID, "node-id", "", "name of this client, unique in the mesh")
+	f.StringSliceVar(&o.XDSAddresses, "xds-address", nil, "control plane, HOST:PORT or unix:PATH; the next one is used when the first is away")
+	f.StringVar(&o.CAFile, "ca-file", "", "root certificate of the control plane, ca.pem of its data directory")
+	f.StringVar(&o.TokenFile, "token-file", "", "file that the client reads its token from")
+	f.StringVar(&o.SVIDDir, "svid-dir", "", "directory with the client's certificate")
+	f.BoolVar(&o.Plaintext, "xds-plaintext", false, "no TLS and no token; loopback and Unix sockets only")
+	f.StringVar(&o.Zone, "zone", "", "availability zone")
+	require(cmd, "service", "node-id", "xds-address")
+	return cmd
+}
+
+// completeGRPCBootstrap makes paths absolute, and looks at the CA: the client
+// would only say that it has no connection.
+func completeGRPCBootstrap(o *bootstrap.GRPCOptions) error {
+	if !o.Plaintext && (o.CAFile == "" || o.TokenFile == "") {
+		return usageError{errors.New("--ca-file and --token-file are required, or --xds-plaintext")}
+	}
+	if err := absolute(&o.CAFile, &o.TokenFile, &o.SVIDDir); err != nil {
+		return err
+	}
+	if o.CAFile == "" {
+		return nil
+	}
+	ca, err := os.ReadFile(o.CAFile)
+	if err != nil {
+		return fmt.Errorf("--ca-file: %w", err)
+	}
+	if _, err := sds.TrustDomainOf(ca); err != nil {
+		return fmt.Errorf("--ca-file: %w", err)
+	}
+	return nil
+}
+
+// absolute completes paths that are set.
+func absolute(paths ...*string) error {
+	for _, path := range paths {
+		if *path == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*path)
+		if err != nil {
+			return err
+		}
+		*path = abs
+	}
+	return nil
 }
 
 // completeBootstrap reads the CA and makes paths absolute: Envoy may be
@@ -78,15 +155,8 @@ func completeBootstrap(o *bootstrap.Options, caFile string) error {
 		}
 		o.AdminSocket = filepath.Join(dir, o.NodeID+".admin.sock")
 	}
-	for _, path := range []*string{&o.AdminSocket, &o.TokenFile} {
-		if *path == "" {
-			continue
-		}
-		abs, err := filepath.Abs(*path)
-		if err != nil {
-			return err
-		}
-		*path = abs
+	if err := absolute(&o.AdminSocket, &o.TokenFile); err != nil {
+		return err
 	}
 	if caFile == "" {
 		return nil

@@ -97,7 +97,9 @@ func (p *plane) openIdentity(mesh *policy.Mesh) error {
 		return err
 	}
 	p.tokens = tokens
-	p.svids, err = sds.NewManager(ca, sds.Options{Rotation: mesh.MTLS.CertRotation, TTL: mesh.MTLS.CertTTL, Log: p.log})
+	p.svids, err = sds.NewManager(ca, sds.Options{
+		Rotation: mesh.MTLS.CertRotation, TTL: mesh.MTLS.CertTTL, ServerNames: p.settings.serverNames(), Log: p.log,
+	})
 	return err
 }
 

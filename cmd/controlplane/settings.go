@@ -21,6 +21,7 @@ type settings struct {
 	Environment  string   `mapstructure:"environment"`
 	Catalog      string   `mapstructure:"catalog"`
 	XDSAddress   string   `mapstructure:"xds-address"`
+	XDSNames     []string `mapstructure:"xds-name"`
 	AdminAddress string   `mapstructure:"admin-address"`
 	DataDir      string   `mapstructure:"data-dir"`
 	Plaintext    bool     `mapstructure:"xds-plaintext"`
@@ -34,6 +35,7 @@ func settingsFlags(cmd *cobra.Command) {
 	f.String("environment", "", "environment of the mesh file to merge in (default $ENV)")
 	f.String("catalog", "", "consul, or file:PATH (default as discovery.method says)")
 	f.String("xds-address", "127.0.0.1:18000", "where Envoys connect: HOST:PORT or unix:PATH")
+	f.StringSlice("xds-name", nil, "DNS name or IP by which clients without an Envoy dial the xDS port; may be repeated (default the host of --xds-address)")
 	f.String("admin-address", "127.0.0.1:19000", "where /readyz, /metrics and the API listen")
 	f.String("data-dir", "", "certificate authority and token key (default $STATE_DIRECTORY, else ./data)")
 	f.Bool("xds-plaintext", false, "no TLS and no tokens on the xDS port; loopback and Unix sockets only")
@@ -97,6 +99,9 @@ func (s *settings) check() error {
 			return usageError{fmt.Errorf("%s %q: want HOST:PORT: %w", flag, addr, err)}
 		}
 	}
+	if s.Plaintext && len(s.XDSNames) > 0 {
+		return usageError{errors.New("--xds-name means nothing with --xds-plaintext: there is no certificate")}
+	}
 	if s.Plaintext && !localOnly(s.XDSAddress) {
 		return usageError{fmt.Errorf("--xds-plaintext on %s: without TLS the xDS port may only be a loopback address or unix:PATH", s.XDSAddress)}
 	}
@@ -115,6 +120,22 @@ func localOnly(addr string) bool {
 	}
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.IsLoopback()
+}
+
+// serverNames are those of the xDS port's certificate. Over a Unix socket gRPC
+// asks for localhost.
+func (s *settings) serverNames() []string {
+	if len(s.XDSNames) > 0 {
+		return s.XDSNames
+	}
+	if strings.HasPrefix(s.XDSAddress, "unix:") {
+		return []string{"localhost"}
+	}
+	host, _, err := net.SplitHostPort(s.XDSAddress)
+	if ip, ipErr := netip.ParseAddr(host); err != nil || host == "" || ipErr == nil && ip.IsUnspecified() {
+		return nil
+	}
+	return []string{host}
 }
 
 // newLogger returns the logger that the settings ask for.

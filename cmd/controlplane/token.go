@@ -24,17 +24,19 @@ type tokenFlags struct {
 	addresses              []string
 	caFile                 string
 	out                    string
+	bare                   bool
 }
 
 func newTokenCommand() *cobra.Command {
 	var t tokenFlags
 	cmd := &cobra.Command{
 		Use:   "token --service S --node ID --out FILE | token --renew --xds-address HOST:PORT… --ca-file F --out FILE",
-		Short: "Write the token of an Envoy, or keep it fresh",
+		Short: "Write the token of an Envoy or a gRPC client, or keep it fresh",
 		Long: "token writes a token with which the Envoy NODE may act as the service, as the file that Envoy's\n" +
-			"bootstrap reads it from. It needs the control plane's data directory.\n\n" +
-			"token --renew runs beside an Envoy: at half of the token's life it exchanges it for the next one at\n" +
-			"a control plane, and replaces the file. It stops with an error once the token has expired.",
+			"bootstrap reads it from, or with --jwt alone, for a client without an Envoy. It needs the control\n" +
+			"plane's data directory.\n\n" +
+			"token --renew runs beside that: at half of the token's life it exchanges it for the next one at a\n" +
+			"control plane, and replaces the file. It stops with an error once the token has expired.",
 		Example: "  controlplane token --data-dir /var/lib/controlplane --service lake_service --node lake-1 --ttl 720h --out lake-1.token.yaml\n" +
 			"  controlplane token --renew --xds-address 10.0.0.2:18000 --ca-file ca.pem --out /run/mesh/lake-1.token.yaml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -52,6 +54,7 @@ func newTokenCommand() *cobra.Command {
 	f.StringVar(&t.service, "service", "", "service that the token is for")
 	f.StringVar(&t.node, "node", "", "node id of the Envoy that the token is for")
 	f.DurationVar(&t.ttl, "ttl", defaultTokenTTL, fmt.Sprintf("life of the token, at most %s", sds.MaxTokenTTL))
+	f.BoolVar(&t.bare, "jwt", false, "write the token alone, for gRPC's own xDS client and controlplane svid")
 	f.BoolVar(&t.renew, "renew", false, "keep the token in the file fresh, until ended")
 	f.StringSliceVar(&t.addresses, "xds-address", nil, "control plane, HOST:PORT or unix:PATH; may be repeated")
 	f.StringVar(&t.caFile, "ca-file", "", "root certificate of the control plane, ca.pem of its data directory")
@@ -62,7 +65,7 @@ func newTokenCommand() *cobra.Command {
 
 // check holds the two forms apart.
 func (t *tokenFlags) check(cmd *cobra.Command) error {
-	minting, renewing := []string{"data-dir", "service", "node", "ttl"}, []string{"xds-address", "ca-file"}
+	minting, renewing := []string{"data-dir", "service", "node", "ttl", "jwt"}, []string{"xds-address", "ca-file"}
 	needed, excluded, form := []string{"service", "node"}, renewing, "without --renew"
 	if t.renew {
 		needed, excluded, form = renewing, minting, "with --renew"
@@ -95,7 +98,11 @@ func (t *tokenFlags) mint(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if err := sds.WriteSecretFile(t.out, token); err != nil {
+	write := sds.WriteSecretFile
+	if t.bare {
+		write = sds.WriteTokenFile
+	}
+	if err := write(t.out, token); err != nil {
 		return err
 	}
 	claims, err := tokens.Verify(token)
