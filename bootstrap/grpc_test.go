@@ -73,7 +73,9 @@ func TestAGRPCClientsBootstrapIsChecked(t *testing.T) {
 		{func(o *GRPCOptions) { o.CAFile, o.TokenFile = "", "" }, "no CA file\nno token file"},
 		{func(o *GRPCOptions) { o.SVIDDir = "svid" }, `SVID directory "svid" is not an absolute path`},
 		{func(o *GRPCOptions) { o.Plaintext = true }, "plaintext excludes a CA, a token and certificates"},
-		{func(o *GRPCOptions) { *o = GRPCOptions{Service: "a", NodeID: "a-1", XDSAddresses: o.XDSAddresses, Plaintext: true} }, "only loopback addresses"},
+		{func(o *GRPCOptions) {
+			*o = GRPCOptions{Service: "a", NodeID: "a-1", XDSAddresses: o.XDSAddresses, Plaintext: true}
+		}, "only loopback addresses"},
 	} {
 		if _, err := GRPC(grpcClient(c.change)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("error %v, want %q", err, c.want)
