@@ -32,7 +32,7 @@ type plane struct {
 	tokens   *sds.Tokens  // nil with plaintext xDS
 
 	mesh   atomic.Pointer[policy.Mesh] // in force
-	warned map[warning]bool            // what the log has said; only follow uses it
+	warned map[warning]bool            // of the file in force, so that the log has each once; only follow uses it
 
 	mu           sync.Mutex
 	rejected     error // why the newest mesh file is not in force; nil: it is
@@ -81,7 +81,7 @@ func (p *plane) adopt(m *policy.Mesh) error {
 }
 
 // follow tells the rooms of the mesh file in force, and people of what is worth
-// knowing of it and was not said before.
+// knowing of it and was not said of the last one.
 func (p *plane) follow(m *policy.Mesh) error {
 	if err := p.catalogs.Follow(m); err != nil {
 		return err
@@ -91,12 +91,14 @@ func (p *plane) follow(m *policy.Mesh) error {
 			return err // policy has checked them
 		}
 	}
+	last := p.warned
+	p.warned = make(map[warning]bool, len(m.Warnings))
 	for _, w := range m.Warnings {
-		said := warning{w.Code, w.Key, w.Message}
-		if p.warned[said] {
+		this := warning{w.Code, w.Key, w.Message}
+		p.warned[this] = true
+		if last[this] {
 			continue
 		}
-		p.warned[said] = true
 		p.log.Warn(w.Message, "source", w.Source.String(), "code", w.Code, "key", w.Key, "hint", w.Hint)
 	}
 	p.loop.SetMesh(m)

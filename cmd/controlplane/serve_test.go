@@ -188,6 +188,22 @@ func TestStrictMTLSInARunningMeshIsWarnedOf(t *testing.T) {
 	s.eventually("the log warns", func() bool { return strings.Contains(s.log.String(), warning) })
 }
 
+func TestAWarningIsLoggedWhenItIsNew(t *testing.T) {
+	quick := strings.TrimSuffix(inFile, "}") + ", version: '%d', security: {mtls: {cert_rotation: 20s}}}"
+	s := startServe(t, inFile)
+	said := func() int { return strings.Count(s.log.String(), "code=MC2106") }
+	for i, step := range []struct {
+		mesh string
+		want int
+	}{{quick, 1}, {quick, 1}, {inFile, 1}, {quick, 2}} {
+		s.write("mesh.yaml", strings.Replace(step.mesh, "%d", fmt.Sprint(i), 1))
+		s.metric("controlplane_mesh_reloads_total", i+1)
+		if said() != step.want {
+			t.Errorf("edit %d: said %d times, want %d", i, said(), step.want)
+		}
+	}
+}
+
 // An Envoy whose token has expired tries again every few seconds, for ever.
 func TestRefusedClientsDoNotFillTheLog(t *testing.T) {
 	log := &lockedBuffer{}
