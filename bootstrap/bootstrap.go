@@ -47,7 +47,7 @@ type Options struct {
 	MeshPort     uint16 // where the sidecar takes mTLS from its peers
 	OutboundPort uint16 // where the application's calls enter, on loopback; 0: [DefaultOutboundPort]
 	MetricsPort  uint16 // where Prometheus scrapes; 0: [DefaultMetricsPort]
-	Address      string // the IP that mesh and metrics ports are bound to; empty: every one
+	Address      string // the IP that mesh and metrics ports are bound to; empty: every one of IPv4
 	Zone         string // optional
 	Version      string // of the application, optional
 

@@ -48,7 +48,7 @@ func newBootstrapCommand() *cobra.Command {
 	f.Uint16Var(&o.MeshPort, "mesh-port", 0, "port where peers connect, with mTLS")
 	f.Uint16Var(&o.OutboundPort, "outbound-port", bootstrap.DefaultOutboundPort, "port for the application's own calls, on 127.0.0.1")
 	f.Uint16Var(&o.MetricsPort, "metrics-port", bootstrap.DefaultMetricsPort, "port where Prometheus scrapes")
-	f.StringVar(&o.Address, "address", "", "IP that the mesh and metrics ports are bound to (default every one)")
+	f.StringVar(&o.Address, "address", "", "IP that the mesh and metrics ports are bound to (default every one of IPv4)")
 	f.StringVar(&o.AdminSocket, "admin", "", "Envoy's admin socket (default NODE-ID.admin.sock in $RUNTIME_DIRECTORY, else in /run/mesh)")
 	f.StringSliceVar(&o.XDSAddresses, "xds-address", nil, "control plane, HOST:PORT or unix:PATH; may be repeated")
 	f.StringVar(&caFile, "ca-file", "", "root certificate of the control plane, ca.pem of its data directory")
