@@ -12,10 +12,12 @@ type Status struct {
 	// "http1+trigger" or "file". Empty until it is known.
 	Mode string
 	// Waiting names what is missing or failing, and why: "service lake:
-	// connection refused".
+	// connection refused". Of very many it has the first, and how many more.
 	Waiting []string
-	// Held are removals that are kept back until they are confirmed.
+	// Held are removals that are kept back until they are confirmed, likewise.
 	Held []string
+	// HeldServices is the number of services with such removals.
+	HeldServices int
 	// LastSuccess is when the source last heard from its peer.
 	LastSuccess time.Time
 	// Errors counts the failures since the source started.

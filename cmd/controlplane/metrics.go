@@ -18,7 +18,7 @@ var (
 	descReady = prometheus.NewDesc("controlplane_catalog_ready",
 		"1 while the catalog's source is read whole and without failure; else the last good catalog is served.", nil, nil)
 	descHeld = prometheus.NewDesc("controlplane_catalog_held",
-		"Removals that are held back until they are confirmed.", nil, nil)
+		"Services with removals that are held back until they are confirmed.", nil, nil)
 	descQueries = prometheus.NewDesc("controlplane_consul_queries_total",
 		"Requests sent to Consul by the current source.", nil, nil)
 	descQueryErrors = prometheus.NewDesc("controlplane_consul_query_errors_total",
@@ -75,7 +75,7 @@ func (p *plane) Collect(ch chan<- prometheus.Metric) {
 	if p.catalogs != nil {
 		source := p.catalogs.Status()
 		gauge(descReady, number(source.Ready && len(source.Waiting) == 0))
-		gauge(descHeld, float64(len(source.Held)))
+		gauge(descHeld, float64(source.HeldServices))
 		if s, ok := p.catalogs.Consul(); ok {
 			counter(descQueries, float64(s.Queries))
 			counter(descQueryErrors, float64(s.Errors))

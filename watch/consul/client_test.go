@@ -173,7 +173,7 @@ func TestStatusIsAbridged(t *testing.T) {
 		b.hold(fmt.Sprintf("s%03d", i), "gone")
 	}
 	st := s.Status()
-	if len(st.Waiting) != 101 || st.Waiting[0] != "service s000: no answer yet" || st.Waiting[100] != "and 150 more" || len(st.Held) != 101 {
+	if len(st.Waiting) != 101 || st.Waiting[0] != "service s000: no answer yet" || st.Waiting[100] != "and 150 more" || len(st.Held) != 101 || st.HeldServices != 250 {
 		t.Errorf("%d waiting, first %q, last %q; %d held", len(st.Waiting), st.Waiting[0], st.Waiting[len(st.Waiting)-1], len(st.Held))
 	}
 }

@@ -59,6 +59,7 @@ func (s *Source) Status() watch.Status {
 	for name, what := range b.held {
 		st.Held = append(st.Held, fmt.Sprintf("service %s: %s", name, what))
 	}
+	st.HeldServices = len(b.held)
 	st.Waiting, st.Held = abridged(st.Waiting), abridged(st.Held)
 	return st
 }
