@@ -97,7 +97,13 @@ func distance(a, b string, limit int) int {
 	if max(len(a)-len(b), len(b)-len(a)) >= limit {
 		return limit
 	}
-	row := make([]int, len(b)+1)
+	var short [64]int // a name is seldom longer, and a catalog has many
+	row := short[:]
+	if len(b) < len(short) {
+		row = row[:len(b)+1]
+	} else {
+		row = make([]int, len(b)+1)
+	}
 	for j := range row {
 		row[j] = j
 	}

@@ -221,13 +221,14 @@ func (b *build) members(s *scope) []*service {
 
 // reroute makes the outbound route configuration of the scope.
 func (b *build) reroute(s *scope) {
-	var hosts [][]byte
-	var refs []Ref
+	members := b.members(s)
+	hosts := make([][]byte, 0, len(members))
+	refs := make([]Ref, 0, len(members))
 	var keys []string
 	seen := make(map[string]struct{})
-	taken := make(map[string]string)
+	taken := make(map[string]string, len(members))
 	var notes []string
-	for _, member := range b.members(s) {
+	for _, member := range members {
 		host := member.routed()
 		if host == nil {
 			continue
