@@ -93,6 +93,9 @@ func newGroup(v *translate.View) (*group, error) {
 		g.clusters = append(g.clusters, m)
 	}
 	for r := range v.Sets[translate.Endpoint].All() {
+		if serviceNumber([]byte(r.Name)) < 0 {
+			continue // no stream asks for it, and by SotW this cache answers only who asks for all
+		}
 		m := &endpointv3.ClusterLoadAssignment{}
 		if err := proto.Unmarshal(r.Body, m); err != nil {
 			return nil, err

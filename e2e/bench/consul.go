@@ -141,7 +141,7 @@ func (a *agent) setHealth(s int, status string) error {
 }
 
 // usage is the agent's CPU, to the hundredth of a second, and its memory.
-func (a *agent) usage(bool) (usage, error) {
+func (a *agent) usage(string) (usage, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", a.process.Pid()))
 	if err != nil {
 		return usage{}, err

@@ -43,7 +43,7 @@ type measurement struct {
 	kind     string
 	world    world
 	changes  int
-	profiles string // a directory for CPU profiles of the changes; empty: none
+	profiles string // a directory for CPU profiles; empty: none
 }
 
 // do runs it: all streams connect, and then one endpoint changes, of one
@@ -63,7 +63,11 @@ func (m measurement) do(ctx context.Context) (result, error) {
 }
 
 func (r *result) run(ctx context.Context, m measurement, s *subject, w world) error {
-	empty, err := s.usage(true)
+	empty, err := s.usage(returned)
+	if err != nil {
+		return err
+	}
+	stopProfile, err := profileOf(s, m.profiles, m.title+", first sync")
 	if err != nil {
 		return err
 	}
@@ -75,27 +79,29 @@ func (r *result) run(ctx context.Context, m measurement, s *subject, w world) er
 	defer f.stop()
 	r.SyncWall = time.Since(begin).Seconds()
 	time.Sleep(settle)
-	full, err := s.usage(true)
+	full, err := s.usage(collected)
 	if err != nil {
 		return err
 	}
 	r.SyncCPU, r.SyncMB = full.CPU-empty.CPU, float64(f.bytes.Load())/1e6
+	if err := stopProfile(); err != nil {
+		return err
+	}
 	time.Sleep(settle)
-	idle, err := s.usage(true)
+	idle, err := s.usage(collected)
 	if err != nil {
 		return err
 	}
 	r.RSS = float64(idle.RSS) / 1e6
 	r.StreamKB = float64(idle.RSS-empty.RSS) / 1e3 / float64(w.Streams)
 
-	stop, err := profileOf(s, m.profiles, m.title)
-	if err != nil {
+	if stopProfile, err = profileOf(s, m.profiles, m.title+", changes"); err != nil {
 		return err
 	}
 	if err := r.change(ctx, s, f, m.changes); err != nil {
 		return err
 	}
-	if err := stop(); err != nil {
+	if err := stopProfile(); err != nil {
 		return err
 	}
 	if err := f.failed.Load(); err != nil {
@@ -213,8 +219,8 @@ func (r *result) change(ctx context.Context, s *subject, f *fleet, changes int) 
 
 // usages are those of the server and of the Consul beside it.
 func (s *subject) usages() (server, beside usage, err error) {
-	if server, err = s.usage(false); err == nil && s.beside != nil {
-		beside, err = s.beside.usage(false)
+	if server, err = s.usage(nothing); err == nil && s.beside != nil {
+		beside, err = s.beside.usage(nothing)
 	}
 	return server, beside, err
 }

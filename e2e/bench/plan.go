@@ -30,7 +30,7 @@ var (
 		identities(10_000),
 		following("watch: 5,000 services", 5000, 200, time.Minute),
 		sideBySide("every stream asks for all", all, 10, "ours", "floor", "snapshot", "linear"),
-		sideBySide("SotW and TLS", all, 10, "ours", "ours+sotw", "snapshot+sotw", "ours+tls", "floor+tls"),
+		sideBySide("SotW and TLS", all, 10, "ours", "ours+sotw", "ours+tls", "floor+tls", "snapshot+sotw"),
 		sideBySide("every stream asks for 10 of its own", scoped, 10, "ours", "floor", "ours+sotw", "ours+tls"),
 		sideBySide("ten thousand streams", world{Services: 1000, Instances: 10, Streams: 10_000}, 5, "ours", "floor"),
 		throughConsul("through Consul: 100 services, 10 a stream", sidecars(10, 10), 20, "ours+consul", "consul"),
@@ -76,10 +76,12 @@ func growth(what string, w world) experiment { return sideBySide("growth: "+what
 func sideBySide(title string, w world, changes int, kinds ...string) experiment {
 	return experiment{title, func(ctx context.Context, title string, out *report) error {
 		var results []result
+		var failed error
 		for _, kind := range kinds {
 			r, err := measurement{title: title, kind: kind, world: w, changes: changes, profiles: out.profiles}.do(ctx)
 			if err != nil {
-				return err
+				failed = err
+				break // what there is is still worth its row
 			}
 			results = append(results, r)
 			out.line(r)
@@ -100,7 +102,7 @@ func sideBySide(title string, w world, changes int, kinds ...string) experiment 
 			out.row(r.Kind, "%.2f", r.SyncCPU, "%.1f", r.SyncWall, "%.1f", r.SyncMB, "%.0f", r.RSS, "%.1f", r.StreamKB, "%.1f", r.ChangeCPU*1e3,
 				"%s", ratio, "%.0f", r.ChangeAlloc, "%.1f", r.ChangeKB, "%.1f", r.P50, "%.1f", r.P99, "%.1f", r.Last, "%.1f", r.ClientCPU)
 		}
-		return nil
+		return failed
 	}}
 }
 

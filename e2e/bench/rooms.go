@@ -60,11 +60,11 @@ func costOf(what string, times int, do func(i int) error) (cost, error) {
 
 // translateCosts are those of a change of one endpoint, of a whole build and of
 // an edit that touches one service, for meshes of these sizes and a fleet of a
-// profile for each tenth service.
+// hundred profiles.
 func translateCosts(sizes []int) (costs []cost, err error) {
 	for _, services := range sizes {
 		w := world{Services: services, Instances: 10}
-		in := translate.Input{Catalog: w.catalog(), Roots: roots, Fleet: fleetOf(services / 10)}
+		in := translate.Input{Catalog: w.catalog(), Roots: roots, Fleet: fleetOf(100)}
 		var meshes [2]*policy.Mesh
 		for i := range meshes {
 			if meshes[i], err = editedMesh(3 + i); err != nil {
@@ -274,7 +274,7 @@ func catalogWatch(ctx context.Context, services, changes int, http2 bool, idle t
 	}
 	r.P50, r.P99 = percentile(latencies, 50), percentile(latencies, 99)
 
-	usageBefore, err := a.usage(false)
+	usageBefore, err := a.usage(nothing)
 	if err != nil {
 		return r, err
 	}
@@ -282,7 +282,7 @@ func catalogWatch(ctx context.Context, services, changes int, http2 bool, idle t
 	time.Sleep(idle)
 	passed := time.Since(begin).Seconds()
 	r.Idle = (used().CPU - before.CPU) / passed * 100
-	usageAfter, err := a.usage(false)
+	usageAfter, err := a.usage(nothing)
 	if err != nil {
 		return r, err
 	}

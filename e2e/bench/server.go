@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"strconv"
 	"strings"
@@ -38,6 +39,13 @@ type server interface {
 	// change moves the first instance of a service to its nth place.
 	change(service, n int) error
 }
+
+// What a server process does before its usage is read.
+const (
+	nothing   = ""
+	collected = "gc"   // a collection of garbage
+	returned  = "free" // the same, and what is free goes back to the system
+)
 
 // usage is what a server process has used since it started.
 type usage struct {
@@ -83,8 +91,11 @@ func serve(kind string, w world) error {
 		})
 	}
 	mux.HandleFunc("GET /usage", func(rw http.ResponseWriter, r *http.Request) {
-		if r.URL.Query().Has("gc") {
+		switch r.URL.Query().Get("after") {
+		case collected:
 			runtime.GC()
+		case returned:
+			debug.FreeOSMemory()
 		}
 		_ = json.NewEncoder(rw).Encode(used())
 	})

@@ -34,7 +34,7 @@ type subject struct {
 	prepare func(service, n int) error
 	// change moves the first instance of a service to its nth place.
 	change func(service, n int) error
-	usage  func(gc bool) (usage, error)
+	usage  func(after string) (usage, error)
 	// profile has the server write a CPU profile to the file until the next
 	// call; nil: it cannot.
 	profile func(file string) error
@@ -199,12 +199,8 @@ func (c controls) mover(what string) func(service, n int) error {
 	}
 }
 
-func (c controls) usage(gc bool) (u usage, err error) {
-	params := url.Values{}
-	if gc {
-		params.Set("gc", "")
-	}
-	return u, c.do(http.MethodGet, "usage", params, &u)
+func (c controls) usage(after string) (u usage, err error) {
+	return u, c.do(http.MethodGet, "usage", url.Values{"after": {after}}, &u)
 }
 
 func (c controls) profile(file string) error {

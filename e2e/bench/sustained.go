@@ -123,7 +123,7 @@ func watchRSS(ctx context.Context, s *subject, most *atomic.Int64) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		if u, err := s.usage(false); err == nil {
+		if u, err := s.usage(nothing); err == nil {
 			most.Store(max(most.Load(), u.RSS))
 		}
 		select {
