@@ -11,5 +11,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asGRPCClient) != "" {
+		os.Exit(grpcClient())
+	}
 	os.Exit(harness.Main(m))
 }
