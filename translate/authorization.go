@@ -53,9 +53,14 @@ type rules struct {
 	allowByDefault bool
 	applied        []*rule
 	byPort         bool // another port might give other rules
+	check          checkRequest
 	keys           []string
 	print          string
 }
+
+// checkRequest is what an active check asks of the application; zero if it asks
+// nothing.
+type checkRequest struct{ method, path string }
 
 func (r rules) equal(o rules) bool { return r.print == o.print }
 
@@ -83,6 +88,26 @@ func (a *authorization) rulesFor(service string, appPort uint16) rules {
 	}
 	r.keys = append(r.keys, "security.authorization")
 	r.print += print.String()
+	return r
+}
+
+// checkedBy adds the active checks of the service's callers. The file asks every
+// proxy for them, so every service of the mesh may make them: a check that is
+// denied would take a healthy instance out. A DENY denies it all the same.
+func (r rules) checkedBy(s *policy.Service) rules {
+	if !r.enabled || r.allowByDefault || s.HealthChecks == nil {
+		return r
+	}
+	switch s.HealthChecks.Protocol {
+	case "http":
+		r.check = checkRequest{"GET", s.HealthChecks.Path}
+	case "grpc":
+		r.check = checkRequest{"POST", "/grpc.health.v1.Health/Check"}
+	default:
+		return r
+	}
+	r.keys = append(slices.Clone(r.keys), settingKeys(s, []string{"health_checks"})...)
+	r.print = fmt.Sprintf("%q %s", r.check, r.print)
 	return r
 }
 

@@ -114,9 +114,30 @@ func (c *compiler) allowRules(d *draft, r rules) *rbacfilterv3.RBAC {
 		allow.Rules.Policies = anybody("default-action-allow")
 	default:
 		allow.Rules.Policies = c.policies(d, r.enforced(policy.Allow))
+		c.admitChecks(allow.Rules.Policies, r.check)
 	}
 	c.shadow(d, allow, rbacv3.RBAC_ALLOW, r.shadowed(policy.Allow))
 	return allow
+}
+
+// admitChecks adds a policy for active checks, under a name that no other has.
+func (c *compiler) admitChecks(policies map[string]*rbacv3.Policy, check checkRequest) {
+	if check.path == "" {
+		return
+	}
+	name := "health-checks"
+	for policies[name] != nil {
+		name += " of the mesh"
+	}
+	policies[name] = &rbacv3.Policy{
+		Permissions: []*rbacv3.Permission{{Rule: &rbacv3.Permission_AndRules{AndRules: &rbacv3.Permission_Set{Rules: []*rbacv3.Permission{
+			headerPermission(headerMatch(":method", exact(check.method))),
+			{Rule: &rbacv3.Permission_UrlPath{UrlPath: &matcherv3.PathMatcher{Rule: &matcherv3.PathMatcher_Path{Path: exact(check.path)}}}},
+		}}}}},
+		Principals: []*rbacv3.Principal{{Identifier: &rbacv3.Principal_Authenticated_{
+			Authenticated: &rbacv3.Principal_Authenticated{PrincipalName: prefix(c.anyIdentity())},
+		}}},
+	}
 }
 
 func (c *compiler) denyRules(d *draft, r rules) *rbacfilterv3.RBAC {

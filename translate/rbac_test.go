@@ -218,7 +218,7 @@ func TestRBACDecidesAsTheFileSays(t *testing.T) {
 
 // enforcedFilters are the rules in force: the route configuration's override
 // of a filter, else the filter's own.
-func enforcedFilters(t *rapid.T, r *Resource) []*rbacv3.RBAC {
+func enforcedFilters(t rapid.TB, r *Resource) []*rbacv3.RBAC {
 	var routes routev3.RouteConfiguration
 	if err := proto.Unmarshal(r.Body, &routes); err != nil {
 		t.Fatal(err)
@@ -451,6 +451,48 @@ func TestSilentTCPCallerIsNotCutOffWhilePermissive(t *testing.T) {
 		}
 		if tcp && inbound.GetListenerFiltersTimeout().AsDuration() != clientHelloTimeout {
 			t.Errorf("%s: after %s", v.Profile.Service, inbound.GetListenerFiltersTimeout().AsDuration())
+		}
+	}
+}
+
+// The file asks every proxy to check, so no proxy's check is denied for want of
+// an ALLOW; and nothing but the check is admitted by it.
+func TestActiveChecksPassAndNothingElseDoes(t *testing.T) {
+	a := policy.Authorization{Enabled: true, DefaultAction: policy.Deny, Policies: []policy.AuthorizationPolicy{
+		{Name: "health-checks", Action: policy.Allow, Sources: []string{"a"}, Paths: []string{"/api/*"}},
+		{Name: "no-b", Action: policy.Deny, Sources: []string{"b"}},
+	}}
+	for _, c := range []struct {
+		protocol string
+		call     call
+		want     bool
+	}{
+		{"http", call{from: "spiffe://td/a", method: "GET", path: "/health"}, true},
+		{"http", call{from: "spiffe://td/stranger", method: "GET", path: "/health"}, true},
+		{"http", call{from: "spiffe://td/b", method: "GET", path: "/health"}, false},
+		{"http", call{from: "spiffe://other/a", method: "GET", path: "/health"}, false},
+		{"http", call{method: "GET", path: "/health"}, false},
+		{"http", call{from: "spiffe://td/a", method: "POST", path: "/health"}, false},
+		{"http", call{from: "spiffe://td/a", method: "GET", path: "/health/x"}, false},
+		{"http", call{from: "spiffe://td/a", method: "GET", path: "/HEALTH"}, false},
+		{"http", call{from: "spiffe://td/a", method: "GET", path: "/api/x"}, true},
+		{"grpc", call{from: "spiffe://td/stranger", method: "POST", path: "/grpc.health.v1.Health/Check"}, true},
+		{"grpc", call{from: "spiffe://td/stranger", method: "POST", path: "/grpc.health.v1.Health/Watch"}, false},
+		{"grpc", call{from: "spiffe://td/stranger", method: "GET", path: "/health"}, false},
+		{"tcp", call{from: "spiffe://td/stranger", method: "GET", path: "/health"}, false},
+		{"", call{from: "spiffe://td/stranger", method: "GET", path: "/health"}, false},
+	} {
+		b := authorizationBuild(a)
+		callee := &policy.Service{Name: "callee"}
+		if c.protocol != "" {
+			callee.HealthChecks = &policy.HealthChecks{Protocol: c.protocol, Path: "/health"}
+		}
+		r, err := b.inboundConfiguration(b.authz.rulesFor("callee", 8080).checkedBy(callee))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := admits(enforcedFilters(t, r), c.call); got != c.want {
+			t.Errorf("checks by %q: %+v: admitted %t", c.protocol, c.call, got)
 		}
 	}
 }

@@ -34,7 +34,7 @@ type workload struct {
 // workload makes the workload of a proxy, with the parts of the predecessor's
 // that still hold.
 func (b *build) workload(settings *policy.Service, appPort uint16, s *scope) *workload {
-	applied := b.authz.rulesFor(settings.Name, appPort)
+	applied := b.authz.rulesFor(settings.Name, appPort).checkedBy(settings)
 	key := workloadKey{service: settings.Name}
 	if applied.byPort {
 		key.port = appPort
