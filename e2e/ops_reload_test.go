@@ -156,6 +156,7 @@ func TestHangupReadsAFileOfWhichNothingIsNotified(t *testing.T) {
 	m.Add(harness.Spec{Service: "lake_service", ID: "lake-1"})
 	m.Ready()
 	before := pushes(t, m)
+	time.Sleep(time.Second) // until what has just been written is read
 
 	f, err := os.OpenFile(m.MeshFile(0), os.O_RDWR, 0)
 	if err != nil {
