@@ -283,7 +283,7 @@ func TestRealNoLeader(t *testing.T) {
 	t.Parallel()
 	agent := consultest.Start(t, consultest.WithoutLeader())
 	o := observe(t, consul.Config{Address: agent.HTTPAddr}, consul.Demand{MeshOnly: true})
-	o.within(15*time.Second, "said", o.waiting("list of services: no leader"))
+	o.within(30*time.Second, "said", o.waiting("list of services: no leader"))
 	o.never(2*time.Second, "published", func() bool { return o.published() > 0 || o.Status().Ready })
 }
 

@@ -297,6 +297,7 @@ func (s *Source) follow(svc *service, cold bool) {
 				return
 			}
 			if ctx.Err() == nil {
+				s.board.succeeded(svc.about) // a status that is ready lacks no answer
 				svc.nodes = on
 				s.answered(svc, seen, a.index)
 			}

@@ -54,6 +54,36 @@ func TestNothingIsPublishedBeforeEverythingIsIn(t *testing.T) {
 }
 
 // Each change is published without any time passing, and changes nothing else.
+// Whoever sees the first catalog sees a status that waits for nothing.
+func TestTheStatusIsNotBehindTheCatalog(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fake := newFake()
+		for i := range 20 {
+			fake.set(fmt.Sprintf("s%02d", i), many(1)...)
+		}
+		cfg, err := Config{Address: "consul:8500"}.withDefaults()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s *Source
+		published := 0
+		s = newSource(cfg, Demand{MeshOnly: true}, slog.New(slog.DiscardHandler), func(*watch.Catalog) {
+			published++
+			if st := s.Status(); !st.Ready || len(st.Waiting) > 0 {
+				t.Errorf("status %+v", st)
+			}
+		}, fake)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- s.Run(ctx) }()
+		synctest.Wait()
+		cancel()
+		if err := <-done; err != nil || published != 1 {
+			t.Errorf("error %v, %d catalogs", err, published)
+		}
+	})
+}
+
 func TestChangesPassAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		fake := newFake()
