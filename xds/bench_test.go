@@ -4,15 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"runtime"
 	"strconv"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
@@ -43,13 +38,21 @@ func assignmentOf(name, version string) *translate.Resource {
 	return &translate.Resource{Type: translate.Endpoint, Name: name, Version: version, Body: body}
 }
 
+// clusterOf returns a cluster of the size of a real one.
+func clusterOf(name string) *translate.Resource {
+	r := cluster(name, "1")
+	r.Body = append(r.Body, 0xfa, 0x3f, 0xbc, 0x05) // field 1023, 700 bytes
+	r.Body = append(r.Body, make([]byte, 700)...)
+	return r
+}
+
 func benchWorld(s *Server, services int) (*world, []string) {
 	w := newWorld(s)
 	names := make([]string, services)
 	all := make([]*translate.Resource, 0, 2*services)
 	for i := range services {
 		names[i] = fmt.Sprintf("service-%04d", i)
-		all = append(all, cluster(names[i], "1"), assignmentOf(names[i], "1"))
+		all = append(all, clusterOf(names[i]), assignmentOf(names[i], "1"))
 	}
 	w.put(all...).publish()
 	return w, names
@@ -132,74 +135,4 @@ func BenchmarkEngine(b *testing.B) {
 			handlers.Wait()
 		})
 	}
-}
-
-// BenchmarkFanOut is the same through grpc-go on loopback, a connection a
-// stream. CPU and memory are those of this process: server and clients.
-func BenchmarkFanOut(b *testing.B) {
-	for _, size := range []struct{ streams, services int }{{50, 100}, {200, 1000}} {
-		b.Run(fmt.Sprintf("streams=%d/services=%d", size.streams, size.services), func(b *testing.B) {
-			s := testServer()
-			w, names := benchWorld(s, size.services)
-			addr := listen(b, s)
-			var clients, pending sync.WaitGroup
-			ctx, cancel := context.WithCancel(context.Background())
-			pending.Add(size.streams)
-			for i := range size.streams {
-				conn, err := grpc.NewClient(addr.String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-				if err != nil {
-					b.Fatal(err)
-				}
-				clients.Go(func() {
-					defer func() { _ = conn.Close() }()
-					acknowledge(ctx, conn, strconv.Itoa(i), names, &pending)
-				})
-			}
-			start, cpu := time.Now(), cpuTime()
-			pending.Wait()
-			b.Logf("first sync of %d streams: %v, %v of CPU with the clients", size.streams, time.Since(start).Round(time.Millisecond), (cpuTime() - cpu).Round(time.Millisecond))
-			b.ReportAllocs()
-			b.ResetTimer()
-			cpu = cpuTime()
-			for n := 0; n < b.N; n += size.streams {
-				pending.Add(size.streams)
-				w.put(assignmentOf(names[n%len(names)], strconv.Itoa(n+2))).publish()
-				pending.Wait()
-			}
-			b.StopTimer()
-			b.ReportMetric(float64((cpuTime()-cpu).Nanoseconds())/float64(b.N), "cpu-ns/op")
-			cancel()
-			clients.Wait()
-			runtime.GC()
-		})
-	}
-}
-
-func acknowledge(ctx context.Context, conn *grpc.ClientConn, id string, names []string, pending *sync.WaitGroup) {
-	ads, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
-	if err != nil {
-		panic(err)
-	}
-	request := &discovery.DeltaDiscoveryRequest{
-		Node: &corepb.Node{Id: id, Cluster: "nexus"}, TypeUrl: eds.URL(), ResourceNamesSubscribe: names,
-	}
-	for {
-		if err := ads.Send(request); err != nil {
-			return
-		}
-		m, err := ads.Recv()
-		if err != nil {
-			return
-		}
-		request = &discovery.DeltaDiscoveryRequest{TypeUrl: eds.URL(), ResponseNonce: m.Nonce}
-		pending.Done()
-	}
-}
-
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		panic(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -64,6 +64,13 @@ func (f *feed) push(v *view, now time.Time) {
 	if !f.answer && !f.mayPush(v, now) {
 		return
 	}
+	if p := f.shared(v); p != nil {
+		f.answer = false
+		if len(p.changes) > 0 || f.owed {
+			f.dispatch(v, p, nil, now)
+		}
+		return
+	}
 	changes, waiting := f.plan(v, now)
 	f.answer = false
 	if len(changes) > 0 || f.owed && !waiting {
@@ -110,7 +117,7 @@ func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
 		for r := range f.base.all() {
 			has = append(has, change{name: r.Name, res: r})
 		}
-		f.stream.vouch(f.typ, has)
+		f.stream.vouch(f.typ, &parcel{changes: has})
 		return nil, false
 	}
 	var has []change // what it came with and is to have
@@ -153,7 +160,7 @@ func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
 	if len(f.diffs) == 0 {
 		f.diffs = nil
 	}
-	f.stream.vouch(f.typ, has)
+	f.stream.vouch(f.typ, &parcel{changes: has})
 	if first && f.reported > 0 && len(changes) == 0 && !waiting && !f.owed {
 		f.hasAll(v.offers[f.typ].digest.String())
 	}
@@ -337,40 +344,42 @@ func (f *feed) target(v *view, name string, d *diff) (*translate.Resource, error
 	return v.get(f.typ, name), nil
 }
 
-// send sends a response with the changes.
+// send sends a response with the changes, which are this client's own.
 func (f *feed) send(v *view, changes []change, now time.Time) {
+	p, resources, removed := f.pack(v, changes)
+	f.dispatch(v, p, func(nonce string) *frame {
+		return newFrame(f.stream.protocol, f.typ, p.version, nonce, resources, removed)
+	}, now)
+}
+
+// dispatch sends a parcel. Encode makes its frame, nil for a shared one.
+func (f *feed) dispatch(v *view, p *parcel, encode func(nonce string) *frame, now time.Time) {
 	f.owed = false
+	if p.silent {
+		return
+	}
 	s := f.stream
-	var resources []*translate.Resource
-	var removed []string
-	version := v.offers[f.typ].digest.String()
-	if s.protocol == sotw {
-		resources, version = f.stateOfTheWorld(v, changes)
-		if len(resources) == 0 && !f.fullState() {
-			return // SotW cannot say that something does not exist
-		}
-	} else {
-		resources, removed = split(changes)
-	}
-	r := &response{
-		nonce: s.nonce(), version: version, at: now, changes: changes,
-		view: v, leases: s.secrets.count,
-	}
-	f.nonce, f.version = r.nonce, version
+	r := &response{nonce: s.nonce(), at: now, parcel: p, view: v, leases: s.secrets.count}
+	f.nonce, f.version = r.nonce, p.version
 	f.inflight = append(f.inflight, r)
 	if len(f.inflight) > maxUnanswered {
 		f.inflight = slices.Delete(f.inflight, 0, 1)
 	}
-	frame := newFrame(s.protocol, f.typ, version, r.nonce, resources, removed)
-	s.server.metrics.pushed(f.typ, frame.size)
-	s.status.sent(f.typ, version)
+	var fr *frame
+	if encode != nil {
+		fr = encode(r.nonce)
+	} else {
+		fr = p.frame(r.nonce)
+	}
+	s.server.metrics.pushed(f.typ, fr.size)
+	s.status.sent(f.typ, p.version)
 	switch f.typ {
 	case translate.Cluster:
-		s.order.clustersSent(s, changes)
+		s.order.clustersSent(s, p.changes)
 	case translate.Secret:
-		s.secrets.wasSent(changes)
+		s.secrets.wasSent(p.changes)
 	}
-	s.send(frame)
+	s.send(fr)
 }
 
 // subscribe adds names, and has each of them told.

@@ -35,9 +35,24 @@ type frame struct {
 	size int
 }
 
-// newFrame encodes a response. The field order is free in protobuf, so what
-// differs between streams, the nonce, comes last.
+// newFrame encodes a response.
 func newFrame(p protocol, t translate.Type, version, nonce string, resources []*translate.Resource, removed []string) *frame {
+	data, size := encodeResponse(p, t, version, nonce, resources, removed)
+	return &frame{data: data, size: size}
+}
+
+// frame returns the frame of a shared parcel.
+func (p *parcel) frame(nonce string) *frame {
+	tail := appendString(make([]byte, 0, stringSize(responseNonce, nonce)), responseNonce, nonce)
+	data := make(mem.BufferSlice, len(p.head)+1)
+	copy(data, p.head)
+	data[len(p.head)] = mem.SliceBuffer(tail)
+	return &frame{data: data, size: p.size + len(tail)}
+}
+
+// encodeResponse encodes a response. The field order is free in protobuf, so what
+// differs between streams, the nonce, comes last.
+func encodeResponse(p protocol, t translate.Type, version, nonce string, resources []*translate.Resource, removed []string) (mem.BufferSlice, int) {
 	url := t.URL()
 	own, shared := 0, 0
 	for _, r := range resources {
@@ -74,11 +89,11 @@ func newFrame(p protocol, t translate.Type, version, nonce string, resources []*
 	b = appendString(b, responseNonce, nonce)
 	pieces = append(pieces, b[cut:])
 
-	f := &frame{data: make(mem.BufferSlice, len(pieces)), size: size + len(b)}
+	data := make(mem.BufferSlice, len(pieces))
 	for i := range pieces {
-		f.data[i] = &pieces[i]
+		data[i] = &pieces[i]
 	}
-	return f
+	return data, size + len(b)
 }
 
 // anySize and entrySize are the lengths of the Any of a resource and of the

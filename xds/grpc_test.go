@@ -3,6 +3,7 @@ package xds
 import (
 	"context"
 	"net"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -23,7 +24,13 @@ import (
 	"datapunk.dev/controlplane/translate"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(fleetVariable); spec != "" {
+		beFleet(spec)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // listen serves on loopback until the test ends.
 func listen(t testing.TB, s *Server, options ...grpc.ServerOption) net.Addr {

@@ -92,7 +92,7 @@ func (o *offers) of(set *translate.Set, before *offer) *offer {
 		for r := range set.All() {
 			d = d.toggle(r.Name, r.Version)
 		}
-		return &offer{set: set, digest: d}
+		return newOffer(set, d)
 	}
 	seen := make(map[string]struct{}, len(names))
 	for _, name := range names {
@@ -107,7 +107,7 @@ func (o *offers) of(set *translate.Set, before *offer) *offer {
 			d = d.toggle(name, r.Version)
 		}
 	}
-	return &offer{set: set, digest: d}
+	return newOffer(set, d)
 }
 
 // release gives up a view that is no longer used.

@@ -89,19 +89,6 @@ func (s *stream) clusterReady(v *view, name string) bool {
 	return true
 }
 
-func (r *response) introduces(name string) bool {
-	if r.fresh == nil {
-		r.fresh = make(map[string]struct{})
-		for _, c := range r.changes {
-			if c.fresh && c.res != nil {
-				r.fresh[c.name] = struct{}{}
-			}
-		}
-	}
-	_, ok := r.fresh[name]
-	return ok
-}
-
 // mayRemove reports whether resources of the type may be removed now: once the
 // client has acknowledged all that may have stopped to need them.
 func (s *stream) mayRemove(t translate.Type, v *view, now time.Time) bool {

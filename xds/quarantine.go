@@ -96,8 +96,13 @@ type Quarantined struct {
 }
 
 // vouch tells the jury what the client acknowledged.
-func (s *stream) vouch(t translate.Type, changes []change) {
-	if len(changes) > 0 && s.server.jury.accepted(s.slot.profile.Kind, t, s.node.id, changes) {
+func (s *stream) vouch(t translate.Type, p *parcel) {
+	if len(p.changes) == 0 || p.proven.Load() {
+		return
+	}
+	proven, lifted := s.server.jury.accepted(s.slot.profile.Kind, t, s.node.id, p.changes)
+	p.proven.Store(proven)
+	if lifted {
 		s.server.judged()
 	}
 }
@@ -185,25 +190,31 @@ func (t *trial) predecessor(r *translate.Resource) *translate.Resource {
 	return nil
 }
 
-// accepted notes that a node acknowledged the changes. It reports whether that
-// has ended a quarantine.
-func (j *jury) accepted(kind translate.Kind, typ translate.Type, node string, changes []change) (lifted bool) {
+// accepted notes that a node acknowledged the changes. It reports whether all
+// of them are proven now, and whether that has ended a quarantine.
+func (j *jury) accepted(kind translate.Kind, typ translate.Type, node string, changes []change) (proven, lifted bool) {
 	if j.open[typ].Load() == 0 {
-		return false
+		return true, false
 	}
 	var open []content
+	proven = true
 	j.mu.RLock()
 	for _, c := range changes {
 		if c.res == nil {
 			continue
 		}
-		if t := j.trials[contentOf(kind, c.res)]; t != nil && !t.proven && !slices.Contains(t.accepted, node) {
+		t := j.trials[contentOf(kind, c.res)]
+		if t == nil || t.proven {
+			continue
+		}
+		proven = false
+		if !slices.Contains(t.accepted, node) {
 			open = append(open, contentOf(kind, c.res))
 		}
 	}
 	j.mu.RUnlock()
 	if len(open) == 0 {
-		return false
+		return proven, false
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -221,7 +232,7 @@ func (j *jury) accepted(kind translate.Kind, typ translate.Type, node string, ch
 		j.quarantines = slices.DeleteFunc(j.quarantines, func(q *quarantine) bool { return q.content == c })
 		lifted = lifted || len(j.quarantines) < n
 	}
-	return lifted
+	return false, lifted
 }
 
 // refused notes that a node refused a content, while what that depends on was

@@ -18,13 +18,11 @@ type change struct {
 
 // response is one that was sent, until the client answers it.
 type response struct {
-	nonce   string
-	version string // of the whole type, for people
-	at      time.Time
-	changes []change
-	view    *view
-	leases  uint64              // how many secrets of the lease were sent before it
-	fresh   map[string]struct{} // names of the fresh changes; made when asked for
+	nonce string
+	at    time.Time
+	*parcel
+	view   *view
+	leases uint64 // how many secrets of the lease were sent before it
 }
 
 const (
@@ -75,6 +73,7 @@ func (f *feed) answered(r *response) *response {
 
 // absorb adds the changes of an earlier response.
 func (r *response) absorb(earlier *response) {
+	r.parcel = &parcel{changes: slices.Clone(r.changes), version: r.version}
 	at := make(map[string]int, len(r.changes))
 	for i, c := range r.changes {
 		at[c.name] = i
@@ -91,7 +90,7 @@ func (r *response) absorb(earlier *response) {
 // acknowledged notes an ACK.
 func (f *feed) acknowledged(r *response) {
 	f.accepted = true
-	f.stream.vouch(f.typ, r.changes)
+	f.stream.vouch(f.typ, r.parcel)
 	f.stream.forget(f.typ, r.changes)
 	f.stream.server.metrics.acked(f.typ, time.Since(r.at))
 	f.stream.status.acknowledged(f.typ, r.version)

@@ -39,14 +39,24 @@ func (v *view) sets() (sets [translate.NumTypes]*translate.Set) {
 }
 
 // offer is what is served of one type: a set of the snapshot, but for what is
-// in quarantine. It is immutable. Streams compare offers as they would compare
+// in quarantine. Its content is immutable. Streams compare offers as they would compare
 // sets, at the same cost.
 type offer struct {
+	id  uint64 // no other has it
 	set *translate.Set
 	// instead is what is served in the place of quarantined contents, by name;
 	// nil most often.
 	instead map[string]substitute
 	digest  digest // of what is served: equal on every replica that serves the same
+	parcels parcels
+}
+
+// offerIDs counts the offers. A parcel remembers the one before it by number,
+// so as not to keep it.
+var offerIDs atomic.Uint64
+
+func newOffer(set *translate.Set, d digest) *offer {
+	return &offer{id: offerIDs.Add(1), set: set, digest: d}
 }
 
 // substitute is the last content of a place that some proxy acknowledged.
@@ -75,7 +85,8 @@ func (o *offer) withholds(name string) bool {
 
 // with returns the offer with a substitute in it.
 func (o *offer) with(s substitute) *offer {
-	next := &offer{set: o.set, instead: make(map[string]substitute, len(o.instead)+1), digest: o.digest}
+	next := newOffer(o.set, o.digest)
+	next.instead = make(map[string]substitute, len(o.instead)+1)
 	maps.Copy(next.instead, o.instead)
 	next.instead[s.withheld.Name] = s
 	next.digest = next.digest.toggle(s.withheld.Name, s.withheld.Version)
