@@ -30,6 +30,10 @@ const (
 	secretRoots = "ROOTCA"
 )
 
+// svidAgent begins like the user agents of gRPC's own xDS clients, by which a
+// control plane tells whoever has no Envoy.
+const svidAgent = "gRPC SVID files"
+
 // SVIDLoop keeps the SVID of a client without an Envoy in files: it takes over
 // SDS what an Envoy would.
 type SVIDLoop struct {
@@ -105,7 +109,7 @@ func (l *SVIDLoop) follow(ctx context.Context, address string, creds credentials
 		return false, err
 	}
 	request := &discoveryv3.DiscoveryRequest{
-		Node:    &corev3.Node{Id: node, Cluster: strings.TrimPrefix(id.Path(), "/"), UserAgentName: "controlplane svid"},
+		Node:    &corev3.Node{Id: node, Cluster: strings.TrimPrefix(id.Path(), "/"), UserAgentName: svidAgent},
 		TypeUrl: secretType, ResourceNames: []string{secretOwn, secretRoots},
 	}
 	var have svidFiles

@@ -40,7 +40,7 @@ func checkMessage(t *testing.T, r *Resource, m proto.Message) {
 	}
 	switch m := m.(type) {
 	case *listenerv3.Listener:
-		if m.EnableReusePort == nil || m.EnableReusePort.Value {
+		if m.ApiListener == nil && (m.EnableReusePort == nil || m.EnableReusePort.Value) {
 			t.Errorf("listener %s lets a second Envoy share its port", m.Name)
 		}
 	case *tlsv3.CertificateValidationContext:

@@ -122,6 +122,18 @@ func TestProxylessClientTrustsTheServiceAloneNotTheMesh(t *testing.T) {
 	}
 }
 
+// TestProxylessClientMayHaveTheTrustBundle with which somebody else keeps its
+// files.
+func TestProxylessClientMayHaveTheTrustBundle(t *testing.T) {
+	for mtls, want := range map[bool]int{true: 1, false: 0} {
+		view := proxylessView(t, mtls, 1)
+		check(t, view)
+		if secrets := view.Sets[Secret]; secrets.Len() != want || (secrets.Get(secretRoots) != nil) != mtls {
+			t.Errorf("mTLS %t: %d secrets", mtls, secrets.Len())
+		}
+	}
+}
+
 // TestProxylessBalancing: what gRPC does not have becomes what it has.
 func TestProxylessBalancing(t *testing.T) {
 	header, cookie := []policy.HashPolicy{{Header: "x-user"}}, []policy.HashPolicy{{Cookie: "session"}}

@@ -22,6 +22,7 @@ type place struct {
 	scope     string // key
 	local     localKey
 	workload  *workload // nil for a proxyless client
+	secrets   *Set      // of a proxyless client; nil for others
 	listeners *Set
 	serves    bool // has an inbound listener
 	listen    listenInput
@@ -50,7 +51,7 @@ func (p *place) view(s *scope) *View {
 // sets are what the view serves, of the place and of its scope.
 func (p *place) sets(s *scope) [NumTypes]*Set {
 	if s.kind == Proxyless {
-		return [NumTypes]*Set{Cluster: s.base, Endpoint: s.endpoints, Secret: s.none, Listener: s.listeners, Route: s.none}
+		return [NumTypes]*Set{Cluster: s.base, Endpoint: s.endpoints, Secret: p.secrets, Listener: s.listeners, Route: s.none}
 	}
 	clusters, routes := s.base, s.routes
 	if p.serves {
@@ -212,6 +213,7 @@ func (b *build) place(key []byte, profile Profile) {
 	p.scope = s.key
 	if profile.Kind == Proxyless {
 		p.listen.settings = settings
+		p.secrets = b.trustBundle(before)
 	} else {
 		p.workload = b.workload(settings, profile.AppPort, s)
 		b.listen(p, key, settings, before)
@@ -232,6 +234,18 @@ func (b *build) place(key []byte, profile Profile) {
 	if v := p.view(s); old == nil || !v.same(old) {
 		b.changed = append(b.changed, v)
 	}
+}
+
+// trustBundle is all that a proxyless client may have of secrets, for whoever
+// keeps its files: its certificate is never in a view.
+func (b *build) trustBundle(before *place) *Set {
+	switch {
+	case before != nil && before.secrets.Get(secretRoots) == b.roots:
+		return before.secrets
+	case b.roots == nil:
+		return NewSet()
+	}
+	return NewSet(b.roots)
 }
 
 // settings are the effective settings of a proxy's service, which the mesh
