@@ -142,6 +142,10 @@ func TestGRPCClientWithoutAnEnvoyCallsSidecarsWithMTLSAndIsRefusedByADENY(t *tes
 	}
 	checkProxyless(t, m, "reports-1")
 	checkProxyless(t, m, "audits-1")
+	// It is in Prometheus's list no more than it has metrics.
+	if status, body, err := m.Plane.Get("/sd/prometheus"); err != nil || status != 200 || strings.Contains(body, "reports") || !strings.Contains(body, "grpc-1") {
+		t.Errorf("/sd/prometheus: %d, %v: %s", status, err, body)
+	}
 
 	deny := `        - {name: no-reports, action: DENY, sources: [reports], destinations: [grpc_service]}
 `
