@@ -26,18 +26,16 @@ func (f *feed) handleDelta(r *request) {
 		f.sub = subscription{active: true, names: noNames}
 	}
 	if f.typ == translate.Secret {
-		r.names = s.secrets.authorized(r.names)
+		s.secrets.authorize(r)
 	}
-	asked := r.names
-	if slices.Contains(asked, wildcard) {
+	if r.all {
 		f.sub.named = true
-		asked = without(asked, wildcard)
 		f.subscribeAll()
 	}
 	if !f.sub.named && len(r.names)+len(r.unsubscribe) == 0 && hasLegacyWildcard(f.typ, s.slot.profile.Kind) {
 		f.subscribeAll()
 	}
-	f.subscribe(asked)
+	f.subscribe(r.names)
 	if first {
 		f.reconnected(r.initial)
 	}
@@ -112,8 +110,4 @@ func (f *feed) unsubscribe(names []string) {
 		}
 	}
 	f.forget()
-}
-
-func without(names []string, name string) []string {
-	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == name })
 }

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -38,19 +39,27 @@ func FuzzDeltaRequest(f *testing.F) {
 			t.Fatalf("%v: %v", err, want)
 		}
 		if got.typeURL != want.TypeUrl || got.nonce != want.ResponseNonce || got.nack != (want.ErrorDetail != nil) ||
-			len(got.names) != len(want.ResourceNamesSubscribe) || len(got.unsubscribe) != len(want.ResourceNamesUnsubscribe) ||
+			got.all != slices.Contains(want.ResourceNamesSubscribe, wildcard) || len(got.unsubscribe) != len(want.ResourceNamesUnsubscribe) ||
 			len(got.initial) != len(want.InitialResourceVersions) || (got.node != nil) != (want.Node != nil) {
 			t.Fatalf("got %+v, want %v", got, want)
 		}
-		for i, name := range want.ResourceNamesSubscribe {
-			if got.names[i] != name {
-				t.Fatalf("name %d is %q, want %q", i, got.names[i], name)
-			}
+		if names := unstarred(want.ResourceNamesSubscribe); !slices.Equal(got.names, names) {
+			t.Fatalf("names %q, want %q", got.names, names)
+		}
+		// A list that is known is read as the set of it.
+		again := &request{protocol: delta, sets: newNameSets()}
+		set := again.sets.of(got.names)
+		if err := again.unmarshal(b); err != nil || again.all != got.all || again.set != set && len(got.names) > 0 {
+			t.Fatalf("%v: %+v, want the set %v", err, again, set)
 		}
 		if got.node != nil {
 			_, _ = got.node.profile()
 		}
 	})
+}
+
+func unstarred(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == wildcard })
 }
 
 func FuzzSotwRequest(f *testing.F) {
@@ -72,7 +81,7 @@ func FuzzSotwRequest(f *testing.F) {
 			t.Fatalf("%v: %v", err, want)
 		}
 		if got.typeURL != want.TypeUrl || got.nonce != want.ResponseNonce || got.version != want.VersionInfo ||
-			len(got.names) != len(want.ResourceNames) {
+			!slices.Equal(got.names, unstarred(want.ResourceNames)) {
 			t.Fatalf("got %+v, want %v", got, want)
 		}
 	})

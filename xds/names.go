@@ -49,8 +49,9 @@ func (t *nameSets) of(names []string) *nameSet {
 	if len(names) == 0 {
 		return noNames
 	}
-	key := nameKey{count: len(names)}
+	var key nameKey
 	for _, n := range names {
+		key.count++
 		key.sums[0] += maphash.String(t.seeds[0], n)
 		key.sums[1] += maphash.String(t.seeds[1], n)
 	}
@@ -65,6 +66,20 @@ func (t *nameSets) of(names []string) *nameSet {
 	t.sets[key] = weak.Make(s)
 	runtime.AddCleanup(s, t.forget, key)
 	return s
+}
+
+// hash adds a name to a key.
+func (t *nameSets) hash(key *nameKey, name []byte) {
+	key.count++
+	key.sums[0] += maphash.Bytes(t.seeds[0], name)
+	key.sums[1] += maphash.Bytes(t.seeds[1], name)
+}
+
+// known returns the set with the key, or nil.
+func (t *nameSets) known(key nameKey) *nameSet {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sets[key].Value()
 }
 
 func (t *nameSets) forget(key nameKey) {

@@ -27,7 +27,8 @@ func (p protocol) String() string {
 // extensions alone is 60 KB.
 type request struct {
 	protocol  protocol
-	malformed error // why it can not be read: the rest means nothing
+	sets      *nameSets // where lists of names are known from; may be nil
+	malformed error     // why it can not be read: the rest means nothing
 
 	node    *node
 	typeURL string
@@ -35,7 +36,9 @@ type request struct {
 	failure string // message of error_detail
 	nack    bool   // error_detail is set
 
-	names       []string // resource_names, resource_names_subscribe
+	names       []string // resource_names, resource_names_subscribe; without "*"
+	set         *nameSet // the names, if some stream has asked for the same
+	all         bool     // "*" is one of the names
 	unsubscribe []string
 	initial     map[string]string // initial_resource_versions: name to version
 	version     string            // version_info, SotW only
@@ -64,7 +67,8 @@ var requestFields = [2][10]int{
 }
 
 func (r *request) unmarshal(b []byte) error {
-	var names, unsubscribe [][]byte
+	var unsubscribe [][]byte
+	var key nameKey
 	fields := &requestFields[r.protocol]
 	err := eachBytes(b, func(number protowire.Number, v []byte) error {
 		if int(number) >= len(fields) {
@@ -78,7 +82,15 @@ func (r *request) unmarshal(b []byte) error {
 		case fieldNonce:
 			r.nonce = string(v)
 		case fieldNames:
-			names = append(names, v)
+			if string(v) == wildcard {
+				r.all = true
+				return nil
+			}
+			if r.sets != nil {
+				r.sets.hash(&key, v)
+			} else {
+				key.count++
+			}
 		case fieldUnsubscribe:
 			unsubscribe = append(unsubscribe, v)
 		case fieldNode:
@@ -116,8 +128,32 @@ func (r *request) unmarshal(b []byte) error {
 	if err != nil {
 		return err
 	}
-	r.names, r.unsubscribe = toStrings(names), toStrings(unsubscribe)
-	return nil
+	r.unsubscribe = toStrings(unsubscribe)
+	return r.readNames(b, key)
+}
+
+// readNames reads the names of the message. A SotW client repeats them with
+// every ACK, so a list that is known costs no strings.
+func (r *request) readNames(b []byte, key nameKey) error {
+	if key.count == 0 {
+		return nil
+	}
+	if r.sets != nil {
+		if r.set = r.sets.known(key); r.set != nil {
+			r.names = r.set.names
+			return nil
+		}
+	}
+	names := make([][]byte, 0, key.count)
+	fields := &requestFields[r.protocol]
+	err := eachBytes(b, func(number protowire.Number, v []byte) error {
+		if int(number) < len(fields) && fields[number] == fieldNames && string(v) != wildcard {
+			names = append(names, v)
+		}
+		return nil
+	})
+	r.names = toStrings(names)
+	return err
 }
 
 // toStrings copies the names out of the buffer of the transport, into one

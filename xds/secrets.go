@@ -81,19 +81,25 @@ func leased(name string) bool {
 	return ok && strings.Contains(id, "/")
 }
 
-// authorized returns the names that the client may have. The others are
-// treated as if it had not asked: to tell it that they do not exist would be
-// an answer.
-func (c *secrets) authorized(names []string) []string {
-	allowed := names[:0:0]
-	for _, name := range names {
+// authorize takes out of a request the names that the client may not have. They
+// are treated as if it had not asked: to tell it that they do not exist would
+// be an answer. It may not ask for all.
+func (c *secrets) authorize(r *request) {
+	if r.all {
+		r.all = false
+		c.refuse(wildcard)
+	}
+	var allowed []string
+	for _, name := range r.names {
 		if c.mayHave(name) {
 			allowed = append(allowed, name)
 		} else {
 			c.refuse(name)
 		}
 	}
-	return allowed
+	if len(allowed) < len(r.names) {
+		r.names, r.set = allowed, nil
+	}
 }
 
 func (c *secrets) mayHave(name string) bool {

@@ -1,8 +1,6 @@
 package xds
 
 import (
-	"slices"
-
 	"datapunk.dev/controlplane/translate"
 )
 
@@ -36,11 +34,10 @@ func (f *feed) handleSotw(r *request) {
 		f.claims = r.version
 		f.answer = true
 	}
-	names := r.names
 	if f.typ == translate.Secret {
-		names = s.secrets.authorized(names)
+		s.secrets.authorize(r)
 	}
-	f.resubscribe(names, first)
+	f.resubscribe(r, first)
 	if stale {
 		f.answer = false
 	}
@@ -53,19 +50,18 @@ func (f *feed) handleSotw(r *request) {
 // being requested, the server must resend any newly requested resources, even
 // if it previously sent those resources without having been asked for them and
 // the resources have not changed since that time."
-func (f *feed) resubscribe(list []string, first bool) {
+func (f *feed) resubscribe(r *request, first bool) {
 	old := f.sub
-	if len(list) > 0 {
-		f.sub.named = true
-	}
-	all := slices.Contains(list, wildcard)
-	if all {
-		list = without(list, wildcard)
-	}
+	named := r.all || len(r.names) > 0
+	f.sub.named = f.sub.named || named
+	all := r.all
 	if !f.sub.named && hasLegacyWildcard(f.typ, f.stream.slot.profile.Kind) {
 		all = true
 	}
-	names := f.stream.server.names.of(list)
+	names := r.set
+	if names == nil {
+		names = f.stream.server.names.of(r.names)
+	}
 	if !first && names == old.names && all == old.wildcard {
 		return // most often: an ACK
 	}
@@ -95,7 +91,7 @@ func (f *feed) resubscribe(list []string, first bool) {
 	} else {
 		f.sub.wildcard = false
 	}
-	if first && f.fullState() && len(list) > 0 {
+	if first && f.fullState() && named {
 		f.owed = true
 	}
 	f.forget()

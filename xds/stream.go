@@ -19,8 +19,9 @@ import (
 )
 
 // stream is one xDS stream. The goroutine that runs [stream.run] owns every
-// field below the first group; one goroutine receives, and one sends, so that
-// a client that does not read blocks neither.
+// field below the first group; one goroutine receives, and while there is
+// something to send one sends, so that a client that does not read blocks
+// neither.
 //
 // "The server may send additional responses at any time when the subscribed
 // resources change", and "Envoy does not expect a DiscoveryResponse for every
@@ -48,28 +49,25 @@ type stream struct {
 	recalled   map[translate.Ref]*refusal // of earlier streams, until each is looked at
 	refuses    bool                       // the memory may hold refusals of this node
 
-	out     chan *frame   // to the sender; never blocks, see push
-	sent    chan error    // from the sender, one a frame
-	done    chan struct{} // closed when the stream has ended
-	unsent  int           // frames between out and sent
-	sendBy  time.Time     // when the sender must have sent its frame
-	pushBy  time.Time     // when to push again though nothing has happened
-	unknown bool          // a request of an unknown type was logged
+	transport grpc.ServerStream
+	frames    []*frame      // of the current push
+	unsent    int           // frames that the transport has not taken
+	sent      chan error    // one a frame, when it has
+	sendBy    time.Time     // when it must have taken the next
+	done      chan struct{} // closed when the stream has ended
+	pushBy    time.Time     // when to push again though nothing has happened
+	unknown   bool          // a request of an unknown type was logged
 }
-
-// maxUnsent is how many frames one push makes at most.
-const maxUnsent = int(translate.NumTypes) * (maxInFlight + 2)
 
 // maxNames bounds the names that a stream may subscribe to, of each type.
 const maxNames = 200_000
 
 func (s *Server) serve(p protocol, gs grpc.ServerStream, typeURL string) (err error) {
 	st := &stream{
-		server: s, protocol: p, aggregated: typeURL == "",
+		server: s, transport: gs, protocol: p, aggregated: typeURL == "",
 		wakeup: make(chan struct{}, 1),
 		ended:  make(chan error, 1),
-		out:    make(chan *frame, maxUnsent),
-		sent:   make(chan error, maxUnsent),
+		sent:   make(chan error, 1),
 		done:   make(chan struct{}),
 		log:    s.options.Logger.With("protocol", p.String()),
 	}
@@ -103,7 +101,6 @@ func (s *Server) serve(p protocol, gs grpc.ServerStream, typeURL string) (err er
 	requests := make(chan *request)
 	failed := make(chan error, 1)
 	go st.receive(gs, requests, failed)
-	go st.transmit(gs)
 	return st.run(gs.Context(), requests, failed)
 }
 
@@ -118,7 +115,7 @@ func (s *stream) contain(err *error) {
 
 func (s *stream) receive(gs grpc.ServerStream, requests chan<- *request, failed chan<- error) {
 	for {
-		r := &request{protocol: s.protocol}
+		r := &request{protocol: s.protocol, sets: s.server.names}
 		err := func() (err error) {
 			defer s.contain(&err)
 			return gs.RecvMsg(r)
@@ -135,11 +132,16 @@ func (s *stream) receive(gs grpc.ServerStream, requests chan<- *request, failed 
 	}
 }
 
-func (s *stream) transmit(gs grpc.ServerStream) {
-	for {
+// transmit sends the frames of one push. It lasts no longer: most of the time
+// there is nothing to send, and a goroutine that waits is memory.
+func (s *stream) transmit(frames []*frame) {
+	for _, f := range frames {
+		err := func() (err error) {
+			defer s.contain(&err)
+			return s.transport.SendMsg(f)
+		}()
 		select {
-		case f := <-s.out:
-			s.sent <- gs.SendMsg(f)
+		case s.sent <- err:
 		case <-s.done:
 			return
 		}
@@ -168,6 +170,10 @@ func (s *stream) run(ctx context.Context, requests <-chan *request, failed <-cha
 	defer timer.Stop()
 	armed := identifyBy
 	for {
+		if len(s.frames) > 0 {
+			go s.transmit(s.frames)
+			s.frames = nil
+		}
 		next := earliest(s.pushBy, s.sendBy)
 		if s.node == nil {
 			next = earliest(next, identifyBy)
@@ -332,13 +338,13 @@ func (s *stream) push() {
 	s.status.update(s, v)
 }
 
-// send hands a response to the sender.
+// send has a response sent after those before it.
 func (s *stream) send(f *frame) {
 	if s.unsent == 0 {
 		s.sendBy = time.Now().Add(s.server.options.Timeouts.Send)
 	}
 	s.unsent++
-	s.out <- f
+	s.frames = append(s.frames, f)
 }
 
 // nonce returns a nonce that the stream has not used. "The nonce is valid only
