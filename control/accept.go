@@ -25,8 +25,8 @@ func Accept(m *policy.Mesh, trustDomain string, plaintext bool) error {
 // file to the next, empty if there is nothing.
 func Caution(last, next *policy.Mesh) string {
 	if !last.MTLS.Enabled && next.MTLS.Enabled && next.MTLS.Mode == policy.Strict {
-		return "mTLS was off and is strict now: callers and instances without a sidecar are cut off at once, and so are " +
-			"those whose sidecars do not have the change yet; security.mtls.mode: permissive is the step between"
+		return "mTLS was off and is strict now: callers and instances without a sidecar are cut off; " +
+			"security.mtls.mode: permissive serves them until they have one"
 	}
 	return ""
 }

@@ -22,6 +22,7 @@ import (
 type Loop struct {
 	log     *slog.Logger
 	publish func(*translate.Snapshot)
+	stages  stages // only Run uses it
 
 	wake chan struct{}
 
@@ -41,11 +42,13 @@ type Status struct {
 	BuildTime time.Duration // of all builds together
 }
 
-// NewLoop returns a loop that calls publish with each new snapshot.
-func NewLoop(log *slog.Logger, publish func(*translate.Snapshot)) *Loop {
+// NewLoop returns a loop that calls publish with each new snapshot, and settled
+// to ask whether all connected proxies have the last one.
+func NewLoop(log *slog.Logger, publish func(*translate.Snapshot), settled func() bool) *Loop {
 	return &Loop{
 		log:     log,
 		publish: publish,
+		stages:  stages{log: log, settled: settled},
 		wake:    make(chan struct{}, 1),
 		pending: translate.Input{Fleet: translate.NewFleet(func(func(translate.Profile) bool) {})},
 	}
@@ -92,12 +95,17 @@ func (l *Loop) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-l.wake:
+		case <-l.stages.due():
 		}
-		in, ready := l.take()
+		in, fresh, ready := l.take()
 		if !ready {
 			continue
 		}
 		start := time.Now()
+		if !l.stages.advance(in.Mesh.MTLS.Enabled, start) && !fresh {
+			continue
+		}
+		in.Stage = l.stages.stage()
 		next := translate.Translate(last, in)
 		took := time.Since(start)
 		l.publish(next)
@@ -112,22 +120,20 @@ func (l *Loop) Run(ctx context.Context) error {
 	}
 }
 
-// take returns the newest input; it is not ready if all of it was taken before,
-// by a wake that came earlier. A catalog that was taken is no longer pending:
-// the next one counts its changes from there.
-func (l *Loop) take() (in translate.Input, ready bool) {
+// take returns the newest input; it is not fresh if all of it was taken before,
+// by a wake that came earlier, and not ready if a part was never given. A
+// catalog that was taken is no longer pending: the next one counts its changes
+// from there.
+func (l *Loop) take() (in translate.Input, fresh, ready bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.fresh {
-		return in, false
-	}
-	l.fresh = false
+	fresh, l.fresh = l.fresh, false
 	if l.pending.Catalog != nil {
 		l.catalog, l.pending.Catalog = l.pending.Catalog, nil
 	}
 	in = l.pending
 	in.Catalog = l.catalog
-	return in, in.Mesh != nil && in.Catalog != nil
+	return in, fresh, in.Mesh != nil && in.Catalog != nil
 }
 
 // report logs what people should know of a snapshot, when it is news.

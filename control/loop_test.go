@@ -39,7 +39,7 @@ func service(name string, port uint16) *watch.Service {
 func collect(t *testing.T, log *slog.Logger) (*Loop, *[]*translate.Snapshot) {
 	t.Helper()
 	var got []*translate.Snapshot
-	l := NewLoop(log, func(s *translate.Snapshot) { got = append(got, s) })
+	l := NewLoop(log, func(s *translate.Snapshot) { got = append(got, s) }, func() bool { return true })
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- l.Run(ctx) }()

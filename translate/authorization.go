@@ -25,9 +25,9 @@ type rule struct {
 	print string
 }
 
-func authorizationOf(m *policy.Mesh) *authorization {
+func authorizationOf(m *policy.Mesh, stage Stage) *authorization {
 	a := &authorization{
-		enabled:        m.Authorization.Enabled,
+		enabled:        m.Authorization.Enabled && stage == Settled,
 		allowByDefault: m.Authorization.DefaultAction == policy.Allow,
 	}
 	for _, p := range m.Authorization.Policies {

@@ -62,7 +62,7 @@ type build struct {
 	authz         *authorization
 	collector     *collector
 	roots         *Resource
-	meshChanged   bool // anything of the mesh file
+	meshChanged   bool // anything of the mesh file, or the stage
 	sameTransport bool // clusters and assignments are made as in base
 	sameGlobals   bool
 	rootsChanged  bool
@@ -110,7 +110,7 @@ func begin(base *state, before, in Input) *build {
 
 		naming:       base.naming,
 		authz:        base.authz,
-		meshChanged:  before.Mesh != in.Mesh,
+		meshChanged:  before.Mesh != in.Mesh || before.Stage != in.Stage,
 		rootsChanged: !bytes.Equal(before.Roots, in.Roots),
 
 		services:  base.services.Txn(),
@@ -128,17 +128,17 @@ func begin(base *state, before, in Input) *build {
 	}
 	g := base.globals
 	if b.meshChanged {
-		if fresh := globalsOf(in.Mesh); g == nil || !g.equal(fresh) {
+		if fresh := globalsOf(in.Mesh, in.Stage); g == nil || !g.equal(fresh) {
 			g = fresh
 		}
 		b.naming = namingOf(in.Mesh)
-		b.authz = authorizationOf(in.Mesh)
+		b.authz = authorizationOf(in.Mesh, in.Stage)
 	}
 	b.sameGlobals = g == base.globals
 	b.sameTransport = base.globals != nil && g.sameTransport(base.globals)
 	b.c = newCompiler(g)
 	b.roots = base.roots
-	if b.rootsChanged || !b.sameTransport {
+	if b.rootsChanged || base.globals == nil || (g.tls == tlsOff) != (base.globals.tls == tlsOff) {
 		b.translateRoots()
 	}
 	return b

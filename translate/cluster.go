@@ -46,7 +46,7 @@ func serviceCluster(c *compiler, s *policy.Service) (*Resource, error) {
 		TypedExtensionProtocolOptions: httpOptions(&d, c, mode, s.Timeout.Idle),
 	}
 	refs := []Ref{{Endpoint, s.Name}}
-	if c.tls != tlsOff {
+	if c.dial != tlsOff {
 		refs = append(refs, Ref{Secret, secretIdentity}, Ref{Secret, secretRoots})
 		c.secure(&d, cluster, s)
 	}
@@ -65,7 +65,7 @@ func clusterKeys(s *policy.Service) []string { return settingKeys(s, clusterSett
 // Envoy would take the protocol of the call from it instead of from the caller.
 func (c *compiler) secure(d *draft, cluster *clusterv3.Cluster, s *policy.Service) {
 	identity := c.identity(s.Name)
-	if c.tls == tlsStrict {
+	if c.dial == tlsStrict {
 		if s.Protocol == policy.TCP {
 			cluster.TransportSocket = upstreamTLS(d, identity)
 		} else {

@@ -70,7 +70,7 @@ func targetsOf(g *globals, s *watch.Service) (targets []target, notes []string) 
 		switch {
 		case i.MeshPort != 0:
 			port = i.MeshPort
-		case g.tls == tlsStrict:
+		case g.dial == tlsStrict:
 			outside++
 			continue
 		}
@@ -167,7 +167,10 @@ func (t target) endpoint(g *globals) *endpointv3.LbEndpoint {
 		HealthStatus:        t.health,
 		LoadBalancingWeight: u32(t.weight),
 	}
-	if g.tls == tlsPermissive && t.inMesh {
+	// Permissive clusters ask for it. It stands there in strict mode too, since
+	// an assignment reaches a cluster that is about to be replaced as well: one
+	// that lost its mark would be called in plaintext until then.
+	if g.dial != tlsOff && t.inMesh {
 		e.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"envoy.transport_socket_match": inMesh()}}
 	}
 	return e

@@ -10,7 +10,8 @@ import (
 // They stand apart from the [policy.Mesh] so that two meshes can be compared
 // in these alone.
 type globals struct {
-	tls         tlsMode
+	tls         tlsMode // what sidecars take
+	dial        tlsMode // what they speak to each other
 	trustDomain string
 	tracing     policy.Tracing
 	accessLogs  policy.AccessLogs
@@ -25,7 +26,7 @@ type metricsSettings struct {
 	port    uint16 // where a proxy's metadata has none; 0: no listener
 }
 
-func globalsOf(m *policy.Mesh) *globals {
+func globalsOf(m *policy.Mesh, stage Stage) *globals {
 	g := &globals{
 		trustDomain: m.MTLS.TrustDomain,
 		tracing:     m.Tracing,
@@ -40,13 +41,20 @@ func globalsOf(m *policy.Mesh) *globals {
 	default:
 		g.tls = tlsStrict
 	}
+	g.dial = g.tls
+	switch stage {
+	case Listening:
+		g.tls, g.dial = tlsPermissive, tlsOff
+	case Calling:
+		g.tls, g.dial = tlsPermissive, tlsPermissive
+	}
 	return g
 }
 
 // sameTransport reports whether clusters and assignments made under g and
 // under o are alike.
 func (g *globals) sameTransport(o *globals) bool {
-	return g.tls == o.tls && g.trustDomain == o.trustDomain
+	return g.dial == o.dial && g.trustDomain == o.trustDomain
 }
 
 func (g *globals) equal(o *globals) bool { return reflect.DeepEqual(g, o) }

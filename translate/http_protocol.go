@@ -31,7 +31,7 @@ func (g *globals) upstreamHTTP(p policy.Protocol) httpMode {
 	switch {
 	case p == policy.TCP:
 		return notHTTP
-	case g.tls == tlsStrict || p == policy.HTTP2 || p == policy.GRPC:
+	case g.dial == tlsStrict || p == policy.HTTP2 || p == policy.GRPC:
 		return http2
 	default:
 		return sameAsCaller

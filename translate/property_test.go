@@ -17,6 +17,7 @@ import (
 // is connected.
 type world struct {
 	mtls         string // "", "strict", "permissive"
+	stage        Stage
 	authorized   bool
 	allowDefault bool
 	tracing      bool
@@ -130,6 +131,7 @@ func (w *world) edit(t *rapid.T) {
 		delete(w.services, name)
 	case 7:
 		w.mtls = rapid.SampledFrom([]string{"", "strict", "permissive"}).Draw(t, "mtls")
+		w.stage = rapid.SampledFrom([]Stage{Settled, Settled, Listening, Calling}).Draw(t, "stage")
 	case 8:
 		w.authorized, w.allowDefault = rapid.Bool().Draw(t, "authorized"), rapid.Bool().Draw(t, "allow")
 		w.policies = rapid.SliceOfNDistinct(rapid.SampledFrom(worldPolicies), 0, 4, rapid.ID).Draw(t, "policies")
@@ -210,8 +212,8 @@ func TestHistoryDoesNotMatter(t *testing.T) {
 			if fleet == nil || !maps.Equal(known, w.profiles) {
 				fleet, known = NewFleet(maps.Keys(w.profiles)), w.profiles
 			}
-			in := Input{Mesh: mesh, Catalog: w.catalog, Fleet: fleet}
-			if w.mtls != "" {
+			in := Input{Mesh: mesh, Catalog: w.catalog, Fleet: fleet, Stage: w.stage}
+			if w.mtls != "" || w.stage != Settled {
 				in.Roots = []byte(w.roots)
 			}
 			next := Translate(last, in)

@@ -125,7 +125,7 @@ func proxylessCluster(c *compiler, s *policy.Service) (*Resource, error) {
 		CircuitBreakers:      circuitBreakers(c, s.CircuitBreakers),
 		OutlierDetection:     outlierDetection(&d, c, s.OutlierDetection),
 	}
-	if c.tls == tlsStrict {
+	if c.dial == tlsStrict {
 		cluster.TransportSocket = proxylessTLS(&d, c.identity(s.Name))
 	}
 	return d.finish(Cluster, s.Name, cluster, clusterKeys(s), []Ref{{Endpoint, s.Name}})

@@ -184,8 +184,8 @@ func drawAuthorization(t *rapid.T) policy.Authorization {
 func authorizationBuild(a policy.Authorization) *build {
 	return &build{
 		in:       Input{Roots: []byte("roots")},
-		c:        newCompiler(&globals{trustDomain: "td", tls: tlsStrict}),
-		authz:    authorizationOf(&policy.Mesh{Authorization: a}),
+		c:        newCompiler(&globals{trustDomain: "td", tls: tlsStrict, dial: tlsStrict}),
+		authz:    authorizationOf(&policy.Mesh{Authorization: a}, Settled),
 		services: iradix.New[*service]().Txn(),
 		inbound:  make(map[string]*Resource),
 	}

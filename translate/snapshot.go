@@ -124,12 +124,25 @@ func (f *Fleet) Has(p Profile) bool {
 	return ok
 }
 
+// Stage is how far the fleet is between mTLS off and on. A change of one proxy
+// is not one of all at the same time: they must take mTLS before others speak
+// it to them, and know their callers before they refuse any.
+type Stage uint8
+
+// The stages, in the order in which mTLS comes; it goes the other way.
+const (
+	Settled   Stage = iota // as the mesh file says
+	Listening              // sidecars take both mTLS and plaintext, and speak plaintext
+	Calling                // they take both, and speak mTLS; nobody is refused
+)
+
 // Input is all that a snapshot is made of.
 type Input struct {
 	Mesh    *policy.Mesh
 	Catalog *watch.Catalog
 	Fleet   *Fleet
 	Roots   []byte // the trust bundle, PEM; empty while mTLS is off
+	Stage   Stage
 }
 
 // View is what one profile's proxies see: a set of resources a type. Sets are

@@ -3,6 +3,7 @@ package xds
 import (
 	"cmp"
 	"encoding/json"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -268,15 +269,41 @@ func (s *stream) snapshotStatus() (ProxyStatus, bool) {
 	p := t.proxy
 	p.Protocol, p.aggregated = s.protocol.String(), s.aggregated
 	p.Types = make(map[string]TypeStatus, len(t.types))
-	next := t.slot.view.Load()
 	for i, ts := range t.types {
-		// A view that was published and that the stream is about to look at.
-		if ts.State == Synced && next != t.view && next.offers[i] != t.view.offers[i] {
-			ts.State = Pending
-		}
+		ts.State = t.stateNow(translate.Type(i))
 		p.Types[typeName(translate.Type(i))] = ts
 	}
 	return p, true
+}
+
+// stateNow is the state of a type with respect to the newest view. The caller
+// holds mu.
+func (t *streamStatus) stateNow(typ translate.Type) State {
+	state := t.types[typ].State
+	// A view that was published and that the stream is about to look at.
+	if next := t.slot.view.Load(); state == Synced && next != t.view && next.offers[typ] != t.view.offers[typ] {
+		return Pending
+	}
+	return state
+}
+
+// Settled reports whether every connected proxy has acknowledged what was
+// published last, or refused it.
+func (s *Server) Settled() bool {
+	s.mu.Lock()
+	streams := slices.Collect(maps.Keys(s.streams))
+	s.mu.Unlock()
+	return !slices.ContainsFunc(streams, func(st *stream) bool {
+		t := &st.status
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		for typ := range t.types {
+			if t.slot != nil && t.stateNow(translate.Type(typ)) == Pending {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // merge adds what another stream of the same proxy knows. Of one type on both

@@ -107,7 +107,7 @@ func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	p.loop = control.NewLoop(p.log, func(s *snapshot) { p.xds.Publish(s) })
+	p.loop = control.NewLoop(p.log, func(s *snapshot) { p.xds.Publish(s) }, func() bool { return p.xds.Settled() })
 	p.catalogs = control.NewCatalogs(p.log, p.settings.Catalog, p.loop.SetCatalog)
 	xdsOptions := xds.Options{Logger: p.log, Metrics: registry, OnFleet: p.loop.SetFleet, Locate: p.locate}
 	serverOptions := xds.ServerOptions()

@@ -188,7 +188,7 @@ func newOurs(w world) (*ours, error) {
 	}
 	o := &ours{w: w}
 	quiet := slog.New(slog.DiscardHandler)
-	o.loop = control.NewLoop(quiet, func(s *snapshot) { o.xds.Publish(s) })
+	o.loop = control.NewLoop(quiet, func(s *snapshot) { o.xds.Publish(s) }, func() bool { return o.xds.Settled() })
 	o.xds = xds.New(xds.Options{Logger: quiet, OnFleet: o.loop.SetFleet})
 	o.loop.SetRoots(roots)
 	o.loop.SetMesh(m)
