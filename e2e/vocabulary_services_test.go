@@ -179,7 +179,7 @@ func TestServicesHaveSettingsOfTheirOwn(t *testing.T) {
 			apps[id].Behave(app.Behavior{Delay: time.Second})
 			defer apps[id].Behave(app.Behavior{})
 		}
-		if r := m.Call(caller, "lake", "/"); r.Status != 504 || r.Took < 400*time.Millisecond || r.Took > 800*time.Millisecond {
+		if r := m.Call(caller, "lake", "/"); r.Status != 504 || r.Took < 350*time.Millisecond || r.Took > 800*time.Millisecond {
 			t.Errorf("cut after 400ms: %s", r)
 		}
 		if r := m.Call(caller, "patient", "/"); r.Status != 200 || r.Took < time.Second {
