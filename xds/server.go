@@ -44,7 +44,7 @@ type Server struct {
 	memory   *memory
 
 	fleetChanged bool // since OnFleet was last called
-	reporting    bool // a goroutine is about to call OnFleet
+	reporting    bool // OnFleet is about to be called, or was in this interval
 }
 
 // New returns a server that refuses streams until [Server.Publish] is called.
@@ -272,26 +272,31 @@ func (s *Server) leave(st *stream) {
 	}
 }
 
-// reportFleet has OnFleet called soon, once for all changes until then. The
-// caller holds mu.
+// fleetInterval is the least time between two reports of the fleet: each costs
+// whoever makes snapshots a look at every profile, and after a restart ten
+// thousand proxies come at once.
+const fleetInterval = 10 * time.Millisecond
+
+// reportFleet has OnFleet called: at once, or with all changes of the interval
+// that is running. The caller holds mu.
 func (s *Server) reportFleet() {
 	s.fleetChanged = true
-	if s.reporting || s.options.OnFleet == nil {
+	if !s.reporting && s.options.OnFleet != nil {
+		s.reporting = true
+		go s.report()
+	}
+}
+
+func (s *Server) report() {
+	s.mu.Lock()
+	if !s.fleetChanged {
+		s.reporting = false
+		s.mu.Unlock()
 		return
 	}
-	s.reporting = true
-	go func() {
-		for {
-			s.mu.Lock()
-			if !s.fleetChanged {
-				s.reporting = false
-				s.mu.Unlock()
-				return
-			}
-			s.fleetChanged = false
-			fleet := translate.NewFleet(maps.Keys(s.slots))
-			s.mu.Unlock()
-			s.options.OnFleet(fleet)
-		}
-	}()
+	s.fleetChanged = false
+	fleet := translate.NewFleet(maps.Keys(s.slots))
+	s.mu.Unlock()
+	s.options.OnFleet(fleet)
+	time.AfterFunc(fleetInterval, s.report)
 }

@@ -83,6 +83,7 @@ func TestFleet(t *testing.T) {
 		}
 		c.close()
 		second.close()
+		time.Sleep(fleetInterval)
 		synctest.Wait()
 		if len(fleets) != 2 || len(fleets[1]) != 0 {
 			t.Errorf("the fleet is %v after the last proxy left", fleets)
