@@ -129,13 +129,57 @@ func TestEnvoyFirstClustersRejected(t *testing.T) {
 	}
 }
 
+// Three Envoys refuse a changed cluster: all have the old one again, and a
+// fourth that starts then has nothing to refuse.
+func TestEnvoyQuarantine(t *testing.T) {
+	for _, p := range []protocol{delta, sotw} {
+		t.Run(p.String(), func(t *testing.T) {
+			e := startEnvoy(t, p)
+			e.run(t, p, "nexus-2")
+			e.run(t, p, "nexus-3")
+			synced := func(n, quarantined int) func() bool {
+				return func() bool {
+					all := e.server.Proxies()
+					for _, proxy := range all {
+						for _, name := range []string{"cluster", "endpoint", "listener", "route"} {
+							if proxy.Types[name].State != Synced {
+								return false
+							}
+						}
+						if len(proxy.Types["cluster"].Quarantined) != quarantined {
+							return false
+						}
+					}
+					return len(all) == n
+				}
+			}
+			e.eventually(t, "three are SYNCED", synced(3, 0))
+			load := e.underLoad()
+			bad := refusedCluster("a", "bad")
+			e.put(bad).publish()
+			e.eventually(t, "SYNCED without it", synced(3, 1))
+			e.run(t, p, "nexus-4")
+			e.eventually(t, "SYNCED without it, the fourth too", synced(4, 1))
+			load.wantNoFailure(t)
+			for _, proxy := range e.server.Proxies() {
+				if nack := proxy.Types["cluster"].LastNack; (nack == nil) != (proxy.Node == "nexus-4") {
+					t.Errorf("%s: %+v", proxy.Node, nack)
+				}
+			}
+			load = e.underLoad()
+			e.put(edsCluster("a", "good", 2*time.Second)).publish()
+			e.eventually(t, "SYNCED with other content", synced(4, 0))
+			load.wantNoFailure(t)
+		})
+	}
+}
+
 type envoy struct {
 	*world
 	grpc      *grpc.Server
 	address   string
 	port      int // of the listener
 	app       net.Addr
-	log       *bytes.Buffer
 	resources atomic.Int64 // sent since the last restart
 }
 
@@ -143,12 +187,19 @@ func startEnvoy(t *testing.T, p protocol, more ...*translate.Resource) *envoy {
 	t.Helper()
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }))
 	t.Cleanup(app.Close)
-	e := &envoy{app: app.Listener.Addr(), port: freePort(t), log: &bytes.Buffer{}}
+	e := &envoy{app: app.Listener.Addr(), port: freePort(t)}
 	e.world = newWorld(testServer(), edsCluster("a", "1", time.Second), e.assignment("a", "1"), httpListener(e.port), routesTo("1", "a"))
 	e.put(more...)
 	e.serve(t)
 	t.Cleanup(func() { e.grpc.Stop() })
+	e.run(t, p, "nexus-1")
+	return e
+}
 
+// run starts a process. Those of one envoy share the port of the listener.
+func (e *envoy) run(t *testing.T, p protocol, node string) {
+	t.Helper()
+	log := &bytes.Buffer{}
 	apiType := "DELTA_GRPC"
 	if p == sotw {
 		apiType = "GRPC"
@@ -158,7 +209,7 @@ func startEnvoy(t *testing.T, p protocol, more ...*translate.Resource) *envoy {
 		t.Fatal(err)
 	}
 	bootstrap := fmt.Sprintf(`
-node: {id: nexus-1, cluster: nexus}
+node: {id: %s, cluster: nexus}
 dynamic_resources:
   ads_config:
     api_type: %s
@@ -179,13 +230,13 @@ static_resources:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
         explicit_http_config: {http2_protocol_options: {}}
-`, apiType, port)
+`, node, apiType, port)
 	path := filepath.Join(t.TempDir(), "bootstrap.yaml")
 	if err := os.WriteFile(path, []byte(bootstrap), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(envoyBinary(t), "-c", path, "-l", "warning", "--use-dynamic-base-id", "--concurrency", "1")
-	cmd.Stdout, cmd.Stderr = io.Discard, e.log
+	cmd.Stdout, cmd.Stderr = io.Discard, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -194,10 +245,9 @@ static_resources:
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		if t.Failed() {
-			t.Logf("Envoy:\n%s", e.log)
+			t.Logf("Envoy %s:\n%s", node, log)
 		}
 	})
-	return e
 }
 
 // serve starts a server with the world on the address of the last one.
