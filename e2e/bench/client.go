@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -46,9 +47,10 @@ type proxy struct {
 	stream grpc.ClientStream
 	close  func()
 
-	endpoints request // by name; of Consul's sidecars once they know the names
-	want      int     // services that it does not have yet
-	have      []bool  // by the number of the service
+	endpoints request             // by name
+	asked     map[string]struct{} // the clusters of Consul's that it has asked for by name
+	want      int                 // services that it does not have yet
+	have      []bool              // by the number of the service
 	full      chan struct{}
 	news      []arrival // in the response at hand
 }
@@ -151,7 +153,7 @@ func (f *fleet) open(addr string, id int, endpoints request, want int) (*proxy, 
 		err = p.stream.SendMsg(encoded(first))
 	}
 	if f.sidecars {
-		p.endpoints = request{} // it learns the names from its clusters
+		p.asked = make(map[string]struct{}) // it learns the names from its clusters
 	} else {
 		err = errors.Join(err, p.stream.SendMsg(p.endpoints.message(f.w.SotW, nil, nil)))
 	}
@@ -223,20 +225,24 @@ func (p *proxy) take(m encoded, at time.Time) error {
 			(*arrived)(a)
 		}
 	}
-	if p.fleet.sidecars && answers.url == resource.ClusterType && p.endpoints.body == nil {
+	if p.fleet.sidecars && answers.url == resource.ClusterType {
 		return p.askFor(clusterNames(m))
 	}
 	return nil
 }
 
-// askFor subscribes to the endpoints of clusters: Consul alone knows how it
-// names them.
+// askFor subscribes to the endpoints of clusters that are new: Consul alone
+// knows how it names them, and it does not know all at once.
 func (p *proxy) askFor(names []string) error {
-	if len(names) < p.want {
-		return nil // more are to come
+	names = slices.DeleteFunc(names, func(name string) bool {
+		_, asked := p.asked[name]
+		p.asked[name] = struct{}{}
+		return asked
+	})
+	if len(names) == 0 {
+		return nil
 	}
-	p.endpoints = named(resource.EndpointType, names)
-	return p.stream.SendMsg(p.endpoints.message(p.fleet.w.SotW, nil, nil))
+	return p.stream.SendMsg(named(resource.EndpointType, names).message(false, nil, nil))
 }
 
 // clusterNames are those of a delta response's clusters that are services.
