@@ -151,11 +151,10 @@ func (a *agent) usage(string) (usage, error) {
 	if len(columns) < 22 {
 		return usage{}, fmt.Errorf("/proc/%d/stat: %q", a.process.Pid(), stat)
 	}
-	const ticks = 100 // a second: USER_HZ of every Linux
 	user, _ := strconv.ParseFloat(columns[11], 64)
 	system, _ := strconv.ParseFloat(columns[12], 64)
 	pages, _ := strconv.ParseInt(columns[21], 10, 64)
-	return usage{CPU: (user + system) / ticks, RSS: pages * int64(os.Getpagesize())}, nil
+	return usage{CPU: (user + system) / userHZ, RSS: pages * int64(os.Getpagesize())}, nil
 }
 
 func sidecarID(stream int) string   { return fmt.Sprintf("client-%05d-sidecar-proxy", stream) }

@@ -31,6 +31,7 @@ type result struct {
 	LastACK     float64 `json:"last_ack_ms"`  // the median, until the last stream has sent its ACK
 	WorstACK    float64 `json:"worst_ack_ms"` // the same, of the slowest change
 	ClientCPU   float64 `json:"client_cpu_s"` // of the streams, in the whole run
+	Others      float64 `json:"other_cores"`  // that something else used during the changes
 	BesideCPU   float64 `json:"consul_cpu_s"` // of the Consul that feeds the server, a change
 }
 
@@ -168,6 +169,7 @@ func (r *result) change(ctx context.Context, s *subject, f *fleet, changes int) 
 	var lasts, acks []float64
 	const warm = 2 // changes that are not counted
 	subscribers := 0
+	others := s.others()
 	for i := range changes + warm {
 		service, n := i%r.World.Services, i/r.World.Services+1
 		if err := s.prepare(service, n); err != nil {
@@ -209,6 +211,7 @@ func (r *result) change(ctx context.Context, s *subject, f *fleet, changes int) 
 		subscribers += streams
 		lasts, acks = append(lasts, ms(now.last.Sub(now.began))), append(acks, ms(now.acked.Sub(now.began)))
 	}
+	r.Others = others.cores()
 	each := float64(len(lasts))
 	r.ChangeCPU, r.ChangeKB, r.ChangeAlloc, r.BesideCPU = cpu/each, bytes/each/1e3, allocs/each, beside/each
 	r.Subscribers = float64(subscribers) / each

@@ -93,14 +93,14 @@ func sideBySide(title string, w world, changes int, kinds ...string) experiment 
 			}
 		}
 		out.table(title+": "+w.String(),
-			"server", "first sync, CPU s", "wall s", "MB", "RSS MB", "KB a stream", "change, CPU ms", "to the floor", "allocations", "KB", "p50 ms", "p99 ms", "last ms", "CPU s of the streams")
+			"server", "first sync, CPU s", "wall s", "MB", "RSS MB", "KB a stream", "change, CPU ms", "to the floor", "allocations", "KB", "p50 ms", "p99 ms", "last ms", "CPU s of the streams", "other cores")
 		for _, r := range results {
 			ratio := "-"
 			if floor := floors[r.World.DataDir != ""]; floor > 0 {
 				ratio = fmt.Sprintf("%.2f", r.ChangeCPU/floor)
 			}
 			out.row(r.Kind, "%.2f", r.SyncCPU, "%.1f", r.SyncWall, "%.1f", r.SyncMB, "%.0f", r.RSS, "%.1f", r.StreamKB, "%.1f", r.ChangeCPU*1e3,
-				"%s", ratio, "%.0f", r.ChangeAlloc, "%.1f", r.ChangeKB, "%.1f", r.P50, "%.1f", r.P99, "%.1f", r.Last, "%.1f", r.ClientCPU)
+				"%s", ratio, "%.0f", r.ChangeAlloc, "%.1f", r.ChangeKB, "%.1f", r.P50, "%.1f", r.P99, "%.1f", r.Last, "%.1f", r.ClientCPU, "%.2f", r.Others)
 		}
 		return failed
 	}}
@@ -111,7 +111,7 @@ func sideBySide(title string, w world, changes int, kinds ...string) experiment 
 func throughConsul(title string, w world, changes int, kinds ...string) experiment {
 	return experiment{title, func(ctx context.Context, title string, out *report) error {
 		out.table(title+": "+w.String(),
-			"server", "first sync, CPU s", "wall s", "RSS MB", "streams a change", "p50 ms", "p99 ms", "ACK of the last, median ms", "slowest ms", "change, CPU ms", "of Consul beside", "CPU s of the streams")
+			"server", "first sync, CPU s", "wall s", "RSS MB", "streams a change", "p50 ms", "p99 ms", "ACK of the last, median ms", "slowest ms", "change, CPU ms", "of Consul beside", "CPU s of the streams", "other cores")
 		for _, kind := range kinds {
 			r, err := measurement{title: title, kind: kind, world: w, changes: changes, profiles: out.profiles}.do(ctx)
 			if err != nil {
@@ -119,7 +119,7 @@ func throughConsul(title string, w world, changes int, kinds ...string) experime
 			}
 			out.line(r)
 			out.row(kind, "%.2f", r.SyncCPU, "%.1f", r.SyncWall, "%.0f", r.RSS, "%.0f", r.Subscribers, "%.1f", r.P50, "%.1f", r.P99,
-				"%.1f", r.LastACK, "%.1f", r.WorstACK, "%.1f", r.ChangeCPU*1e3, "%.1f", r.BesideCPU*1e3, "%.1f", r.ClientCPU)
+				"%.1f", r.LastACK, "%.1f", r.WorstACK, "%.1f", r.ChangeCPU*1e3, "%.1f", r.BesideCPU*1e3, "%.1f", r.ClientCPU, "%.2f", r.Others)
 		}
 		return nil
 	}}
@@ -130,7 +130,7 @@ func atARate(title string, w world, rate, seconds int, kinds ...string) experime
 	return experiment{title, func(ctx context.Context, title string, out *report) error {
 		out.table(fmt.Sprintf("%s, for %d s: %s", title, seconds, w),
 			"server", "changes a second", "p50 ms", "p99 ms", "worst ms", "first second p50/p99", "last second p50/p99",
-			"RSS MB at start/most/end", "sent for each change", "cores", "of Consul", "of the streams")
+			"RSS MB at start/most/end", "sent for each change", "cores", "of Consul", "of the streams", "other cores")
 		for _, kind := range kinds {
 			r, err := sustained{title: title, kind: kind, world: w, rate: rate, seconds: seconds, profiles: out.profiles}.do(ctx)
 			if err != nil {
@@ -140,7 +140,7 @@ func atARate(title string, w world, rate, seconds int, kinds ...string) experime
 			out.row(kind, "%.0f", r.Rate, "%.1f", r.P50, "%.1f", r.P99, "%.0f", r.Worst,
 				"%s", fmt.Sprintf("%.1f / %.1f", r.FirstP50, r.FirstP99), "%s", fmt.Sprintf("%.1f / %.1f", r.LastP50, r.LastP99),
 				"%s", fmt.Sprintf("%.0f / %.0f / %.0f", r.RSSStart, r.RSSMost, r.RSSEnd),
-				"%.3f", r.Delivered, "%.2f", r.Cores, "%.2f", r.Beside, "%.2f", r.Clients)
+				"%.3f", r.Delivered, "%.2f", r.Cores, "%.2f", r.Beside, "%.2f", r.Clients, "%.2f", r.Others)
 		}
 		return nil
 	}}

@@ -47,6 +47,7 @@ type sustainedResult struct {
 	Cores     float64 `json:"cores"` // of the server, on average
 	Beside    float64 `json:"consul_cores"`
 	Clients   float64 `json:"client_cores"`
+	Others    float64 `json:"other_cores"`
 	Delivered float64 `json:"delivered"` // assignments, for each (change, stream) pair
 	MB        float64 `json:"mb"`        // received by all streams
 }
@@ -86,7 +87,7 @@ func (r *sustainedResult) run(ctx context.Context, m sustained, s *subject, w wo
 	if err != nil {
 		return err
 	}
-	mine, received := used(), f.bytes.Load()
+	mine, received, others := used(), f.bytes.Load(), s.others()
 	k := newBooks(w, m.rate, m.seconds)
 	f.observe(k.arrived)
 	watched, stopWatching := context.WithCancel(ctx)
@@ -107,6 +108,7 @@ func (r *sustainedResult) run(ctx context.Context, m sustained, s *subject, w wo
 	if err != nil {
 		return err
 	}
+	r.Others = others.cores()
 	r.Rate = float64(r.Changes) / took.Seconds()
 	r.P50, r.P99, r.Worst = k.all.percentile(50), k.all.percentile(99), ms(time.Duration(k.all.most.Load()))
 	r.FirstP50, r.FirstP99 = k.first.percentile(50), k.first.percentile(99)
