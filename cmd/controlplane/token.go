@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,7 +31,7 @@ type tokenFlags struct {
 func newTokenCommand() *cobra.Command {
 	var t tokenFlags
 	cmd := &cobra.Command{
-		Use:   "token --service S --node ID --out FILE | token --renew --xds-address HOST:PORT… --ca-file F --out FILE",
+		Use:   "token --service S --node ID --out FILE | token --renew --xds-address HOST:PORT… [--ca-file F] --out FILE",
 		Short: "Write the token of an Envoy or a gRPC client, or keep it fresh",
 		Long: "token writes a token with which the Envoy NODE may act as the service, as the file that Envoy's\n" +
 			"bootstrap reads it from, or with --jwt alone, for a client without an Envoy. It needs the control\n" +
@@ -57,7 +58,7 @@ func newTokenCommand() *cobra.Command {
 	f.BoolVar(&t.bare, "jwt", false, "write the token alone, for gRPC's own xDS client and controlplane svid")
 	f.BoolVar(&t.renew, "renew", false, "keep the token in the file fresh, until ended")
 	f.StringSliceVar(&t.addresses, "xds-address", nil, "control plane, HOST:PORT or unix:PATH; may be repeated")
-	f.StringVar(&t.caFile, "ca-file", "", "root certificate of the control plane, ca.pem of its data directory")
+	f.StringVar(&t.caFile, "ca-file", "", "root certificate of the control plane (default ca.pem beside --out)")
 	f.StringVar(&t.out, "out", "", "file that Envoy reads the token from")
 	require(cmd, "out")
 	return cmd
@@ -68,7 +69,7 @@ func (t *tokenFlags) check(cmd *cobra.Command) error {
 	minting, renewing := []string{"data-dir", "service", "node", "ttl", "jwt"}, []string{"xds-address", "ca-file"}
 	needed, excluded, form := []string{"service", "node"}, renewing, "without --renew"
 	if t.renew {
-		needed, excluded, form = renewing, minting, "with --renew"
+		needed, excluded, form = []string{"xds-address"}, minting, "with --renew"
 	}
 	for _, name := range excluded {
 		if cmd.Flags().Changed(name) {
@@ -114,6 +115,9 @@ func (t *tokenFlags) mint(cmd *cobra.Command) error {
 }
 
 func (t *tokenFlags) keepFresh(cmd *cobra.Command) error {
+	if t.caFile == "" {
+		t.caFile = filepath.Join(filepath.Dir(t.out), "ca.pem")
+	}
 	ca, err := os.ReadFile(t.caFile)
 	if err != nil {
 		return fmt.Errorf("--ca-file: %w", err)
