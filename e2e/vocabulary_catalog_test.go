@@ -79,6 +79,7 @@ func TestWhatConsulSaysOfAnInstanceIsWhatItGets(t *testing.T) {
 	})
 	t.Run("maintenance drains", func(t *testing.T) {
 		apps["lake-1"].Behave(app.Behavior{Hang: true})
+		defer apps["lake-1"].Behave(app.Behavior{})
 		apps["lake-1"].Forget()
 		underWay := hold(t, m, "lake_service", 8)
 		harness.Eventually(t, "requests are under way at lake-1", 5*time.Second, func() error {

@@ -40,8 +40,12 @@ const servicesFile = `mesh:
         - careful
         - choosy
         - sticky
+        - session
+        - hurried
         - fragile
+        - panicky
         - checked
+        - probed
         - {service: bank, local_bind_port: %d}
     mapped: {consul_service: data.lake-v2}
     modern: {protocol: http2}
@@ -50,14 +54,19 @@ const servicesFile = `mesh:
     careful: {retry: {methods: [GET, PUT]}}
     choosy: {retry: {conditions: [connect-failure], status_codes: [409, 418]}}
     sticky: {load_balancing: {policy: ring_hash, hash_policy: [{header: X-User}]}}
+    session: {load_balancing: {policy: maglev, hash_policy: [{cookie: session}]}}
+    hurried: {timeout: {request: 0s, stream_idle: 300ms}}
+    panicky: {outlier_detection: {consecutive_5xx: 2, max_ejection_percent: 100}, retry: {attempts: 0}, load_balancing: {panic_threshold: 50}}
+    probed: {protocol: grpc, health_checks: {protocol: grpc, interval: 200ms, timeout: 200ms, unhealthy_threshold: 1, healthy_threshold: 1}}
     fragile: {outlier_detection: {consecutive_5xx: 2, max_ejection_percent: 100}, retry: {attempts: 0}}
     checked: {health_checks: {protocol: http, path: /health, interval: 200ms, timeout: 200ms, unhealthy_threshold: 2, healthy_threshold: 1}}
   security:
     mtls: {mode: permissive}
     authorization:
       policies:
-        - {name: nexus, action: ALLOW, sources: [nexus], not_destinations: [guarded, checked]}
+        - {name: nexus, action: ALLOW, sources: [nexus], not_destinations: [guarded, checked, probed]}
         - {name: nexus-to-checked, action: ALLOW, sources: [nexus], destinations: [checked], paths: ["/api/*"]}
+        - {name: nexus-to-probed, action: ALLOW, sources: [nexus], destinations: [probed], paths: ["/mesh.e2e.Echo/*"]}
 `
 
 // healthApp serves everything, but for /health, which it fails while it is told
@@ -97,7 +106,7 @@ func TestServicesHaveSettingsOfTheirOwn(t *testing.T) {
 	bankPort := harness.Port(t)
 	m := harness.Start(t, harness.Options{Mesh: fmt.Sprintf(servicesFile, bankPort)})
 	apps := make(map[string]*app.App)
-	for _, id := range []string{"lake-1", "modern-1", "patient-1", "careful-1", "choosy-1", "sticky-1", "sticky-2", "sticky-3", "fragile-1", "hidden-1"} {
+	for _, id := range []string{"lake-1", "modern-1", "patient-1", "careful-1", "choosy-1", "sticky-1", "sticky-2", "sticky-3", "session-1", "session-2", "session-3", "hurried-1", "panicky-1", "fragile-1", "hidden-1"} {
 		service, _, _ := strings.Cut(id, "-")
 		a, err := app.Start(service, id, 0)
 		noError(t, err)
@@ -123,9 +132,10 @@ func TestServicesHaveSettingsOfTheirOwn(t *testing.T) {
 		noError(t, s.Envoy.WaitReady(t.Context(), 10*time.Second))
 		m.Register(s)
 	}
+	probed := m.Add(harness.Spec{Service: "probed", ID: "probed-1"})
 	m.Add(harness.Spec{Service: "nexus", ID: caller, Unregistered: true, Scoped: true})
 	m.Ready()
-	for service, ids := range map[string][]string{"lake": {"lake-1"}, "mapped": {"mapped-1"}, "modern": {"modern-1"}, "patient": {"patient-1"}, "choosy": {"choosy-1"}, "fragile": {"fragile-1"}} {
+	for service, ids := range map[string][]string{"lake": {"lake-1"}, "mapped": {"mapped-1"}, "modern": {"modern-1"}, "patient": {"patient-1"}, "choosy": {"choosy-1"}, "fragile": {"fragile-1"}, "panicky": {"panicky-1"}} {
 		inRotation(t, m, service, ids...)
 	}
 
@@ -235,6 +245,40 @@ func TestServicesHaveSettingsOfTheirOwn(t *testing.T) {
 		}
 	})
 
+	t.Run("load_balancing by maglev and a cookie", func(t *testing.T) {
+		serving := make(map[string]bool)
+		for range 20 {
+			// The cookie that Envoy makes is of the connection.
+			first, err := traffic.Raw(t.Context(), m.Sidecar(caller).Outbound(), traffic.Request{Host: "session"})
+			noError(t, err)
+			cookie, _, _ := strings.Cut(first.Header.Get("Set-Cookie"), ";")
+			if !strings.HasPrefix(cookie, "session=") {
+				t.Fatalf("no cookie is set: %v", first.Header)
+			}
+			serving[first.Reply.Instance] = true
+			for range 3 {
+				if r := m.Do(caller, traffic.Request{Host: "session", Header: http.Header{"Cookie": {cookie}}}); r.Reply.Instance != first.Reply.Instance {
+					t.Errorf("the session of %s went to %s", first.Reply.Instance, r)
+				}
+			}
+		}
+		if len(serving) != 3 {
+			t.Errorf("twenty sessions are all served by %v", serving)
+		}
+	})
+
+	t.Run("timeout.stream_idle", func(t *testing.T) {
+		client := m.Client(caller)
+		if r, err := client.Get(t.Context(), "patient", "/stream?silent=600ms"); err != nil || !strings.Contains(r.Body, "patient-1") {
+			t.Errorf("a stream that is silent for less than five minutes: %s, %v", r, err)
+		}
+		// Envoy closes the connection of a stream that it cut a second later.
+		r, err := client.Get(t.Context(), "hurried", "/stream?silent=4s")
+		if err == nil || r.Took > 3*time.Second {
+			t.Errorf("one that is cut after 300ms: %s, %v", r, err)
+		}
+	})
+
 	t.Run("outlier_detection", func(t *testing.T) {
 		for _, id := range []string{"lake-1", "fragile-1"} {
 			apps[id].Behave(app.Behavior{FailRate: 1, FailStatus: 500})
@@ -252,11 +296,45 @@ func TestServicesHaveSettingsOfTheirOwn(t *testing.T) {
 			}
 			return nil
 		})
+		// Of panicky all instances are out, and below its threshold all are used.
+		apps["panicky-1"].Behave(app.Behavior{FailRate: 1, FailStatus: 500})
+		for range 10 {
+			if r := m.Call(caller, "panicky", "/"); r.Status != 500 || r.Reply.Instance == "" {
+				t.Errorf("in panic: %s", r)
+			}
+		}
+		if err := ejected(m, &harness.Sidecar{Spec: harness.Spec{Service: "panicky", ID: "panicky-1"}, MeshPort: apps["panicky-1"].Port()}, true); err != nil {
+			t.Errorf("nothing to panic about: %v", err)
+		}
 		for range 10 {
 			if r := m.Call(caller, "lake", "/"); r.Status != 500 {
 				t.Errorf("where nothing is ejected: %s", r)
 			}
 		}
+	})
+
+	t.Run("health_checks by grpc", func(t *testing.T) {
+		ctx := harness.Context(t, 5*time.Second)
+		conn := dialGRPC(t, m.Sidecar(caller).Outbound(), "probed")
+		if got, err := app.CallUnary(ctx, conn, "hello"); err != nil || got != "probed-1: hello" {
+			t.Errorf("%q, %v", got, err)
+		}
+		if h, err := host(m, probed); err != nil || h.Health.FailedActiveCheck {
+			t.Errorf("%+v, %v", h.Health, err)
+		}
+		probed.App.Die()
+		harness.Eventually(t, "probed-1 is out", 5*time.Second, func() error {
+			h, err := host(m, probed)
+			if err == nil && !h.Health.FailedActiveCheck {
+				err = fmt.Errorf("%+v", h.Health)
+			}
+			return err
+		})
+		noError(t, probed.App.Revive())
+		harness.Eventually(t, "probed-1 serves again", 5*time.Second, func() error {
+			_, err := app.CallUnary(ctx, conn, "hello")
+			return err
+		})
 	})
 
 	t.Run("health_checks", func(t *testing.T) {
