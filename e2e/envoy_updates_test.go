@@ -353,6 +353,7 @@ func TestControlPlaneThatComesBackWithAnotherCatalogBringsEnvoysThereAndFailsNoO
 	visits := load(t, m, "visitor_service")
 	visits.becomes(t, 200)
 	visits.take(t, 200)
+	goOn(t, 20, visits)
 	visits.unharmed(t)
 	changed.unharmed(t)
 	unchanged.unharmed(t)
