@@ -40,17 +40,11 @@ var (
 		throughConsul("through Consul: 100 services, all to each stream", sidecars(100, 0), 20, "ours+consul", "consul"),
 		throughConsul("through Consul: 100 services, all to each stream", sidecars(1000, 0), 20, "ours+consul"),
 		atARate("20 changes a second", sidecars(500, 0), 20, 60, "ours", "ours+consul", "floor"),
-		atARate("20 changes a second, of a smaller fleet", sidecars(100, 0), 20, 60, "ours+consul", "consul"),
+		atARate("20 a second, to a smaller fleet", sidecars(100, 0), 20, 20, "ours+consul", "consul"),
 		atARate("1,000 changes a second", sidecars(500, 0), 1000, 60, "ours", "ours+consul"),
-		growth("services", world{Services: 100, Instances: 10, Streams: 500}),
-		growth("services", world{Services: 1000, Instances: 10, Streams: 500}),
-		growth("services", world{Services: 5000, Instances: 10, Streams: 500}),
-		growth("instances", world{Services: 200, Instances: 1, Streams: 500}),
-		growth("instances", world{Services: 200, Instances: 10, Streams: 500}),
-		growth("instances", world{Services: 200, Instances: 100, Streams: 500}),
-		growth("streams", world{Services: 200, Instances: 10, Streams: 250}),
-		growth("streams", world{Services: 200, Instances: 10, Streams: 1000}),
-		growth("streams", world{Services: 200, Instances: 10, Streams: 4000}),
+		growth("services", 10, world{Services: 100, Instances: 10, Streams: 500}, world{Services: 1000, Instances: 10, Streams: 500}, world{Services: 5000, Instances: 10, Streams: 500}),
+		growth("instances", 10, world{Services: 200, Instances: 1, Streams: 500}, world{Services: 200, Instances: 10, Streams: 500}, world{Services: 200, Instances: 100, Streams: 500}),
+		growth("streams", 10, world{Services: 200, Instances: 10, Streams: 250}, world{Services: 200, Instances: 10, Streams: 1000}, world{Services: 200, Instances: 10, Streams: 4000}),
 	}
 
 	all    = world{Services: 1000, Instances: 10, Streams: 2000}
@@ -70,7 +64,27 @@ func (w world) String() string {
 	return fmt.Sprintf("%d streams of %s of %d services of %d instances", w.Streams, scope, w.Services, w.Instances)
 }
 
-func growth(what string, w world) experiment { return sideBySide("growth: "+what, w, 10, "ours") }
+// growth puts ours through worlds that differ in one number.
+func growth(what string, changes int, worlds ...world) experiment {
+	return experiment{"growth: " + what, func(ctx context.Context, title string, out *report) error {
+		out.table(title, "world", "first sync, CPU s", "MB", "RSS MB", "KB a stream", "change, CPU ms", "allocations", "KB", "p50 ms", "p99 ms", "other cores")
+		var sizes []int
+		var costs []float64
+		for _, w := range worlds {
+			r, err := measurement{title: title, kind: "ours", world: w, changes: changes, profiles: out.profiles}.do(ctx)
+			if err != nil {
+				return err
+			}
+			out.line(r)
+			out.row(w.String(), "%.2f", r.SyncCPU, "%.1f", r.SyncMB, "%.0f", r.RSS, "%.1f", r.StreamKB, "%.1f", r.ChangeCPU*1e3,
+				"%.0f", r.ChangeAlloc, "%.1f", r.ChangeKB, "%.1f", r.P50, "%.1f", r.P99, "%.2f", r.Others)
+			sizes = append(sizes, map[string]int{"services": w.Services, "instances": w.Instances, "streams": w.Streams}[what])
+			costs = append(costs, r.ChangeCPU*1e3)
+		}
+		out.plot("A change of one endpoint", what, sizes, "CPU ms", costs)
+		return nil
+	}}
+}
 
 // sideBySide puts servers of different kinds through one world.
 func sideBySide(title string, w world, changes int, kinds ...string) experiment {

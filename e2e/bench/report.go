@@ -38,3 +38,15 @@ func (r *report) row(first string, cells ...any) {
 	}
 	fmt.Println(" |")
 }
+
+// plot prints a line for readers of Markdown that draw Mermaid.
+func (r *report) plot(title, xName string, x []int, yName string, y []float64) {
+	if r.json {
+		return
+	}
+	list := func(values any, format string) string {
+		return strings.ReplaceAll(fmt.Sprintf(format, values), " ", ", ")
+	}
+	fmt.Printf("\n```mermaid\nxychart-beta\n  title %q\n  x-axis %q %s\n  y-axis %q\n  line %s\n```\n",
+		title, xName, list(x, "%d"), yName, list(y, "%.1f"))
+}
