@@ -137,6 +137,11 @@ func TestASlowReaderOverGRPC(t *testing.T) {
 					// second later, waits.
 					time.Sleep(20*time.Second + 500*time.Millisecond)
 					synctest.Wait()
+					if n := testutil.ToFloat64(w.server.metrics.slow); n != 0 {
+						t.Error("a response of a megabyte has more time")
+					}
+					time.Sleep(((1<<20)/slowest + 1) * time.Second)
+					synctest.Wait()
 					if n := testutil.ToFloat64(w.server.metrics.slow); n != 1 {
 						t.Errorf("%v slow clients", n)
 					}

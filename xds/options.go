@@ -48,7 +48,9 @@ type Timeouts struct {
 	// the response before them, and become one response: 500 ms by default.
 	Coalesce time.Duration
 	// Send is how long the transport may take for one response before the
-	// stream is reset: 20 s by default.
+	// stream is reset: 20 s by default, and a second more for every 10 KB of
+	// it. When a fleet comes back at once the wire is what is slow, and to
+	// begin again would not make it faster.
 	Send time.Duration
 	// Identify is how long a client may take to send its first request after
 	// it opened a stream: 30 s by default.

@@ -198,7 +198,7 @@ func TestASlowReaderIsResetAndHoldsUpNobody(t *testing.T) {
 			w.put(endpoint("a", fmt.Sprint("x", i))).publish()
 			good.expect(fmt.Sprint("endpoint a@x", i))
 		}
-		time.Sleep(20 * time.Second)
+		time.Sleep(20*time.Second + 50*time.Millisecond) // for the first, of some 100 bytes
 		if got := status.Code(slow.end()); got != codes.ResourceExhausted {
 			t.Errorf("code %v", got)
 		}

@@ -50,8 +50,8 @@ type stream struct {
 	refuses    bool                       // the memory may hold refusals of this node
 
 	transport grpc.ServerStream
-	frames    []*frame      // of the current push
-	unsent    int           // frames that the transport has not taken
+	unsent    []*frame      // of the last push, those that the transport has not taken
+	pushed    bool          // they are to be given to it
 	sent      chan error    // one a frame, when it has
 	sendBy    time.Time     // when it must have taken the next
 	done      chan struct{} // closed when the stream has ended
@@ -170,9 +170,10 @@ func (s *stream) run(ctx context.Context, requests <-chan *request, failed <-cha
 	defer timer.Stop()
 	armed := identifyBy
 	for {
-		if len(s.frames) > 0 {
-			go s.transmit(s.frames)
-			s.frames = nil
+		if s.pushed {
+			s.pushed = false
+			s.awaitTransport()
+			go s.transmit(s.unsent)
 		}
 		next := earliest(s.pushBy, s.sendBy)
 		if s.node == nil {
@@ -202,11 +203,9 @@ func (s *stream) run(ctx context.Context, requests <-chan *request, failed <-cha
 			if err != nil {
 				return err
 			}
-			s.unsent--
-			s.sendBy = time.Time{}
-			if s.unsent > 0 {
-				s.sendBy = time.Now().Add(s.server.options.Timeouts.Send)
-			} else {
+			s.unsent = s.unsent[1:]
+			s.awaitTransport()
+			if len(s.unsent) == 0 {
 				s.push()
 			}
 		case now := <-timer.C:
@@ -324,7 +323,7 @@ func (s *stream) typeOf(r *request) (translate.Type, error) {
 // push sends all that the client lacks and may have now. While the sender is
 // busy nothing is made: what the client gets next is the newest state then.
 func (s *stream) push() {
-	if s.slot == nil || s.unsent > 0 {
+	if s.slot == nil || len(s.unsent) > 0 {
 		return
 	}
 	v := s.slot.view.Load()
@@ -340,11 +339,21 @@ func (s *stream) push() {
 
 // send has a response sent after those before it.
 func (s *stream) send(f *frame) {
-	if s.unsent == 0 {
-		s.sendBy = time.Now().Add(s.server.options.Timeouts.Send)
+	s.unsent = append(s.unsent, f)
+	s.pushed = true
+}
+
+// slowest is what a client must read at least, in bytes a second.
+const slowest = 10_000
+
+// awaitTransport sets the time until which the transport must have taken the
+// first of the frames that it has not.
+func (s *stream) awaitTransport() {
+	s.sendBy = time.Time{}
+	if len(s.unsent) > 0 {
+		size := time.Duration(s.unsent[0].size)
+		s.sendBy = time.Now().Add(s.server.options.Timeouts.Send + size*time.Second/slowest)
 	}
-	s.unsent++
-	s.frames = append(s.frames, f)
 }
 
 // nonce returns a nonce that the stream has not used. "The nonce is valid only
