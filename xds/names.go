@@ -92,6 +92,9 @@ func (t *nameSets) forget(key nameKey) {
 
 // with returns the set that has the given names too.
 func (t *nameSets) with(s *nameSet, names []string) *nameSet {
+	if len(s.names) == 0 {
+		return t.of(names)
+	}
 	all := slices.Concat(s.names, names)
 	sort.Strings(all)
 	return t.of(slices.Compact(all))
