@@ -64,7 +64,10 @@ func TestLeastRequestSpreadsAndSparesTheSlow(t *testing.T) {
 	if uneven.Failed() > 0 {
 		t.Errorf("with a slow instance: %s", uneven)
 	}
-	if got := share(uneven, "lake-2"); got == 0 || got > 0.3 {
-		t.Errorf("the slow instance served %.0f %%, want some and less than 30: %s", 100*got, uneven)
+	// Envoy draws two instances and may draw the same one twice: a quarter of
+	// the requests go to the slow one whatever its load. 400 requests scatter
+	// by 2 %; round robin would give it 50 %.
+	if got := share(uneven, "lake-2"); got == 0 || got > 0.4 {
+		t.Errorf("the slow instance served %.0f %%, want some and less than 40: %s", 100*got, uneven)
 	}
 }
