@@ -12,7 +12,7 @@ import (
 
 // newTransport returns the connections to Consul. No proxy of the environment
 // is used: the address is the operator's.
-func newTransport(cfg Config) (*http.Transport, error) {
+func newTransport(cfg Config) (http.RoundTripper, error) {
 	t := &http.Transport{
 		DialContext: (&net.Dialer{
 			Timeout: 5 * time.Second,
@@ -55,5 +55,5 @@ func newTransport(cfg Config) (*http.Transport, error) {
 		}
 		t.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
 	}
-	return t, nil
+	return &pool{transport: t, address: cfg.Address}, nil
 }
