@@ -50,7 +50,7 @@ func NewLoop(log *slog.Logger, publish func(*translate.Snapshot), settled func()
 		publish: publish,
 		stages:  stages{log: log, settled: settled},
 		wake:    make(chan struct{}, 1),
-		pending: translate.Input{Fleet: translate.NewFleet(func(func(translate.Profile) bool) {})},
+		pending: translate.Input{Fleet: translate.NewFleet()},
 	}
 }
 

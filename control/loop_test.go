@@ -56,7 +56,7 @@ func TestNothingIsPublishedBeforeAMeshAndACatalog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, got := collect(t, slog.New(slog.DiscardHandler))
 		l.SetMesh(mesh(t, plain))
-		l.SetFleet(translate.NewFleet(func(yield func(translate.Profile) bool) { yield(translate.Profile{Service: "web"}) }))
+		l.SetFleet(translate.NewFleet(translate.Profile{Service: "web"}))
 		synctest.Wait()
 		if len(*got) != 0 || l.Status().Snapshot != nil {
 			t.Fatal("published without a catalog: to an Envoy that is a deletion of everything")

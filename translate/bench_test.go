@@ -3,7 +3,6 @@ package translate
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 
@@ -60,7 +59,7 @@ func benchFleet(n int) *Fleet {
 			AppPort: 8080, MeshPort: 15008, OutboundPort: 15001, MetricsPort: 9102,
 		})
 	}
-	return NewFleet(slices.Values(profiles))
+	return NewFleet(profiles...)
 }
 
 func benchInput(b *testing.B, services, proxies int) Input {
@@ -120,14 +119,18 @@ func BenchmarkPolicyEdit(b *testing.B) {
 	}
 }
 
-// BenchmarkJoin has one more proxy connect.
+// BenchmarkJoin has one more proxy connect, and leave.
 func BenchmarkJoin(b *testing.B) {
 	in := benchInput(b, 10_000, 1000)
 	last := Translate(nil, in)
-	fleets := []*Fleet{in.Fleet, benchFleet(1001)}
+	one := []Profile{{Service: "newcomer", AppPort: 8080, MeshPort: 15006, OutboundPort: 15001}}
 	b.ReportAllocs()
-	for i := 1; b.Loop(); i++ {
-		in.Fleet = fleets[i%2]
+	for i := 0; b.Loop(); i++ {
+		if i%2 == 0 {
+			in.Fleet = in.Fleet.Update(one, nil)
+		} else {
+			in.Fleet = in.Fleet.Update(nil, one)
+		}
 		last = Translate(last, in)
 	}
 }

@@ -96,6 +96,9 @@ func Translate(prev *Snapshot, in Input) *Snapshot {
 	if prev != nil && prev.state != nil {
 		base, before = prev.state, prev.Input
 	}
+	if in.Fleet == nil {
+		in.Fleet = NewFleet()
+	}
 	b := begin(base, before, in)
 	b.translateServices()
 	b.translateCollector()

@@ -132,7 +132,7 @@ func readCase(t *testing.T, path string) Input {
 	in := Input{
 		Mesh:    parse(t, string(mesh)),
 		Catalog: watch.NewCatalog().Update(services, nil),
-		Fleet:   NewFleet(slices.Values(profiles)),
+		Fleet:   NewFleet(profiles...),
 	}
 	if in.Mesh.MTLS.Enabled {
 		in.Roots = testRoots(t)

@@ -26,7 +26,7 @@ type world struct {
 	policies     []string
 	broken       bool // a policy that Envoy would refuse
 	catalog      *watch.Catalog
-	profiles     map[Profile]struct{}
+	fleet        *Fleet
 	roots        string
 }
 
@@ -178,15 +178,15 @@ func (w *world) editFleet(t *rapid.T, name string) {
 		OutboundPort: rapid.SampledFrom([]uint16{0, 15001, 6000}).Draw(t, "outbound_port"),
 		MetricsPort:  rapid.SampledFrom([]uint16{0, 9102}).Draw(t, "metrics_port"),
 	}
-	w.profiles = maps.Clone(w.profiles)
-	if len(w.profiles) > 0 && rapid.Bool().Draw(t, "leave") {
-		known := slices.SortedFunc(maps.Keys(w.profiles), func(a, b Profile) int {
-			return strings.Compare(string(profileKey(a)), string(profileKey(b)))
-		})
-		delete(w.profiles, rapid.SampledFrom(known).Draw(t, "who"))
-		return
+	known := slices.Collect(w.fleet.Profiles())
+	switch {
+	case len(known) > 0 && rapid.Bool().Draw(t, "leave"):
+		w.fleet = w.fleet.Update(nil, []Profile{rapid.SampledFrom(known).Draw(t, "who")})
+	case rapid.IntRange(0, 4).Draw(t, "again") == 0:
+		w.fleet = NewFleet(append(known, p)...) // nothing is known of how it differs
+	default:
+		w.fleet = w.fleet.Update([]Profile{p}, nil)
 	}
-	w.profiles[p] = struct{}{}
 }
 
 // TestHistoryDoesNotMatter is the promise that the predecessor only makes a
@@ -194,13 +194,11 @@ func (w *world) editFleet(t *rapid.T, name string) {
 // one. What could not be made is the exception, and is named in Held.
 func TestHistoryDoesNotMatter(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		w := &world{services: map[string]*worldService{}, catalog: watch.NewCatalog(), profiles: map[Profile]struct{}{}, roots: "root 1"}
+		w := &world{services: map[string]*worldService{}, catalog: watch.NewCatalog(), fleet: NewFleet(), roots: "root 1"}
 		w.mtls = rapid.SampledFrom([]string{"", "strict", "permissive"}).Draw(rt, "first mtls")
 		w.authorized = rapid.Bool().Draw(rt, "first authorized")
 		w.policies = some(rt, "first policies", worldPolicies, 4)
 		var last *Snapshot
-		var fleet *Fleet
-		known := w.profiles
 		mesh, text := parse(t, w.file()), w.file()
 		for step := range rapid.IntRange(1, 12).Draw(rt, "steps") {
 			for range rapid.IntRange(1, 3).Draw(rt, "edits") {
@@ -209,10 +207,7 @@ func TestHistoryDoesNotMatter(t *testing.T) {
 			if now := w.file(); now != text {
 				mesh, text = parse(t, now), now
 			}
-			if fleet == nil || !maps.Equal(known, w.profiles) {
-				fleet, known = NewFleet(maps.Keys(w.profiles)), w.profiles
-			}
-			in := Input{Mesh: mesh, Catalog: w.catalog, Fleet: fleet, Stage: w.stage}
+			in := Input{Mesh: mesh, Catalog: w.catalog, Fleet: w.fleet, Stage: w.stage}
 			if w.mtls != "" || w.stage != Settled {
 				in.Roots = []byte(w.roots)
 			}

@@ -54,7 +54,7 @@ func proxylessView(t *testing.T, mtls bool, port uint16) *View {
 		Catalog: watch.NewCatalog().Update([]*watch.Service{{Name: "greeter", Instances: []*watch.Instance{
 			{ID: "1", Address: netip.MustParseAddr(loopback), MeshPort: port, Weight: 1},
 		}}}, nil),
-		Fleet: NewFleet(slices.Values([]Profile{profile})),
+		Fleet: NewFleet(profile),
 	}
 	if mtls {
 		in.Roots = testRoots(t)

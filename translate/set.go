@@ -6,25 +6,11 @@ import (
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 )
 
-// maxLog is how many steps a set remembers: a stream further behind compares
-// whole sets.
-const maxLog = 32
-
 // Set is an immutable set of resources of one type, in the order of their
 // names, which knows what its last steps changed.
 type Set struct {
-	tree *iradix.Tree[*Resource]
-	id   *lineage
-	seq  uint64
-	log  []step // oldest first
-}
-
-type lineage struct{ _ byte }
-
-// step is one update: the names that it put or removed, and the set before it.
-type step struct {
-	from  uint64
-	names []string
+	tree    *iradix.Tree[*Resource]
+	history history
 }
 
 // NewSet returns a set of the given resources that descends from nothing.
@@ -33,7 +19,7 @@ func NewSet(resources ...*Resource) *Set {
 	for _, r := range resources {
 		txn.Insert([]byte(r.Name), r)
 	}
-	return &Set{tree: txn.Commit(), id: &lineage{}}
+	return &Set{tree: txn.Commit(), history: newHistory()}
 }
 
 // Get returns the resource with the name, or nil.
@@ -86,15 +72,9 @@ func (s *Set) Update(put []*Resource, remove []string) *Set {
 		if !touched {
 			return s
 		}
-		return &Set{tree: txn.Commit(), id: s.id, seq: s.seq, log: s.log}
+		return &Set{tree: txn.Commit(), history: s.history}
 	}
-	log := s.log
-	if len(log) == maxLog {
-		log = log[1:]
-	}
-	next := make([]step, len(log), len(log)+1)
-	copy(next, log)
-	return &Set{tree: txn.Commit(), id: s.id, seq: s.seq + 1, log: append(next, step{from: s.seq, names: names})}
+	return &Set{tree: txn.Commit(), history: s.history.then(names)}
 }
 
 // become returns the successor of s that has exactly the resources.
@@ -119,32 +99,15 @@ func (s *Set) with(resources []*Resource) *Set {
 	for _, r := range resources {
 		txn.Insert([]byte(r.Name), r)
 	}
-	return &Set{tree: txn.Commit(), id: &lineage{}}
+	return &Set{tree: txn.Commit(), history: newHistory()}
 }
 
 // ChangedSince returns the names that may differ between base, an earlier
 // state of the same set, and s; a name may come twice. It is false when that
 // is not known, and the two must be compared whole.
 func (s *Set) ChangedSince(base *Set) ([]string, bool) {
-	if base == s {
-		return nil, true
-	}
-	if base == nil || base.id != s.id || base.seq > s.seq {
+	if base == nil {
 		return nil, false
 	}
-	if base.seq == s.seq {
-		return nil, true
-	}
-	if s.log[0].from > base.seq {
-		return nil, false
-	}
-	steps := s.log[len(s.log)-int(s.seq-base.seq):]
-	if len(steps) == 1 {
-		return steps[0].names, true
-	}
-	var names []string
-	for _, st := range steps {
-		names = append(names, st.names...)
-	}
-	return names, true
+	return s.history.since(base.history)
 }

@@ -93,37 +93,6 @@ const (
 	Proxyless      // grpc-go's own xDS client
 )
 
-// Fleet is the set of distinct profiles of the connected proxies.
-type Fleet struct {
-	profiles map[Profile]struct{}
-}
-
-// NewFleet returns the fleet of the given profiles.
-func NewFleet(profiles iter.Seq[Profile]) *Fleet {
-	f := &Fleet{profiles: make(map[Profile]struct{})}
-	for p := range profiles {
-		f.profiles[p] = struct{}{}
-	}
-	return f
-}
-
-// Profiles iterates over the profiles, in no order. A nil fleet is empty.
-func (f *Fleet) Profiles() iter.Seq[Profile] {
-	if f == nil {
-		return maps.Keys[map[Profile]struct{}](nil)
-	}
-	return maps.Keys(f.profiles)
-}
-
-// Has reports whether a connected proxy has the profile.
-func (f *Fleet) Has(p Profile) bool {
-	if f == nil {
-		return false
-	}
-	_, ok := f.profiles[p]
-	return ok
-}
-
 // Stage is how far the fleet is between mTLS off and on. A change of one proxy
 // is not one of all at the same time: they must take mTLS before others speak
 // it to them, and know their callers before they refuse any.

@@ -82,7 +82,7 @@ func TestEachStageWorksWithItsNeighbors(t *testing.T) {
 		on := parse(t, file+"    mtls: {mode: "+mode+"}\n"+secured)
 		input := Input{
 			Catalog: watch.NewCatalog().Update([]*watch.Service{web}, nil), Roots: []byte("root"),
-			Fleet: NewFleet(func(yield func(Profile) bool) { yield(profile) }),
+			Fleet: NewFleet(profile),
 		}
 		for _, to := range []string{"on", "off"} {
 			input.Mesh = on
@@ -112,7 +112,7 @@ func TestEachStageWorksWithItsNeighbors(t *testing.T) {
 // it says of an instance must not depend on which of the two it is for.
 func TestStrictAndPermissiveHaveTheSameAssignments(t *testing.T) {
 	web := &watch.Service{Name: "web", Instances: []*watch.Instance{{ID: "1", Address: netip.MustParseAddr("10.0.0.1"), Port: 8080, MeshPort: 15008, Weight: 1}}}
-	in := Input{Catalog: watch.NewCatalog().Update([]*watch.Service{web}, nil), Fleet: NewFleet(func(yield func(Profile) bool) { yield(Profile{Service: "web"}) })}
+	in := Input{Catalog: watch.NewCatalog().Update([]*watch.Service{web}, nil), Fleet: NewFleet(Profile{Service: "web"})}
 	in.Mesh = parse(t, "mesh: {name: td, security: {mtls: {mode: strict}}}")
 	strict := Translate(nil, in)
 	in.Mesh = parse(t, "mesh: {name: td, security: {mtls: {mode: permissive}}}")

@@ -235,7 +235,7 @@ func TestWhatCannotBeMadeIsHeld(t *testing.T) {
 func TestMissingMetadata(t *testing.T) {
 	in := seedInput(t)
 	bare := Profile{Service: "nexus"}
-	in.Fleet = NewFleet(slices.Values([]Profile{bare, {Service: "nexus", Address: "nowhere", AppPort: 1, MeshPort: 2, OutboundPort: 3, MetricsPort: 4}}))
+	in.Fleet = NewFleet(bare, Profile{Service: "nexus", Address: "nowhere", AppPort: 1, MeshPort: 2, OutboundPort: 3, MetricsPort: 4})
 	snapshot := Translate(nil, in)
 	v := snapshot.View(bare)
 	if v.Sets[Listener].Len() != 0 || v.Sets[Cluster].Get("lake_service") == nil || v.Sets[Route].Get(routeOutbound) == nil {
@@ -262,7 +262,7 @@ func TestMetricsPortOfTheMesh(t *testing.T) {
 		{Service: "nexus"}:                    9900,
 		{Service: "nexus", MetricsPort: 9102}: 9102,
 	} {
-		in.Fleet = NewFleet(slices.Values([]Profile{profile}))
+		in.Fleet = NewFleet(profile)
 		var l listenerv3.Listener
 		decode(t, Translate(nil, in).View(profile).Sets[Listener].Get(listenerMetrics), &l)
 		if got := l.GetAddress().GetSocketAddress().GetPortValue(); got != want {
@@ -287,7 +287,7 @@ func TestListenersDoNotClash(t *testing.T) {
 	} {
 		c.profile.Service = "nexus"
 		in := seedInput(t)
-		in.Fleet = NewFleet(slices.Values([]Profile{c.profile}))
+		in.Fleet = NewFleet(c.profile)
 		snapshot := Translate(nil, in)
 		var held []string
 		for _, h := range snapshot.Held {

@@ -105,10 +105,8 @@ func inScope(scope string, profile []byte) []byte {
 // translateViews brings the views up to date: all of them if the mesh or the
 // roots changed, else those whose scope a change touches and those that are new.
 func (b *build) translateViews(before *Fleet) {
-	if b.in.Fleet != before {
-		b.removeViews()
-	}
 	stale := make(map[string]Profile)
+	b.reviewFleet(before, stale)
 	if b.meshChanged || b.rootsChanged || b.collector != b.base.collector {
 		it := b.places.Root().Iterator()
 		for key, p, ok := it.Next(); ok; key, p, ok = it.Next() {
@@ -116,13 +114,6 @@ func (b *build) translateViews(before *Fleet) {
 		}
 	} else if len(b.changes) > 0 {
 		b.touchScopes(stale)
-	}
-	if b.in.Fleet != before {
-		for p := range b.in.Fleet.Profiles() {
-			if before == nil || !before.Has(p) {
-				stale[string(profileKey(p))] = p
-			}
-		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(stale)) {
 		b.place([]byte(key), stale[key])
@@ -180,25 +171,29 @@ func walkPrefix(places *iradix.Tree[*place], prefix []byte, visit func(*place) b
 	}
 }
 
-// removeViews drops the views of profiles that no proxy has any more.
-func (b *build) removeViews() {
-	it := b.base.places.Root().Iterator()
-	for key, p, ok := it.Next(); ok; key, p, ok = it.Next() {
-		if b.in.Fleet.Has(p.profile) {
-			continue
+// reviewFleet drops the views of profiles that no proxy has any more, and notes
+// the new profiles as stale.
+func (b *build) reviewFleet(before *Fleet, stale map[string]Profile) {
+	for _, key := range b.in.Fleet.since(before) {
+		profile, here := b.in.Fleet.tree.Get([]byte(key))
+		known, was := b.places.Get([]byte(key))
+		switch {
+		case here && !was:
+			stale[key] = profile
+		case was && !here:
+			b.removed = append(b.removed, known.profile)
+			b.places.Delete([]byte(key))
+			b.placesOf.Delete(inScope(known.scope, []byte(key)))
+			b.report("view/"+key, nil, nil)
+			b.left[known.workloadKey()] = struct{}{}
 		}
-		b.removed = append(b.removed, p.profile)
-		b.places.Delete(key)
-		b.placesOf.Delete(inScope(p.scope, key))
-		b.report("view/"+string(key), nil, nil)
-		b.left[p.workloadKey()] = struct{}{}
 	}
 }
 
 // place brings one profile's place up to date, and notes its view as changed
 // if it is.
 func (b *build) place(key []byte, profile Profile) {
-	if !b.in.Fleet.Has(profile) {
+	if !b.in.Fleet.has(key) {
 		return
 	}
 	before, known := b.base.places.Get(key)

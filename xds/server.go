@@ -3,7 +3,6 @@ package xds
 import (
 	"context"
 	"iter"
-	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -43,8 +42,9 @@ type Server struct {
 	nodes    map[string]*stream // by node.id, its newest ADS stream
 	memory   *memory
 
-	fleetChanged bool // since OnFleet was last called
-	reporting    bool // OnFleet is about to be called, or was in this interval
+	fleet     *translate.Fleet               // that OnFleet was last called with
+	moved     map[translate.Profile]struct{} // came or left since
+	reporting bool                           // OnFleet is about to be called, or was in this interval
 }
 
 // New returns a server that refuses streams until [Server.Publish] is called.
@@ -61,6 +61,8 @@ func New(o Options) *Server {
 		streams: make(map[*stream]struct{}),
 		nodes:   make(map[string]*stream),
 		memory:  newMemory(),
+		fleet:   translate.NewFleet(),
+		moved:   make(map[translate.Profile]struct{}),
 	}
 }
 
@@ -74,6 +76,9 @@ func ServerOptions() []grpc.ServerOption {
 		// version: 5 MB for 50,000 of them, where the default limit is 4 MB.
 		grpc.MaxRecvMsgSize(32 << 20),
 		grpc.MaxConcurrentStreams(math.MaxUint32),
+		// A connection with TLS keeps its buffer, of 32 KB unless told. What
+		// clients send often, ACKs, takes a hundred bytes.
+		grpc.ReadBufferSize(4 << 10),
 		// grpc-go clients that ping more often than this are cut off.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
 			MinTime:             10 * time.Second,
@@ -227,7 +232,7 @@ func (s *Server) identify(st *stream, p translate.Profile) *slot {
 			s.offer(sl, v.Sets, v.Missing)
 		}
 		s.slots[p] = sl
-		s.reportFleet()
+		s.reportFleet(p)
 	}
 	sl.streams[st] = struct{}{}
 	s.memory.expire(func(node string) bool { return s.nodes[node] != nil })
@@ -268,20 +273,22 @@ func (s *Server) leave(st *stream) {
 			s.offers.release(v)
 			s.lift(false)
 		}
-		s.reportFleet()
+		s.reportFleet(st.slot.profile)
 	}
 }
 
-// fleetInterval is the least time between two reports of the fleet: each costs
-// whoever makes snapshots a look at every profile, and after a restart ten
-// thousand proxies come at once.
+// fleetInterval is the least time between two reports of the fleet: each makes
+// a snapshot, and after a restart ten thousand proxies come at once.
 const fleetInterval = 10 * time.Millisecond
 
-// reportFleet has OnFleet called: at once, or with all changes of the interval
-// that is running. The caller holds mu.
-func (s *Server) reportFleet() {
-	s.fleetChanged = true
-	if !s.reporting && s.options.OnFleet != nil {
+// reportFleet has OnFleet called, since a profile came or left: at once, or with
+// all changes of the interval that is running. The caller holds mu.
+func (s *Server) reportFleet(p translate.Profile) {
+	if s.options.OnFleet == nil {
+		return
+	}
+	s.moved[p] = struct{}{}
+	if !s.reporting {
 		s.reporting = true
 		go s.report()
 	}
@@ -289,13 +296,22 @@ func (s *Server) reportFleet() {
 
 func (s *Server) report() {
 	s.mu.Lock()
-	if !s.fleetChanged {
+	if len(s.moved) == 0 {
 		s.reporting = false
 		s.mu.Unlock()
 		return
 	}
-	s.fleetChanged = false
-	fleet := translate.NewFleet(maps.Keys(s.slots))
+	var came, left []translate.Profile
+	for p := range s.moved {
+		if s.slots[p] != nil {
+			came = append(came, p)
+		} else {
+			left = append(left, p)
+		}
+	}
+	clear(s.moved)
+	s.fleet = s.fleet.Update(came, left)
+	fleet := s.fleet
 	s.mu.Unlock()
 	s.options.OnFleet(fleet)
 	time.AfterFunc(fleetInterval, s.report)

@@ -109,13 +109,11 @@ func translateCosts(sizes []int) (costs []cost, err error) {
 }
 
 func fleetOf(n int) *translate.Fleet {
-	return translate.NewFleet(func(yield func(translate.Profile) bool) {
-		for i := range n {
-			if !yield(profile(serviceName(i))) {
-				return
-			}
-		}
-	})
+	profiles := make([]translate.Profile, n)
+	for i := range profiles {
+		profiles[i] = profile(serviceName(i))
+	}
+	return translate.NewFleet(profiles...)
 }
 
 // editedMesh is the seed file with an override for one service.
@@ -287,6 +285,7 @@ func catalogWatch(ctx context.Context, services, changes int, http2 bool, idle t
 		return r, err
 	}
 	r.BesideIdle = (usageAfter.CPU - usageBefore.CPU) / passed * 100
+	a.client.CloseIdleConnections() // they are not the source's
 	r.Connections, err = connectionsTo(cfg.Address)
 	r.Mode, r.TooMany = src.Status().Mode, src.Stats().TooMany
 	return r, err

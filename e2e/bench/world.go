@@ -170,15 +170,13 @@ func (w world) views(catalog *watch.Catalog) (map[string]*translate.View, error)
 		return nil, err
 	}
 	clients := w.clients()
+	var profiles []translate.Profile
+	for client := range clients {
+		profiles = append(profiles, profile(client))
+	}
 	snapshot := translate.Translate(nil, translate.Input{
 		Mesh: m, Catalog: catalog, Roots: roots,
-		Fleet: translate.NewFleet(func(yield func(translate.Profile) bool) {
-			for client := range clients {
-				if !yield(profile(client)) {
-					return
-				}
-			}
-		}),
+		Fleet: translate.NewFleet(profiles...),
 	})
 	views := make(map[string]*translate.View, len(clients))
 	for client := range clients {
