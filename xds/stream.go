@@ -203,6 +203,7 @@ func (s *stream) run(ctx context.Context, requests <-chan *request, failed <-cha
 			if err != nil {
 				return err
 			}
+			s.unsent[0] = nil // the array stays, a response should not
 			s.unsent = s.unsent[1:]
 			s.awaitTransport()
 			if len(s.unsent) == 0 {
