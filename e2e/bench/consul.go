@@ -23,6 +23,7 @@ type agent struct {
 	ports             *run.Ports
 	dir               string
 	http, https, grpc string // host and port
+	client            *http.Client
 	api               *api.Client
 	w                 world // what is registered
 }
@@ -64,7 +65,8 @@ func startAgent(ctx context.Context, o agentOptions) (*agent, error) {
 	}
 	config := api.DefaultConfig()
 	config.Address, config.Scheme, config.Token, config.Datacenter, config.Namespace = a.http, "http", "", "", ""
-	config.HttpClient = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: writers}}
+	a.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: makers}}
+	config.HttpClient = a.client
 	if a.api, err = api.NewClient(config); err != nil {
 		return nil, err
 	}

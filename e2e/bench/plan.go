@@ -30,7 +30,8 @@ var (
 		identities(10_000),
 		following("watch: 5,000 services", 5000, 200, time.Minute),
 		sideBySide("every stream asks for all", all, 10, "ours", "floor", "snapshot", "linear"),
-		sideBySide("SotW and TLS", all, 10, "ours", "ours+sotw", "ours+tls", "floor+tls", "snapshot+sotw"),
+		sideBySide("SotW and TLS", all, 10, "ours", "ours+sotw", "ours+tls", "floor+tls"),
+		sideBySide("SotW beside a cache", all, 2, "ours+sotw", "snapshot+sotw"), // a change costs the latter 45 s
 		sideBySide("every stream asks for 10 of its own", scoped, 10, "ours", "floor", "ours+sotw", "ours+tls"),
 		sideBySide("ten thousand streams", world{Services: 1000, Instances: 10, Streams: 10_000}, 5, "ours", "floor"),
 		throughConsul("through Consul: 100 services, 10 a stream", sidecars(10, 10), 20, "ours+consul", "consul"),

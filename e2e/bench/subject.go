@@ -169,7 +169,7 @@ func startProcess(ctx context.Context, kind string, w world) (*subject, error) {
 type controls string
 
 // post uses connections again: at 1,000 changes a second that matters.
-var controlClient = http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
+var controlClient = http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: makers}}
 
 func (c controls) do(method, what string, params url.Values, out any) error {
 	req, err := http.NewRequest(method, string(c)+"/"+what+"?"+params.Encode(), http.NoBody) //nolint:noctx // on loopback, answered at once

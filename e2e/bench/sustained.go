@@ -171,16 +171,20 @@ func (k *books) lastPlace(service int) int {
 	return (k.changes - service + k.w.Services - 1) / k.w.Services
 }
 
+// makers is how many changes can be under way at once: so many that a slow
+// server, and not its being asked, is what holds up a rate.
+const makers = 64
+
 // makeChanges makes the changes, each at its time or as soon after as it can
 // be made, and those of one service in order. It returns how long that took.
 func (k *books) makeChanges(ctx context.Context, change func(service, n int) error) (time.Duration, error) {
 	k.began = time.Now()
 	g, ctx := errgroup.WithContext(ctx)
-	for worker := range writers {
+	for worker := range makers {
 		g.Go(func() error {
 			for i := range k.changes {
 				service, n := i%k.w.Services, i/k.w.Services+1
-				if service%writers != worker {
+				if service%makers != worker {
 					continue
 				}
 				time.Sleep(time.Until(k.began.Add(time.Second * time.Duration(i) / time.Duration(k.rate))))
