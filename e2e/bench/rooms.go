@@ -20,6 +20,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"github.com/hashicorp/consul/api"
+	"google.golang.org/protobuf/proto"
+
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/translate"
@@ -96,6 +100,10 @@ func translateCosts(sizes []int) (costs []cost, err error) {
 		if err != nil {
 			return nil, err
 		}
+		floor, err := encodingAlone(last, serviceName(services/2), size)
+		if err != nil {
+			return nil, err
+		}
 		edit, err := costOf("the retries of one, of "+size, 20, func(i int) error {
 			in.Mesh = meshes[(i+1)%2]
 			return step()
@@ -103,9 +111,22 @@ func translateCosts(sizes []int) (costs []cost, err error) {
 		if err != nil {
 			return nil, err
 		}
-		costs = append(costs, full, endpoint, edit)
+		costs = append(costs, full, endpoint, floor, edit)
 	}
 	return costs, nil
+}
+
+// encodingAlone is the floor of a change of one endpoint: the encoding of the
+// assignment that it makes.
+func encodingAlone(s *translate.Snapshot, service, size string) (cost, error) {
+	var assignment endpointv3.ClusterLoadAssignment
+	if err := proto.Unmarshal(s.View(profile(serviceName(0))).Sets[translate.Endpoint].Get(service).Body, &assignment); err != nil {
+		return cost{}, err
+	}
+	return costOf("floor: encode its assignment, of "+size, 2000, func(int) error {
+		_, err := proto.MarshalOptions{Deterministic: true}.Marshal(&assignment)
+		return err
+	})
 }
 
 func fleetOf(n int) *translate.Fleet {
@@ -133,7 +154,8 @@ func editedMesh(attempts int) (*policy.Mesh, error) {
 type identityResult struct {
 	Title   string  `json:"title"`
 	Proxies int     `json:"proxies"`
-	CPU     float64 `json:"cpu_s"` // to issue one to each
+	CPU     float64 `json:"cpu_s"`   // to issue one to each
+	Floor   float64 `json:"floor_s"` // of as many bare keys and certificates
 	// Peak is the most renewals that fall into one minute, when all proxies came
 	// within one. It is that of the first generation, the least spread.
 	Peak int `json:"peak_a_minute"`
@@ -173,7 +195,31 @@ func identity(proxies int) (identityResult, error) {
 		now = now.Add(time.Minute / time.Duration(proxies))
 	}
 	r.CPU = used().CPU - before.CPU
+	before = used()
+	if err := bareCertificates(proxies); err != nil {
+		return r, err
+	}
+	r.Floor = used().CPU - before.CPU
 	return r, nil
+}
+
+// bareCertificates makes keys and has them signed, and does nothing else.
+func bareCertificates(n int) error {
+	authority, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	for range n {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return err
+		}
+		if _, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, authority); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // watchResult is what it takes to follow a Consul.
@@ -187,6 +233,7 @@ type watchResult struct {
 	TooMany     uint64  `json:"too_many"` // answers 429
 	P50         float64 `json:"p50_ms"`   // from before the write to the catalog that has it
 	P99         float64 `json:"p99_ms"`
+	Floor       float64 `json:"floor_p50_ms"` // the same, to the answer of one bare blocking query
 	Idle        float64 `json:"idle_percent"` // of a core, of the source
 	BesideIdle  float64 `json:"consul_idle_percent"`
 }
@@ -272,6 +319,10 @@ func catalogWatch(ctx context.Context, services, changes int, http2 bool, idle t
 	}
 	r.P50, r.P99 = percentile(latencies, 50), percentile(latencies, 99)
 
+	if r.Floor, err = a.blockingQuery(ctx, services/2); err != nil {
+		return r, err
+	}
+
 	usageBefore, err := a.usage(nothing)
 	if err != nil {
 		return r, err
@@ -289,6 +340,37 @@ func catalogWatch(ctx context.Context, services, changes int, http2 bool, idle t
 	r.Connections, err = connectionsTo(cfg.Address)
 	r.Mode, r.TooMany = src.Status().Mode, src.Stats().TooMany
 	return r, err
+}
+
+// blockingQuery returns the median time from before a write to the answer of one
+// query that waits for it.
+func (a *agent) blockingQuery(ctx context.Context, service int) (float64, error) {
+	var latencies []float64
+	for i := range 20 {
+		query := func(index uint64) (*api.QueryMeta, error) {
+			_, meta, err := a.api.Health().Service(serviceName(service), "", false, (&api.QueryOptions{WaitIndex: index, AllowStale: true}).WithContext(ctx))
+			return meta, err
+		}
+		meta, err := query(0)
+		if err != nil {
+			return 0, err
+		}
+		answered := make(chan error, 1)
+		go func() {
+			_, err := query(meta.LastIndex)
+			answered <- err
+		}()
+		time.Sleep(settle / 5) // it waits by then
+		begin := time.Now()
+		if err := a.setHealth(service, []string{"passing", "critical"}[i%2]); err != nil {
+			return 0, err
+		}
+		if err := <-answered; err != nil {
+			return 0, err
+		}
+		latencies = append(latencies, ms(time.Since(begin)))
+	}
+	return percentile(latencies, 50), nil
 }
 
 // connectionsTo counts this machine's open connections to a port of its own.
