@@ -27,7 +27,7 @@ unit:
 e2e: tools
 	$(GO) test -count=1 ./e2e/...
 
-## bench: the engine side by side with others, at full size (about half an hour); bench-quick: two minutes
+## bench: the engine side by side with others, at full size (20 to 30 minutes); bench-quick: two minutes
 bench:
 	@$(GO) run ./e2e/bench
 
