@@ -25,6 +25,7 @@ type settings struct {
 	AdminAddress string   `mapstructure:"admin-address"`
 	DataDir      string   `mapstructure:"data-dir"`
 	Plaintext    bool     `mapstructure:"xds-plaintext"`
+	Quorum       int      `mapstructure:"quarantine-quorum"`
 	LogLevel     string   `mapstructure:"log-level"`
 	LogFormat    string   `mapstructure:"log-format"`
 }
@@ -39,6 +40,7 @@ func settingsFlags(cmd *cobra.Command) {
 	f.String("admin-address", "127.0.0.1:19000", "where /readyz, /metrics and the API listen")
 	f.String("data-dir", "", "certificate authority and token key (default $STATE_DIRECTORY, else ./data)")
 	f.Bool("xds-plaintext", false, "no TLS and no tokens on the xDS port; loopback and Unix sockets only")
+	f.Int("quarantine-quorum", 3, "how many proxies that reject one content take it from the whole fleet, and that accept it prove it good")
 	f.String("log-level", "info", "debug, info, warn or error")
 	f.String("log-format", "", "text or json (default text on a terminal, else json)")
 	f.String("settings", "", "file with these settings (YAML, TOML or JSON)")
@@ -98,6 +100,9 @@ func (s *settings) check() error {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
 			return usageError{fmt.Errorf("%s %q: want HOST:PORT: %w", flag, addr, err)}
 		}
+	}
+	if s.Quorum < 1 {
+		return usageError{fmt.Errorf("--quarantine-quorum %d: want 1 or more", s.Quorum)}
 	}
 	if s.Plaintext && len(s.XDSNames) > 0 {
 		return usageError{errors.New("--xds-name means nothing with --xds-plaintext: there is no certificate")}
