@@ -14,6 +14,7 @@ import (
 
 	"datapunk.dev/controlplane/e2e/run"
 	"datapunk.dev/controlplane/e2e/traffic"
+	"datapunk.dev/controlplane/internal/tool"
 )
 
 // startTime bounds the start of all parts.
@@ -50,7 +51,7 @@ func (d *demo) start(ctx context.Context) error {
 	d.screen.title("A mesh on this machine")
 
 	d.meshFile = filepath.Join(d.dir, "mesh.yaml")
-	seed, err := os.ReadFile(filepath.Join(run.Root(), "configs", "mesh.yaml"))
+	seed, err := os.ReadFile(filepath.Join(tool.Root(), "configs", "mesh.yaml"))
 	if err != nil {
 		return err
 	}
@@ -105,7 +106,7 @@ func (d *demo) firstTraffic(ctx context.Context) error {
 	want := map[string][]string{"lake_service": {"lake-1", "lake-2"}, "stream_service": {"stream-1"}}
 	for _, service := range slices.Sorted(maps.Keys(want)) {
 		missing := slices.Clone(want[service])
-		err := run.Until(ctx, "nexus reaches "+service, startTime, func() error {
+		err := tool.Until(ctx, "nexus reaches "+service, startTime, func() error {
 			resp, err := d.client.Get(ctx, service, "/")
 			if err != nil {
 				return err

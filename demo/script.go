@@ -12,6 +12,7 @@ import (
 
 	"datapunk.dev/controlplane/e2e/run"
 	"datapunk.dev/controlplane/e2e/traffic"
+	"datapunk.dev/controlplane/internal/tool"
 )
 
 // effectTime is how long a change may take to be seen. Most take milliseconds.
@@ -125,7 +126,7 @@ func (d *demo) critical(ctx context.Context) error {
 
 // untilServedBy waits until a row of requests is served by exactly these.
 func (d *demo) untilServedBy(ctx context.Context, ids ...string) error {
-	return run.Until(ctx, fmt.Sprintf("lake_service is served by %v alone", ids), effectTime, func() error {
+	return tool.Until(ctx, fmt.Sprintf("lake_service is served by %v alone", ids), effectTime, func() error {
 		r := traffic.Load{Addr: d.nexus.Outbound(), Request: traffic.Request{Host: "lake_service"}, Requests: 20, Concurrency: 1}.Do(ctx)
 		if err := failures(r); err != nil {
 			return err
@@ -152,7 +153,7 @@ func (d *demo) edit(ctx context.Context) error {
 	const limit = "circuit_breakers.thresholds.0.max_connections"
 	var after *run.Dump
 	has := func(want string) error {
-		return run.Until(ctx, "the Envoy of nexus has the limit "+want, effectTime, func() error {
+		return tool.Until(ctx, "the Envoy of nexus has the limit "+want, effectTime, func() error {
 			var err error
 			if after, err = d.nexus.Envoy.ConfigDump(); err != nil {
 				return err
@@ -198,7 +199,7 @@ func (d *demo) badEdit(ctx context.Context) error {
 	}
 	line := d.lineOf("max_conections")
 	where := fmt.Sprintf("mesh.yaml:%d", line)
-	err = run.Until(ctx, "the control plane names "+where+" in its log", effectTime, func() error {
+	err = tool.Until(ctx, "the control plane names "+where+" in its log", effectTime, func() error {
 		if log := d.mesh.Plane.Log.Since(mark); !strings.Contains(log, where) {
 			return fmt.Errorf("it says %q", log)
 		}
@@ -270,7 +271,7 @@ func (d *demo) deny(ctx context.Context) error {
 	}
 	d.screen.note("added to the file, for lake_service: action DENY, paths [\"/admin*\"]")
 	answers := func(status int) error {
-		return run.Until(ctx, fmt.Sprintf("GET /admin is %d", status), effectTime, func() error {
+		return tool.Until(ctx, fmt.Sprintf("GET /admin is %d", status), effectTime, func() error {
 			resp, err = d.client.Get(ctx, "lake_service", "/admin")
 			if err == nil && resp.Status != status {
 				err = errors.New(resp.String())
@@ -313,7 +314,7 @@ func (d *demo) rotate(ctx context.Context) error {
 	}
 	d.screen.note("every proxy gets its next one at a moment of its own, within 20 s …")
 	var after map[string]run.Certificate
-	err = run.Until(ctx, "every Envoy has a new certificate", 40*time.Second, func() error {
+	err = tool.Until(ctx, "every Envoy has a new certificate", 40*time.Second, func() error {
 		if after, err = d.serials(); err != nil {
 			return err
 		}

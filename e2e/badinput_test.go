@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"datapunk.dev/controlplane/e2e/harness"
-	"datapunk.dev/controlplane/e2e/run"
 	"datapunk.dev/controlplane/e2e/traffic"
+	"datapunk.dev/controlplane/internal/tool"
 )
 
 // mistakes are edits of the operators' file: what stood there, what an operator
@@ -76,7 +76,7 @@ func TestTenMistakesInAFileAreReportedAllWithLineAndCaret(t *testing.T) {
 		{"serve", "-f", file, "--data-dir", filepath.Join(filepath.Dir(file), "data")},
 	} {
 		t.Run(command[0], func(t *testing.T) {
-			out, err := run.Exec(harness.Context(t, 10*time.Second), harness.Binary(), nil, command...)
+			out, err := tool.Exec(harness.Context(t, 10*time.Second), harness.Binary(), nil, command...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -113,7 +113,7 @@ func TestTenMistakesInAFileAreReportedAllWithLineAndCaret(t *testing.T) {
 		if err := os.WriteFile(file, []byte(strings.Replace(harness.Seed(t), m.right, m.wrong, 1)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		out, err := run.Exec(harness.Context(t, 10*time.Second), harness.Binary(), nil, "validate", "-f", file)
+		out, err := tool.Exec(harness.Context(t, 10*time.Second), harness.Binary(), nil, "validate", "-f", file)
 		if err != nil || out.Code != 1 || !strings.Contains(out.Stderr, m.code) {
 			t.Errorf("%s alone: exit code %d, %v: %s", m.wrong, out.Code, err, out.Stderr)
 		}
@@ -121,7 +121,7 @@ func TestTenMistakesInAFileAreReportedAllWithLineAndCaret(t *testing.T) {
 }
 
 func TestValidateAcceptsTheFileOfTheOperators(t *testing.T) {
-	out, err := run.Exec(harness.Context(t, 10*time.Second), harness.Binary(), nil, "validate", "-f", filepath.Join(run.Root(), "configs", "mesh.yaml"))
+	out, err := tool.Exec(harness.Context(t, 10*time.Second), harness.Binary(), nil, "validate", "-f", filepath.Join(tool.Root(), "configs", "mesh.yaml"))
 	if err != nil || out.Code != 0 || regexp.MustCompile(`MC1\d\d\d`).MatchString(out.Stderr) {
 		t.Errorf("exit code %d, %v: %s", out.Code, err, out.Stderr)
 	}
@@ -136,7 +136,7 @@ func TestWhatServeCannotStartWithIsOneClearLine(t *testing.T) {
 	}
 	defer func() { _ = busy.Close() }()
 	dir := harness.Dir(t)
-	seed := filepath.Join(run.Root(), "configs", "mesh.yaml")
+	seed := filepath.Join(tool.Root(), "configs", "mesh.yaml")
 	socket := filepath.Join(dir, "busy.sock")
 	busySocket, err := net.Listen("unix", socket)
 	if err != nil {
@@ -148,7 +148,7 @@ func TestWhatServeCannotStartWithIsOneClearLine(t *testing.T) {
 	// replaced by what spoil makes of it.
 	dataDir := func(name, file string, spoil func(path string) error) string {
 		data := filepath.Join(dir, name)
-		out, err := run.Exec(harness.Context(t, 10*time.Second), harness.Binary(), nil, "serve", "-f", seed, "--data-dir", data,
+		out, err := tool.Exec(harness.Context(t, 10*time.Second), harness.Binary(), nil, "serve", "-f", seed, "--data-dir", data,
 			"--catalog", "file:"+filepath.Join(dir, "catalog.yaml"), "--admin-address", busy.Addr().String(), "--xds-address", "127.0.0.1:0")
 		if err != nil || out.Code != 1 { // it ends, and leaves its directory behind
 			t.Fatalf("%v: %+v", err, out)
@@ -193,7 +193,7 @@ func TestWhatServeCannotStartWithIsOneClearLine(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			args := append([]string{"serve", "-f", seed, "--catalog", "file:" + filepath.Join(dir, "catalog.yaml")}, c.flags...)
-			out, err := run.Exec(harness.Context(t, 10*time.Second), harness.Binary(), nil, args...)
+			out, err := tool.Exec(harness.Context(t, 10*time.Second), harness.Binary(), nil, args...)
 			if err != nil {
 				t.Fatal(err)
 			}

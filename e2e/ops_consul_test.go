@@ -20,7 +20,7 @@ import (
 	"datapunk.dev/controlplane/e2e/harness"
 	"datapunk.dev/controlplane/e2e/run"
 	"datapunk.dev/controlplane/e2e/traffic"
-	"datapunk.dev/controlplane/watch/consul/consultest"
+	"datapunk.dev/controlplane/internal/consulagent"
 )
 
 // front stands before Consul's HTTP port and fails when told to.
@@ -100,7 +100,7 @@ func (f *front) up() {
 // through a front.
 type consulMesh struct {
 	*harness.Mesh
-	agent     *consultest.Agent
+	agent     *consulagent.Agent
 	front     *front
 	policy    *api.ACLPolicy
 	token     *api.ACLToken
@@ -109,7 +109,7 @@ type consulMesh struct {
 
 func startConsulMesh(t *testing.T) *consulMesh {
 	t.Helper()
-	agent := consultest.Start(t, consultest.WithACLs())
+	agent := consulagent.ForTest(t, consulagent.Options{ACLs: true})
 	policy, _, err := agent.API.ACL().PolicyCreate(&api.ACLPolicy{Name: "watch", Rules: mayRead}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +122,7 @@ func startConsulMesh(t *testing.T) *consulMesh {
 	if err := run.WriteFile(file, token.SecretID); err != nil {
 		t.Fatal(err)
 	}
-	f := newFront(t, agent.HTTPAddr)
+	f := newFront(t, agent.HTTP)
 	host, port, _ := net.SplitHostPort(f.addr)
 	m := harness.Start(t, harness.Options{
 		Flags: []string{"--catalog", "consul"},
@@ -180,14 +180,14 @@ func (m *consulMesh) asksAnew(t *testing.T) {
 const mayRead = `service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }`
 
 // serve starts a sidecar, and registers it at an agent when it is live.
-func serve(t *testing.T, m *harness.Mesh, agent *consultest.Agent, spec harness.Spec) {
+func serve(t *testing.T, m *harness.Mesh, agent *consulagent.Agent, spec harness.Spec) {
 	t.Helper()
 	s := m.Prepare(spec)
 	m.Launch(s)
 	if err := s.Envoy.WaitReady(t.Context(), 15*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if err := agent.Register(consultest.Instance{Service: s.Service, ID: s.ID, Address: "127.0.0.1", Port: s.AppPort, MeshPort: s.MeshPort}); err != nil {
+	if err := agent.Register(consulagent.Instance{Service: s.Service, ID: s.ID, Address: "127.0.0.1", Port: s.AppPort, MeshPort: s.MeshPort}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -230,7 +230,7 @@ func TestConsulThatFailsLeavesTheLastGoodCatalogAndIsSaid(t *testing.T) {
 			m.front.set(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, body, status) }))
 		}
 	}
-	restore := func(*testing.T) { m.front.forward(m.agent.HTTPAddr) }
+	restore := func(*testing.T) { m.front.forward(m.agent.HTTP) }
 	load := m.Load("nexus-1", "lake_service", traffic.Load{Rate: 100})
 	for _, c := range []struct {
 		name    string
@@ -317,7 +317,7 @@ func TestConsulThatFailsLeavesTheLastGoodCatalogAndIsSaid(t *testing.T) {
 
 func TestSlowConsulIsWaitedFor(t *testing.T) {
 	m := startConsulMesh(t)
-	target := forwardTo(m.agent.HTTPAddr)
+	target := forwardTo(m.agent.HTTP)
 	m.front.set(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-r.Context().Done():

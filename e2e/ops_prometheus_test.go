@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"datapunk.dev/controlplane/e2e/harness"
-	"datapunk.dev/controlplane/e2e/run"
+	"datapunk.dev/controlplane/internal/tool"
 )
 
 func TestPrometheusFindsAndScrapesEveryEnvoyAndTheControlPlane(t *testing.T) {
@@ -77,7 +77,7 @@ scrape_configs:
 }
 
 func TestPromtoolAcceptsOurMetrics(t *testing.T) {
-	promtool, err := run.Find("promtool")
+	promtool, err := tool.Find("promtool")
 	if err != nil {
 		t.Fatal(err)
 	}

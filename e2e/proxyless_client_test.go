@@ -23,7 +23,7 @@ import (
 
 	"datapunk.dev/controlplane/e2e/app"
 	"datapunk.dev/controlplane/e2e/harness"
-	"datapunk.dev/controlplane/e2e/run"
+	"datapunk.dev/controlplane/internal/tool"
 )
 
 // asGRPCClient is set in a second process of these tests: an application with
@@ -118,7 +118,7 @@ func startProxyless(t *testing.T, m *harness.Mesh, service, id string, mtls bool
 // the certificate.
 func startSVID(t *testing.T, m *harness.Mesh, id, token, dir string) {
 	t.Helper()
-	p, err := run.StartProcess(run.Command{
+	p, err := tool.Start(tool.Command{
 		Name: id + "-svid", Path: harness.Binary(), Dir: m.Dir,
 		Args: []string{"svid", "--xds-address", m.Plane.XDSAddress(), "--ca-file", m.Plane.CAFile(), "--token-file", token, "--out", dir},
 	})

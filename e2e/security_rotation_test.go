@@ -17,6 +17,7 @@ import (
 	"datapunk.dev/controlplane/e2e/harness"
 	"datapunk.dev/controlplane/e2e/run"
 	"datapunk.dev/controlplane/e2e/traffic"
+	"datapunk.dev/controlplane/internal/tool"
 )
 
 // witness is an instance of a service whose sidecar is no Envoy: a TLS server
@@ -221,7 +222,7 @@ func TestRenewedTokenIsUsedAtTheNextStreamWithoutRestartingEnvoy(t *testing.T) {
 	const life = 6 * time.Second
 	noError(t, m.Token(t.Context(), "lake_service", "lake-1", life, lake.TokenFile))
 	first, expires := tokenOf(t, lake.TokenFile), time.Now().Add(life)
-	renewer, err := run.StartProcess(run.Command{
+	renewer, err := tool.Start(tool.Command{
 		Name: "renew", Path: harness.Binary(), Dir: m.Dir,
 		Args: []string{"token", "--renew", "--xds-address", m.Plane.XDSAddress(), "--ca-file", m.Plane.CAFile(), "--out", lake.TokenFile},
 	})

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"datapunk.dev/controlplane/e2e/harness"
-	"datapunk.dev/controlplane/e2e/run"
+	"datapunk.dev/controlplane/internal/tool"
 )
 
 // versions are those of all that the sidecars run, by node, type and name, and
@@ -81,7 +81,7 @@ func (e *editor) edit(t *testing.T, k seedKey, old, edited string, want any) {
 	e.m.EditSeed(old, edited)
 	moves := slices.Sorted(slices.Values(k.moves))
 	var after map[string]map[string]string
-	err := run.Until(t.Context(), k.key, 10*time.Second, func() error {
+	err := tool.Until(t.Context(), k.key, 10*time.Second, func() error {
 		if n := e.m.Metrics()[counter] - loads; n != 1 {
 			return fmt.Errorf("%s moved by %v", counter, n)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"datapunk.dev/controlplane/e2e/harness"
 	"datapunk.dev/controlplane/e2e/run"
+	"datapunk.dev/controlplane/internal/tool"
 )
 
 // TestEnvoyIsServedInPlaintextOverAUnixSocket.
@@ -50,9 +51,9 @@ func TestSettingsOfTheProcessComeFromFlagsThenVariablesThenAFile(t *testing.T) {
 
 	// serve runs `controlplane serve` until the subtest ends, and returns what
 	// it serves: the name and the version of the mesh.
-	serve := func(t *testing.T, admin string, env []string, args ...string) (name, version string, log *run.Log) {
+	serve := func(t *testing.T, admin string, env []string, args ...string) (name, version string, log *tool.Log) {
 		t.Helper()
-		p, err := run.StartProcess(run.Command{
+		p, err := tool.Start(tool.Command{
 			Name: "serve", Path: harness.Binary(), Args: append([]string{"serve"}, args...), Env: append([]string{"ENV="}, env...), Dir: t.TempDir(),
 		})
 		noError(t, err)
@@ -148,7 +149,7 @@ func TestSettingsOfTheProcessComeFromFlagsThenVariablesThenAFile(t *testing.T) {
 
 	t.Run("a key that no flag has is refused", func(t *testing.T) {
 		file := write("wrong.yaml", "xds-addr: 127.0.0.1:1\n")
-		out, err := run.Exec(harness.Context(t, 10*time.Second), harness.Binary(), nil, "serve", "-f", one, "--settings", file)
+		out, err := tool.Exec(harness.Context(t, 10*time.Second), harness.Binary(), nil, "serve", "-f", one, "--settings", file)
 		if err != nil || out.Code != 2 || !strings.Contains(out.Stderr, file) || !strings.Contains(out.Stderr, `"xds-addr"`) {
 			t.Errorf("exit code %d, %v: %s", out.Code, err, out.Stderr)
 		}

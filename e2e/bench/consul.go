@@ -8,90 +8,49 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/consul/api"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"datapunk.dev/controlplane/e2e/run"
+	"datapunk.dev/controlplane/internal/consulagent"
+	"datapunk.dev/controlplane/internal/tool"
 )
 
-// agent is a Consul in development mode, a server with its state in memory.
+// agent is a Consul in development mode that serves its own xDS.
 type agent struct {
-	process           *run.Process
-	ports             *run.Ports
-	dir               string
-	http, https, grpc string // host and port
-	client            *http.Client
-	api               *api.Client
-	w                 world // what is registered
+	*consulagent.Agent
+	client *http.Client // of the API
+	stop   func()
+	w      world // what is registered
 }
 
-// agentOptions are what differs from one run to another.
-type agentOptions struct {
-	certFile, keyFile string // serves HTTPS too
-	defaultLimits     bool   // 200 connections a client
-}
+// manyConns is as many as the bench, one client to Consul, opens for a fleet.
+const manyConns = 15000
 
-// startAgent starts an agent that serves HTTP and, without TLS, Consul's own xDS.
-func startAgent(ctx context.Context, o agentOptions) (*agent, error) {
-	path, err := run.Find("consul")
+// startAgent starts an agent, with the options that differ from one run to
+// another.
+func startAgent(ctx context.Context, o consulagent.Options) (*agent, error) {
+	dir, err := os.MkdirTemp("", "bench-consul-")
 	if err != nil {
 		return nil, err
 	}
-	a := &agent{ports: &run.Ports{}}
-	if a.dir, err = os.MkdirTemp("", "bench-consul-"); err != nil {
-		return nil, err
+	ports := &tool.Ports{}
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: makers}}
+	o.Dir, o.Ports, o.Client, o.GRPC = dir, ports, client, true
+	clean := func() {
+		ports.Close()
+		_ = os.RemoveAll(dir)
 	}
-	p, err := a.ports.TakeN(6)
+	c, err := consulagent.Start(ctx, o)
 	if err != nil {
+		clean()
 		return nil, err
 	}
-	on := func(port int) string { return "127.0.0.1:" + strconv.Itoa(port) }
-	a.http, a.https, a.grpc = on(p[0]), on(p[1]), on(p[2])
-	args := []string{
-		"agent", "-dev", "-node=agent", "-log-level=warn", "-bind=127.0.0.1", "-client=127.0.0.1",
-		fmt.Sprintf("-http-port=%d", p[0]), fmt.Sprintf("-grpc-port=%d", p[2]), "-grpc-tls-port=-1", "-dns-port=-1",
-		fmt.Sprintf("-server-port=%d", p[3]), fmt.Sprintf("-serf-lan-port=%d", p[4]), fmt.Sprintf("-serf-wan-port=%d", p[5]),
-		"-hcl=disable_update_check = true",
-	}
-	if o.certFile != "" {
-		args = append(args, fmt.Sprintf("-https-port=%d", p[1]),
-			fmt.Sprintf("-hcl=tls { https { cert_file = %q, key_file = %q } }", o.certFile, o.keyFile))
-	}
-	if !o.defaultLimits {
-		args = append(args, "-hcl=limits { http_max_conns_per_client = 15000 }")
-	}
-	config := api.DefaultConfig()
-	config.Address, config.Scheme, config.Token, config.Datacenter, config.Namespace = a.http, "http", "", "", ""
-	a.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: makers}}
-	config.HttpClient = a.client
-	if a.api, err = api.NewClient(config); err != nil {
-		return nil, err
-	}
-	if a.process, err = run.StartProcess(run.Command{Name: "consul", Path: path, Args: args, Dir: a.dir}); err != nil {
-		return nil, err
-	}
-	err = run.Until(ctx, "consul has a leader", 30*time.Second, func() error {
-		nodes, _, err := a.api.Catalog().Nodes(nil)
-		if err == nil && len(nodes) == 0 {
-			err = errors.New("the agent is not in its catalog")
-		}
-		return err
-	})
-	if err != nil {
-		err = fmt.Errorf("%w\n%s", err, a.process.Log.Tail(20))
-		a.stop()
-		return nil, err
-	}
-	return a, nil
-}
-
-func (a *agent) stop() {
-	a.process.Kill()
-	a.ports.Close()
-	_ = os.RemoveAll(a.dir)
+	return &agent{Agent: c, client: client, stop: func() {
+		c.Kill()
+		clean()
+	}}, nil
 }
 
 // writers is how many registrations are under way at once.
@@ -119,7 +78,7 @@ func (a *agent) move(service, n int) error { return a.put(service, 0, n) }
 func (a *agent) put(s, k, n int) error {
 	in := a.w.service(s, n).Instances[k]
 	node := in.ID + "-node"
-	_, err := a.api.Catalog().Register(&api.CatalogRegistration{
+	_, err := a.API.Catalog().Register(&api.CatalogRegistration{
 		Node: node, Address: in.Address.String(), SkipNodeUpdate: n > 0,
 		Service: &api.AgentService{
 			ID: in.ID, Service: serviceName(s), Address: in.Address.String(), Port: int(in.MeshPort),
@@ -135,7 +94,7 @@ func (a *agent) put(s, k, n int) error {
 // setHealth changes the check of the first instance, and nothing else.
 func (a *agent) setHealth(s int, status string) error {
 	in := a.w.service(s, 0).Instances[0]
-	_, err := a.api.Catalog().Register(&api.CatalogRegistration{
+	_, err := a.API.Catalog().Register(&api.CatalogRegistration{
 		Node: in.ID + "-node", Address: in.Address.String(), SkipNodeUpdate: true,
 		Check: &api.AgentCheck{Node: in.ID + "-node", CheckID: "check:" + in.ID, Name: "up", Status: status, ServiceID: in.ID, ServiceName: serviceName(s)},
 	}, nil)
@@ -144,14 +103,14 @@ func (a *agent) setHealth(s int, status string) error {
 
 // usage is the agent's CPU, to the hundredth of a second, and its memory.
 func (a *agent) usage(string) (usage, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", a.process.Pid()))
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", a.Pid()))
 	if err != nil {
 		return usage{}, err
 	}
 	_, rest, _ := strings.Cut(string(stat), ") ")
 	columns := strings.Fields(rest)
 	if len(columns) < 22 {
-		return usage{}, fmt.Errorf("/proc/%d/stat: %q", a.process.Pid(), stat)
+		return usage{}, fmt.Errorf("/proc/%d/stat: %q", a.Pid(), stat)
 	}
 	user, _ := strconv.ParseFloat(columns[11], 64)
 	system, _ := strconv.ParseFloat(columns[12], 64)
@@ -166,7 +125,7 @@ func sidecarNode(stream int) string { return fmt.Sprintf("client-%05d-node", str
 // Consul's limiter counts the sidecars of the catalog, so all are registered
 // first. Its other settings are the defaults.
 func startConsulMesh(ctx context.Context, w world) (*subject, error) {
-	a, err := startAgent(ctx, agentOptions{})
+	a, err := startAgent(ctx, consulagent.Options{MaxConns: manyConns})
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +134,7 @@ func startConsulMesh(ctx context.Context, w world) (*subject, error) {
 		return nil, err
 	}
 	return &subject{
-		kind: "consul", xds: a.grpc, creds: insecure.NewCredentials(), sidecars: true,
+		kind: "consul", xds: a.GRPC, creds: insecure.NewCredentials(), sidecars: true,
 		prepare: func(int, int) error { return nil }, change: a.move, usage: a.usage, stop: a.stop,
 	}, nil
 }
@@ -194,7 +153,7 @@ func (a *agent) registerSidecars(w world) error {
 					DestinationType: api.UpstreamDestTypeService, DestinationName: name, LocalBindPort: 10000 + k,
 				})
 			}
-			_, err := a.api.Catalog().Register(&api.CatalogRegistration{
+			_, err := a.API.Catalog().Register(&api.CatalogRegistration{
 				Node: sidecarNode(i), Address: fmt.Sprintf("10.255.%d.%d", i>>8, i&255),
 				Service: &api.AgentService{
 					Kind: api.ServiceKindConnectProxy, ID: sidecarID(i), Service: "client-sidecar-proxy", Port: 15000, Proxy: proxy,

@@ -24,6 +24,7 @@ import (
 	"github.com/hashicorp/consul/api"
 	"google.golang.org/protobuf/proto"
 
+	"datapunk.dev/controlplane/internal/consulagent"
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/translate"
@@ -243,17 +244,17 @@ type watchResult struct {
 func catalogWatch(ctx context.Context, services, changes int, http2 bool, idle time.Duration) (watchResult, error) {
 	r := watchResult{Services: services}
 	cfg := consul.Config{}
-	options := agentOptions{defaultLimits: true}
+	options := consulagent.Options{}
 	if http2 {
 		dir, err := os.MkdirTemp("", "bench-")
 		if err != nil {
 			return r, err
 		}
 		defer func() { _ = os.RemoveAll(dir) }()
-		if options.certFile, options.keyFile, err = certificate(dir); err != nil {
+		if options.CertFile, options.KeyFile, err = certificate(dir); err != nil {
 			return r, err
 		}
-		cfg.Scheme, cfg.TLS.CAFile = "https", options.certFile
+		cfg.Scheme, cfg.TLS.CAFile = "https", options.CertFile
 	}
 	a, err := startAgent(ctx, options)
 	if err != nil {
@@ -263,9 +264,9 @@ func catalogWatch(ctx context.Context, services, changes int, http2 bool, idle t
 	if err := a.register(world{Services: services, Instances: 2}); err != nil {
 		return r, err
 	}
-	cfg.Address = a.http
+	cfg.Address = a.HTTP
 	if http2 {
-		cfg.Address = a.https
+		cfg.Address = a.HTTPS
 	}
 
 	var newest atomic.Pointer[watch.Catalog]
@@ -348,7 +349,7 @@ func (a *agent) blockingQuery(ctx context.Context, service int) (float64, error)
 	var latencies []float64
 	for i := range 20 {
 		query := func(index uint64) (*api.QueryMeta, error) {
-			_, meta, err := a.api.Health().Service(serviceName(service), "", false, (&api.QueryOptions{WaitIndex: index, AllowStale: true}).WithContext(ctx))
+			_, meta, err := a.API.Health().Service(serviceName(service), "", false, (&api.QueryOptions{WaitIndex: index, AllowStale: true}).WithContext(ctx))
 			return meta, err
 		}
 		meta, err := query(0)

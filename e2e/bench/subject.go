@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"datapunk.dev/controlplane/internal/consulagent"
 	"datapunk.dev/controlplane/sds"
 )
 
@@ -79,7 +80,7 @@ func startSubject(ctx context.Context, kind string, w *world) (*subject, error) 
 				return nil, err
 			}
 		case "consul":
-			a, err := startAgent(ctx, agentOptions{})
+			a, err := startAgent(ctx, consulagent.Options{MaxConns: manyConns})
 			if err != nil {
 				return nil, err
 			}
@@ -87,7 +88,7 @@ func startSubject(ctx context.Context, kind string, w *world) (*subject, error) 
 			if err := a.register(*w); err != nil {
 				return nil, err
 			}
-			w.Consul, beside = a.http, a
+			w.Consul, beside = a.HTTP, a
 		default:
 			return nil, fmt.Errorf("no server %q", kind)
 		}

@@ -24,6 +24,7 @@ import (
 
 	"datapunk.dev/controlplane/e2e/run"
 	"datapunk.dev/controlplane/e2e/traffic"
+	"datapunk.dev/controlplane/internal/tool"
 )
 
 // Of package run, so that tests need not import it.
@@ -273,7 +274,7 @@ func (m *Mesh) EditSeed(old, replacement string) {
 }
 
 // CLI runs a subcommand of the control plane.
-func (m *Mesh) CLI(args ...string) run.Output {
+func (m *Mesh) CLI(args ...string) tool.Output {
 	m.t.Helper()
 	out, err := m.Mesh.CLI(m.t.Context(), args...)
 	must(m.t, err)
@@ -349,7 +350,7 @@ func (m *Mesh) Proxies() map[string]run.Proxy {
 // Seed returns the operators' own mesh file.
 func Seed(t testing.TB) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(run.Root(), "configs", "mesh.yaml"))
+	text, err := os.ReadFile(filepath.Join(tool.Root(), "configs", "mesh.yaml"))
 	must(t, err)
 	return string(text)
 }
@@ -372,7 +373,7 @@ func Dir(t testing.TB) string {
 // Port returns a port that nothing else in this run uses.
 func Port(t testing.TB) int {
 	t.Helper()
-	ports := &run.Ports{}
+	ports := &tool.Ports{}
 	t.Cleanup(ports.Close)
 	port, err := ports.Take()
 	must(t, err)
@@ -386,7 +387,7 @@ func Binary() string { return binary }
 // said last if that takes too long.
 func Eventually(t testing.TB, what string, timeout time.Duration, check func() error) {
 	t.Helper()
-	must(t, run.Until(t.Context(), what, timeout, check))
+	must(t, tool.Until(t.Context(), what, timeout, check))
 }
 
 // Context returns the test's context with a deadline.

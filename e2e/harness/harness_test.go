@@ -1,7 +1,6 @@
 package harness_test
 
 import (
-	"context"
 	"errors"
 	"strconv"
 	"testing"
@@ -11,6 +10,7 @@ import (
 	"datapunk.dev/controlplane/e2e/harness"
 	"datapunk.dev/controlplane/e2e/run"
 	"datapunk.dev/controlplane/e2e/traffic"
+	"datapunk.dev/controlplane/internal/consulagent"
 )
 
 func TestPortsAreNeverHandedOutTwice(t *testing.T) {
@@ -58,15 +58,7 @@ func TestLoadCountsWhatItSent(t *testing.T) {
 }
 
 func TestConsulStartsAndForgets(t *testing.T) {
-	ports := &run.Ports{}
-	defer ports.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	c, err := run.StartConsul(ctx, t.TempDir(), ports, "dc1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Kill()
+	c := consulagent.ForTest(t, consulagent.Options{})
 	r := run.NewConsulRegistry(c.API)
 	defer func() { _ = r.Close() }()
 	if err := r.Register(run.Instance{Service: "lake_service", ID: "lake-1", Port: 8080, MeshPort: 20000}); err != nil {

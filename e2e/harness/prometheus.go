@@ -11,24 +11,25 @@ import (
 	"time"
 
 	"datapunk.dev/controlplane/e2e/run"
+	"datapunk.dev/controlplane/internal/tool"
 )
 
 // Prometheus is a running Prometheus.
 type Prometheus struct {
-	*run.Process
+	*tool.Process
 	base string
 }
 
 // StartPrometheus starts Prometheus with a configuration file.
 func StartPrometheus(t testing.TB, config string) *Prometheus {
 	t.Helper()
-	path, err := run.Find("prometheus")
+	path, err := tool.Find("prometheus")
 	must(t, err)
 	dir := Dir(t)
 	file := filepath.Join(dir, "prometheus.yml")
 	must(t, run.WriteFile(file, config))
 	addr := fmt.Sprintf("127.0.0.1:%d", Port(t))
-	process, err := run.StartProcess(run.Command{Name: "prometheus", Path: path, Dir: dir, Args: []string{
+	process, err := tool.Start(tool.Command{Name: "prometheus", Path: path, Dir: dir, Args: []string{
 		"--config.file=" + file, "--storage.tsdb.path=" + filepath.Join(dir, "tsdb"), "--web.listen-address=" + addr, "--log.level=warn",
 	}})
 	must(t, err)

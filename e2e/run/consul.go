@@ -2,10 +2,8 @@ package run
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
-	"strconv"
 	"sync"
 	"time"
 
@@ -17,72 +15,6 @@ const (
 	consulTTL  = "15s"
 	feedPeriod = 5 * time.Second
 )
-
-// Consul is a development agent: a server with its state in memory.
-type Consul struct {
-	*Process
-	HTTP string // host and port
-	API  *api.Client
-
-	args []string
-	dir  string
-}
-
-// StartConsul starts an agent on free ports and waits for a leader.
-func StartConsul(ctx context.Context, dir string, ports *Ports, datacenter string) (*Consul, error) {
-	p, err := ports.TakeN(4)
-	if err != nil {
-		return nil, err
-	}
-	c := &Consul{HTTP: "127.0.0.1:" + strconv.Itoa(p[0]), dir: dir}
-	c.args = []string{
-		"agent", "-dev", "-node=agent", "-datacenter=" + datacenter, "-log-level=warn",
-		"-bind=127.0.0.1", "-client=127.0.0.1",
-		"-http-port=" + strconv.Itoa(p[0]), "-server-port=" + strconv.Itoa(p[1]), "-serf-lan-port=" + strconv.Itoa(p[2]),
-		"-serf-wan-port=" + strconv.Itoa(p[3]), "-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1",
-		"-hcl=disable_update_check=true",
-	}
-	// The client's configuration is whole, so that no CONSUL_* of the caller's
-	// environment leads it elsewhere.
-	config := api.DefaultConfig()
-	config.Address, config.Scheme, config.Token, config.Datacenter, config.Namespace = c.HTTP, "http", "", "", ""
-	if c.API, err = api.NewClient(config); err != nil {
-		return nil, fmt.Errorf("consul client: %w", err)
-	}
-	if err := c.Start(ctx); err != nil {
-		return nil, err
-	}
-	return c, nil
-}
-
-// Start starts the agent, again after it was stopped, and waits for a leader.
-// It knows nothing of what was registered before.
-func (c *Consul) Start(ctx context.Context) error {
-	path, err := Find("consul")
-	if err != nil {
-		return err
-	}
-	if c.Process, err = StartProcess(Command{Name: "consul", Path: path, Args: c.args, Dir: c.dir}); err != nil {
-		return err
-	}
-	err = Until(ctx, "consul has a leader", 20*time.Second, func() error {
-		if !c.Running() {
-			return c.ended()
-		}
-		nodes, _, err := c.API.Catalog().Nodes(nil)
-		if err != nil {
-			return err
-		}
-		if len(nodes) == 0 {
-			return errors.New("the agent is not in its catalog")
-		}
-		return nil
-	})
-	if err != nil {
-		c.Kill()
-	}
-	return err
-}
 
 // ConsulRegistry registers at an agent, each instance with a TTL check, and
 // feeds the checks.

@@ -5,17 +5,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
+
+	"datapunk.dev/controlplane/internal/tool"
 )
 
 // Envoy is a running Envoy.
 type Envoy struct {
-	*Process
+	*tool.Process
 	*EnvoyAdmin
 	options EnvoyOptions
 }
@@ -42,7 +42,7 @@ func StartEnvoy(o EnvoyOptions) (*Envoy, error) {
 }
 
 func (e *Envoy) start() error {
-	path, err := Find("envoy")
+	path, err := tool.Find("envoy")
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func (e *Envoy) start() error {
 		"-c", o.Config, "-l", "warning", "--concurrency", strconv.Itoa(max(1, o.Workers)),
 		"--disable-hot-restart", // and so no shared memory between the Envoys of one machine
 	}, o.Args...)
-	e.Process, err = StartProcess(Command{Name: o.Name, Path: path, Args: args, Env: o.Env, Dir: o.Dir})
+	e.Process, err = tool.Start(tool.Command{Name: o.Name, Path: path, Args: args, Env: o.Env, Dir: o.Dir})
 	return err
 }
 
@@ -65,32 +65,7 @@ func (e *Envoy) Restart() error {
 
 // WaitReady waits until the Envoy is LIVE: it has its first configuration.
 func (e *Envoy) WaitReady(ctx context.Context, timeout time.Duration) error {
-	return Until(ctx, e.Name+" is ready", timeout, func() error {
-		if !e.Running() {
-			return e.ended()
-		}
-		return e.Ready()
-	})
-}
-
-// ValidateBootstrap returns what `envoy --mode validate` has against a bootstrap.
-func ValidateBootstrap(ctx context.Context, dir, bootstrap string) error {
-	path, err := Find("envoy")
-	if err != nil {
-		return err
-	}
-	config := filepath.Join(dir, "validate.yaml")
-	if err := os.WriteFile(config, []byte(bootstrap), 0o600); err != nil {
-		return err
-	}
-	out, err := Exec(ctx, path, nil, "--mode", "validate", "-l", "warning", "-c", config)
-	if err != nil {
-		return err
-	}
-	if out.Code != 0 {
-		return fmt.Errorf("envoy --mode validate: exit code %d\n%s%s", out.Code, out.Stdout, out.Stderr)
-	}
-	return nil
+	return e.Until(ctx, e.Name+" is ready", timeout, e.Ready)
 }
 
 // ofTheStream are the warnings that an Envoy logs when its control plane is

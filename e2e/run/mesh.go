@@ -1,3 +1,8 @@
+// Package run starts the real parts of a mesh on this machine (Envoy, the
+// control plane, apps, a catalog) and stops them. The demo and the end-to-end
+// tests share it, so it returns errors and knows no testing.TB. It owns how the
+// parts are set up and fit together, registration, and the readers of what they
+// show of themselves; it decides nothing about what is right.
 package run
 
 import (
@@ -8,6 +13,9 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"datapunk.dev/controlplane/internal/consulagent"
+	"datapunk.dev/controlplane/internal/tool"
 )
 
 // readyTime is how long a part may take to be ready. Generous: it bounds a
@@ -32,10 +40,10 @@ type MeshOptions struct {
 // Mesh is a catalog, a control plane, and sidecars with their apps.
 type Mesh struct {
 	Dir      string
-	Ports    *Ports
+	Ports    *tool.Ports
 	Registry Registry
-	Catalog  string  // for --catalog
-	Consul   *Consul // nil with a file catalog
+	Catalog  string             // for --catalog
+	Consul   *consulagent.Agent // nil with a file catalog
 	Plane    *ControlPlane
 
 	options MeshOptions
@@ -46,7 +54,7 @@ type Mesh struct {
 
 // NewMesh starts the catalog. The control plane starts with [Mesh.StartPlane].
 func NewMesh(ctx context.Context, o MeshOptions) (*Mesh, error) {
-	m := &Mesh{Dir: o.Dir, Ports: &Ports{}, options: o}
+	m := &Mesh{Dir: o.Dir, Ports: &tool.Ports{}, options: o}
 	if err := m.startCatalog(ctx); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
@@ -79,11 +87,7 @@ func (m *Mesh) startCatalog(ctx context.Context) error {
 		m.Registry, m.Catalog = catalog, "file:"+path
 		return nil
 	}
-	datacenter := m.options.Datacenter
-	if datacenter == "" {
-		datacenter = "dc1"
-	}
-	consul, err := StartConsul(ctx, m.Dir, m.Ports, datacenter)
+	consul, err := consulagent.Start(ctx, consulagent.Options{Dir: m.Dir, Ports: m.Ports, Datacenter: m.options.Datacenter})
 	if err != nil {
 		return err
 	}
@@ -141,7 +145,7 @@ func (m *Mesh) WaitReady(ctx context.Context) error {
 		if err := s.Envoy.WaitReady(ctx, readyTime); err != nil {
 			return err
 		}
-		err := Until(ctx, s.ID+" sees every instance", readyTime, func() error { return s.sees(registered) })
+		err := tool.Until(ctx, s.ID+" sees every instance", readyTime, func() error { return s.sees(registered) })
 		if err != nil {
 			return err
 		}
@@ -150,10 +154,10 @@ func (m *Mesh) WaitReady(ctx context.Context) error {
 }
 
 // CLI runs a subcommand of the control plane to its end.
-func (m *Mesh) CLI(ctx context.Context, args ...string) (Output, error) {
+func (m *Mesh) CLI(ctx context.Context, args ...string) (tool.Output, error) {
 	ctx, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
-	return Exec(ctx, m.options.Binary, m.Plane.options.Env, args...)
+	return tool.Exec(ctx, m.options.Binary, m.Plane.options.Env, args...)
 }
 
 // must is CLI for what has to succeed.

@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os/exec"
 	"path/filepath"
 	"time"
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"datapunk.dev/controlplane/internal/tool"
 )
 
 // PlaneOptions say how to start a control plane.
@@ -32,7 +35,7 @@ type PlaneOptions struct {
 // ControlPlane is a running control plane, or one that was stopped and can be
 // started again at the same addresses.
 type ControlPlane struct {
-	*Process
+	*tool.Process
 	options PlaneOptions
 	admin   *admin
 }
@@ -55,7 +58,7 @@ func (c *ControlPlane) Start() error {
 	if c.Process != nil && c.Running() {
 		return fmt.Errorf("%s runs", c.Name)
 	}
-	p, err := StartProcess(Command{
+	p, err := tool.Start(tool.Command{
 		Name: c.options.Name, Path: c.options.Binary, Args: c.options.args(), Env: c.options.Env, Dir: c.options.Dir,
 	})
 	if err != nil {
@@ -120,10 +123,7 @@ func (c *ControlPlane) Readyz() (int, Readiness, error) {
 
 // WaitReady waits until /readyz is 200.
 func (c *ControlPlane) WaitReady(ctx context.Context, timeout time.Duration) error {
-	return Until(ctx, c.Name+" is ready", timeout, func() error {
-		if !c.Running() {
-			return c.ended()
-		}
+	return c.Until(ctx, c.Name+" is ready", timeout, func() error {
 		status, r, err := c.Readyz()
 		if err != nil {
 			return err
@@ -208,7 +208,7 @@ func (c *ControlPlane) Proxies() (map[string]Proxy, error) {
 
 // WaitSynced waits until the nodes are connected and have all that they should.
 func (c *ControlPlane) WaitSynced(ctx context.Context, timeout time.Duration, nodes ...string) error {
-	return Until(ctx, fmt.Sprintf("%q are synced", nodes), timeout, func() error {
+	return tool.Until(ctx, fmt.Sprintf("%q are synced", nodes), timeout, func() error {
 		proxies, err := c.Proxies()
 		if err != nil {
 			return err
@@ -277,6 +277,19 @@ func ParseMetrics(text []byte) (Metrics, error) {
 				out[key("_sum")] = m.GetSummary().GetSampleSum()
 			}
 		}
+	}
+	return out, nil
+}
+
+// Build builds the control plane into dir and returns its path. Extra flags go
+// to go build.
+func Build(dir string, flags ...string) (string, error) {
+	out := filepath.Join(dir, "controlplane")
+	args := append([]string{"build", "-o", out}, flags...)
+	cmd := exec.Command("go", append(args, "./cmd/controlplane")...)
+	cmd.Dir = tool.Root()
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build ./cmd/controlplane: %w\n%s", err, text)
 	}
 	return out, nil
 }

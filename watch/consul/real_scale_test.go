@@ -14,16 +14,16 @@ import (
 	"testing"
 	"time"
 
+	"datapunk.dev/controlplane/internal/consulagent"
 	"datapunk.dev/controlplane/watch"
 	"datapunk.dev/controlplane/watch/consul"
-	"datapunk.dev/controlplane/watch/consul/consultest"
 )
 
 // many registers services beyond an agent's limit of 200 connections a client.
-func many(t testing.TB, agent *consultest.Agent, n int) {
+func many(t testing.TB, agent *consulagent.Agent, n int) {
 	t.Helper()
 	for i := range n {
-		must(t, agent.Register(consultest.Instance{
+		must(t, agent.Register(consulagent.Instance{
 			Service: fmt.Sprintf("s%03d", i), ID: fmt.Sprintf("s%03d", i), Address: "10.0.0.1", Port: 1000 + i, MeshPort: 15006,
 		}))
 	}
@@ -31,10 +31,10 @@ func many(t testing.TB, agent *consultest.Agent, n int) {
 
 func TestRealMoreServicesThanConnections(t *testing.T) {
 	t.Parallel()
-	agent := consultest.Start(t)
+	agent := consulagent.ForTest(t, consulagent.Options{})
 	const n = 260
 	many(t, agent, n)
-	o := observe(t, consul.Config{Address: agent.HTTPAddr}, consul.Demand{MeshOnly: true})
+	o := observe(t, consul.Config{Address: agent.HTTP}, consul.Demand{MeshOnly: true})
 	o.ready()
 	if st := o.Status(); st.Mode != "http1+trigger" || len(st.Waiting) > 0 {
 		t.Errorf("status %+v", st)
@@ -52,10 +52,10 @@ func TestRealMoreServicesThanConnections(t *testing.T) {
 func TestRealHTTP2(t *testing.T) {
 	t.Parallel()
 	cert, key := certificate(t)
-	agent := consultest.Start(t, consultest.WithTLS(cert, key))
+	agent := consulagent.ForTest(t, consulagent.Options{CertFile: cert, KeyFile: key})
 	const n = 260
 	many(t, agent, n)
-	o := observe(t, consul.Config{Address: agent.HTTPSAddr, Scheme: "https", TLS: consul.TLS{CAFile: cert, ServerName: "consul.test"}}, consul.Demand{MeshOnly: true})
+	o := observe(t, consul.Config{Address: agent.HTTPS, Scheme: "https", TLS: consul.TLS{CAFile: cert, ServerName: "consul.test"}}, consul.Demand{MeshOnly: true})
 	o.ready()
 	if st := o.Status(); st.Mode != "http2" {
 		t.Errorf("status %+v", st)
@@ -66,7 +66,7 @@ func TestRealHTTP2(t *testing.T) {
 		t.Errorf("stats %+v", st)
 	}
 
-	stranger := observe(t, consul.Config{Address: agent.HTTPSAddr, Scheme: "https"}, consul.Demand{MeshOnly: true})
+	stranger := observe(t, consul.Config{Address: agent.HTTPS, Scheme: "https"}, consul.Demand{MeshOnly: true})
 	stranger.within(soon, "said", stranger.waiting("certificate"))
 }
 
@@ -93,10 +93,10 @@ func certificate(t *testing.T) (certFile, keyFile string) {
 // BenchmarkRealChangeToEvent is the time from the write of a check at a real
 // agent to the catalog that has it, the write included.
 func BenchmarkRealChangeToEvent(b *testing.B) {
-	agent := consultest.Start(b)
+	agent := consulagent.ForTest(b, consulagent.Options{})
 	const n = 130 // each has its turn, so that no watch is limited
 	many(b, agent, n)
-	o := observe(b, consul.Config{Address: agent.HTTPAddr}, consul.Demand{MeshOnly: true})
+	o := observe(b, consul.Config{Address: agent.HTTP}, consul.Demand{MeshOnly: true})
 	o.ready()
 	for i := 0; b.Loop(); i++ {
 		status := "critical"

@@ -19,9 +19,9 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"datapunk.dev/controlplane/internal/consulagent"
 	"datapunk.dev/controlplane/watch"
 	"datapunk.dev/controlplane/watch/consul"
-	"datapunk.dev/controlplane/watch/consul/consultest"
 )
 
 // observer runs a source against a real agent and sees what it publishes.
@@ -148,8 +148,8 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func lake(n int) consultest.Instance {
-	return consultest.Instance{Service: "lake", ID: fmt.Sprintf("lake-%d", n), Address: fmt.Sprintf("10.0.0.%d", n), Port: 8080, MeshPort: 15006, Weight: 10}
+func lake(n int) consulagent.Instance {
+	return consulagent.Instance{Service: "lake", ID: fmt.Sprintf("lake-%d", n), Address: fmt.Sprintf("10.0.0.%d", n), Port: 8080, MeshPort: 15006, Weight: 10}
 }
 
 // soon is far above what a change takes (3 ms), for a machine under load.
@@ -157,11 +157,11 @@ const soon = 5 * time.Second
 
 func TestRealLifeOfAnInstance(t *testing.T) {
 	t.Parallel()
-	agent := consultest.Start(t)
+	agent := consulagent.ForTest(t, consulagent.Options{})
 	must(t, agent.Register(lake(1)))
-	must(t, agent.Register(consultest.Instance{Service: "jaeger", ID: "jaeger", Address: "10.0.1.1", Port: 4317}))
-	must(t, agent.Register(consultest.Instance{Service: "plain", ID: "plain", Address: "10.0.1.2", Port: 80}))
-	o := observe(t, consul.Config{Address: agent.HTTPAddr, Datacenter: "dc1"}, consul.Demand{MeshOnly: true, Services: []string{"jaeger", "nowhere"}})
+	must(t, agent.Register(consulagent.Instance{Service: "jaeger", ID: "jaeger", Address: "10.0.1.1", Port: 4317}))
+	must(t, agent.Register(consulagent.Instance{Service: "plain", ID: "plain", Address: "10.0.1.2", Port: 80}))
+	o := observe(t, consul.Config{Address: agent.HTTP, Datacenter: "dc1"}, consul.Demand{MeshOnly: true, Services: []string{"jaeger", "nowhere"}})
 	o.ready()
 	if o.instances("lake") != 1 || o.instances("jaeger") != 1 || o.instances("plain") != -1 || o.instances("nowhere") != -1 {
 		t.Fatalf("lake %d, jaeger %d, plain %d, nowhere %d", o.instances("lake"), o.instances("jaeger"), o.instances("plain"), o.instances("nowhere"))
@@ -199,13 +199,13 @@ func TestRealLifeOfAnInstance(t *testing.T) {
 // A sidecar that Consul registers inherits the metadata of its parent.
 func TestRealConnectProxyIsNotInTheMesh(t *testing.T) {
 	t.Parallel()
-	agent := consultest.Start(t)
+	agent := consulagent.ForTest(t, consulagent.Options{})
 	must(t, agent.API.Agent().ServiceRegister(&api.AgentServiceRegistration{
 		Name: "lake", Address: "10.0.0.1", Port: 80, Meta: map[string]string{"mesh_port": "15006"},
 		Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{}},
 	}))
 	for _, demand := range []consul.Demand{{MeshOnly: true}, {}} {
-		o := observe(t, consul.Config{Address: agent.HTTPAddr}, demand)
+		o := observe(t, consul.Config{Address: agent.HTTP}, demand)
 		o.ready()
 		if o.instances("lake") != 1 || o.instances("lake-sidecar-proxy") != -1 || o.instances("consul") != -1 {
 			t.Errorf("%+v: lake %d, its sidecar %d", demand, o.instances("lake"), o.instances("lake-sidecar-proxy"))
@@ -216,15 +216,15 @@ func TestRealConnectProxyIsNotInTheMesh(t *testing.T) {
 // An agent with its state on disk comes back: nothing is taken out meanwhile.
 func TestRealAgentRestarts(t *testing.T) {
 	t.Parallel()
-	agent := consultest.Start(t, consultest.WithState())
+	agent := consulagent.ForTest(t, consulagent.Options{State: true})
 	for n := range 4 {
 		must(t, agent.Register(lake(n+1)))
 	}
-	o := observe(t, consul.Config{Address: agent.HTTPAddr}, consul.Demand{MeshOnly: true})
+	o := observe(t, consul.Config{Address: agent.HTTP}, consul.Demand{MeshOnly: true})
 	o.ready()
 	o.within(soon, "all", func() bool { return o.instances("lake") == 4 })
 
-	agent.Stop()
+	agent.Kill()
 	o.within(soon, "said to be refused", o.waiting("list of services: connection refused"))
 	if !o.Status().Ready {
 		t.Error("not ready, with the last good catalog in hand")
@@ -253,13 +253,13 @@ func TestRealAgentRestarts(t *testing.T) {
 
 func TestRealServerIsWiped(t *testing.T) {
 	t.Parallel()
-	agent := consultest.Start(t)
+	agent := consulagent.ForTest(t, consulagent.Options{})
 	for n := range 30 { // so that a new server's index is lower
 		must(t, agent.Register(lake(n+1)))
 	}
-	must(t, agent.Register(consultest.Instance{Service: "dome", ID: "dome", Address: "10.0.1.1", Port: 80, MeshPort: 15006}))
+	must(t, agent.Register(consulagent.Instance{Service: "dome", ID: "dome", Address: "10.0.1.1", Port: 80, MeshPort: 15006}))
 	guard := consul.Guard{Confirm: 500 * time.Millisecond, Restored: 12 * time.Second}
-	o := observe(t, consul.Config{Address: agent.HTTPAddr, Guard: guard}, consul.Demand{MeshOnly: true})
+	o := observe(t, consul.Config{Address: agent.HTTP, Guard: guard}, consul.Demand{MeshOnly: true})
 	o.ready()
 
 	must(t, agent.Restart(t.Context()))
@@ -281,22 +281,22 @@ func TestRealServerIsWiped(t *testing.T) {
 
 func TestRealNoLeader(t *testing.T) {
 	t.Parallel()
-	agent := consultest.Start(t, consultest.WithoutLeader())
-	o := observe(t, consul.Config{Address: agent.HTTPAddr}, consul.Demand{MeshOnly: true})
+	agent := consulagent.ForTest(t, consulagent.Options{NoLeader: true})
+	o := observe(t, consul.Config{Address: agent.HTTP}, consul.Demand{MeshOnly: true})
 	o.within(30*time.Second, "said", o.waiting("list of services: no leader"))
 	o.never(2*time.Second, "published", func() bool { return o.published() > 0 || o.Status().Ready })
 }
 
 func TestRealConsistencyNeedsALeader(t *testing.T) {
 	t.Parallel()
-	agent := consultest.Start(t, consultest.WithoutLeader())
-	o := observe(t, consul.Config{Address: agent.HTTPAddr, Consistency: "consistent"}, consul.Demand{MeshOnly: true})
+	agent := consulagent.ForTest(t, consulagent.Options{NoLeader: true})
+	o := observe(t, consul.Config{Address: agent.HTTP, Consistency: "consistent"}, consul.Demand{MeshOnly: true})
 	o.within(15*time.Second, "said", o.waiting("list of services: no leader"))
 }
 
 func TestRealTokens(t *testing.T) {
 	t.Parallel()
-	agent := consultest.Start(t, consultest.WithACLs())
+	agent := consulagent.ForTest(t, consulagent.Options{ACLs: true})
 	for n := range 3 {
 		must(t, agent.Register(lake(n+1)))
 	}
@@ -314,14 +314,14 @@ func TestRealTokens(t *testing.T) {
 		must(t, os.Rename(file+".new", file))
 	}
 
-	anonymous := observe(t, consul.Config{Address: agent.HTTPAddr}, consul.Demand{MeshOnly: true})
+	anonymous := observe(t, consul.Config{Address: agent.HTTP}, consul.Demand{MeshOnly: true})
 	anonymous.within(15*time.Second, "said", anonymous.waiting("the token may have no rights"))
 
-	blind := observe(t, consul.Config{Address: agent.HTTPAddr, Token: half.SecretID}, consul.Demand{MeshOnly: true})
+	blind := observe(t, consul.Config{Address: agent.HTTP, Token: half.SecretID}, consul.Demand{MeshOnly: true})
 	blind.within(15*time.Second, "said", blind.waiting("it needs node:read"))
 
 	write("11111111-2222-3333-4444-555555555555")
-	o := observe(t, consul.Config{Address: agent.HTTPAddr, TokenFile: file, Wait: 2 * time.Second}, consul.Demand{MeshOnly: true})
+	o := observe(t, consul.Config{Address: agent.HTTP, TokenFile: file, Wait: 2 * time.Second}, consul.Demand{MeshOnly: true})
 	o.within(15*time.Second, "said", o.waiting("403 "))
 	write(token.SecretID)
 	o.ready()
@@ -358,35 +358,35 @@ func TestRealTokens(t *testing.T) {
 
 func TestRealNetworkFaults(t *testing.T) {
 	t.Parallel()
-	agent := consultest.Start(t)
-	proxy := consultest.NewProxy(t, agent.HTTPAddr)
+	agent := consulagent.ForTest(t, consulagent.Options{})
+	proxy := newProxy(t, agent.HTTP)
 	for n := range 3 {
 		must(t, agent.Register(lake(n+1)))
 	}
-	proxy.Delay(300 * time.Millisecond)
-	o := observe(t, consul.Config{Address: proxy.Addr}, consul.Demand{MeshOnly: true})
+	proxy.late(300 * time.Millisecond)
+	o := observe(t, consul.Config{Address: proxy.addr}, consul.Demand{MeshOnly: true})
 	o.ready()
 	must(t, agent.Register(lake(4)))
 	o.within(soon, "a change, slowly", func() bool { return o.instances("lake") == 4 })
-	proxy.Delay(0)
+	proxy.late(0)
 
-	proxy.Drop()
+	proxy.drop()
 	must(t, agent.Register(lake(5)))
 	o.within(5*time.Second, "a change while connections break", func() bool { return o.instances("lake") == 5 })
 
 	n := o.published()
-	proxy.Freeze()
+	proxy.freeze()
 	must(t, agent.Register(lake(6)))
 	o.never(time.Second, "published", func() bool { return o.published() != n })
-	proxy.Thaw()
+	proxy.thaw()
 	o.within(soon, "what came late", func() bool { return o.instances("lake") == 6 })
 }
 
 func TestRealServerErrors(t *testing.T) {
 	t.Parallel()
-	agent := consultest.Start(t)
+	agent := consulagent.ForTest(t, consulagent.Options{})
 	must(t, agent.Register(lake(1)))
-	target := &url.URL{Scheme: "http", Host: agent.HTTPAddr}
+	target := &url.URL{Scheme: "http", Host: agent.HTTP}
 	forward := &httputil.ReverseProxy{
 		Rewrite:  func(r *httputil.ProxyRequest) { r.SetURL(target) },
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo),
@@ -424,9 +424,9 @@ func TestRealServerErrors(t *testing.T) {
 // An agent that is stopped, not ended, holds its connections and says nothing.
 func TestRealAgentHangs(t *testing.T) {
 	t.Parallel()
-	agent := consultest.Start(t)
+	agent := consulagent.ForTest(t, consulagent.Options{})
 	must(t, agent.Register(lake(1)))
-	o := observe(t, consul.Config{Address: agent.HTTPAddr, Wait: time.Second}, consul.Demand{MeshOnly: true})
+	o := observe(t, consul.Config{Address: agent.HTTP, Wait: time.Second}, consul.Demand{MeshOnly: true})
 	o.ready()
 	must(t, agent.Pause())
 	o.within(40*time.Second, "said", o.waiting("service lake: timeout"))

@@ -1,4 +1,4 @@
-package run_test
+package tool_test
 
 import (
 	"bufio"
@@ -13,11 +13,11 @@ import (
 	"testing"
 	"time"
 
-	"datapunk.dev/controlplane/e2e/run"
+	"datapunk.dev/controlplane/internal/tool"
 )
 
 // parentOf is set in a second process of this test, which starts a child.
-const parentOf = "E2E_RUN_TEST_PARENT_OF"
+const parentOf = "TOOL_TEST_PARENT_OF"
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(parentOf); path != "" {
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 
 // parent starts a process, prints its id and waits to be killed.
 func parent(path string) {
-	p, err := run.StartProcess(run.Command{Name: "child", Path: path, Args: []string{"60"}})
+	p, err := tool.Start(tool.Command{Name: "child", Path: path, Args: []string{"60"}})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return
@@ -71,7 +71,7 @@ func TestAProcessEndsWithTheOneThatStartedIt(t *testing.T) {
 	_ = cmd.Wait()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	if err := run.Until(ctx, "the child is gone", 5*time.Second, func() error { return alive(child) }); err != nil {
+	if err := tool.Until(ctx, "the child is gone", 5*time.Second, func() error { return alive(child) }); err != nil {
 		t.Error(err)
 	}
 }
@@ -90,7 +90,7 @@ func alive(pid int) error {
 }
 
 func TestStopEndsAFrozenProcess(t *testing.T) {
-	p, err := run.StartProcess(run.Command{Name: "sleep", Path: sleep(t), Args: []string{"60"}})
+	p, err := tool.Start(tool.Command{Name: "sleep", Path: sleep(t), Args: []string{"60"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,18 +106,8 @@ func TestStopEndsAFrozenProcess(t *testing.T) {
 }
 
 func TestUntilSaysWhatItLastSaw(t *testing.T) {
-	err := run.Until(t.Context(), "the lake is full", 50*time.Millisecond, func() error { return errors.New("half") })
+	err := tool.Until(t.Context(), "the lake is full", 50*time.Millisecond, func() error { return errors.New("half") })
 	if err == nil || !strings.Contains(err.Error(), "the lake is full") || !strings.Contains(err.Error(), "half") {
 		t.Errorf("got %v", err)
-	}
-}
-
-func TestParseMetricsKeepsLabels(t *testing.T) {
-	m, err := run.ParseMetrics([]byte("a_total{x=\"1\"} 2\nb 3\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if m[`a_total{x="1"}`] != 2 || m["b"] != 3 {
-		t.Errorf("got %v", m)
 	}
 }

@@ -1,4 +1,4 @@
-package consultest
+package consul_test
 
 import (
 	"net"
@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// Proxy is a TCP proxy in front of an agent that misbehaves when told to.
-type Proxy struct {
-	Addr string // host:port
+// proxy is a TCP proxy in front of an agent that misbehaves when told to.
+type proxy struct {
+	addr string // host:port
 
 	target   string
 	listener net.Listener
@@ -22,8 +22,8 @@ type Proxy struct {
 	wg     sync.WaitGroup
 }
 
-// NewProxy forwards to target until the test ends.
-func NewProxy(t testing.TB, target string) *Proxy {
+// newProxy forwards to target until the test ends.
+func newProxy(t testing.TB, target string) *proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -31,29 +31,29 @@ func NewProxy(t testing.TB, target string) *Proxy {
 	}
 	open := make(chan struct{})
 	close(open)
-	p := &Proxy{Addr: l.Addr().String(), target: target, listener: l, conns: make(map[net.Conn]struct{}), frozen: open}
+	p := &proxy{addr: l.Addr().String(), target: target, listener: l, conns: make(map[net.Conn]struct{}), frozen: open}
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
-		p.Thaw()
+		p.thaw()
 		_ = l.Close()
 		p.mu.Lock()
 		p.closed = true
 		p.mu.Unlock()
-		p.Drop()
+		p.drop()
 		p.wg.Wait()
 	})
 	return p
 }
 
-// Delay makes each piece of data that comes from the target late.
-func (p *Proxy) Delay(d time.Duration) {
+// late makes each piece of data that comes from the target late.
+func (p *proxy) late(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay = d
 }
 
-// Drop closes every connection.
-func (p *Proxy) Drop() {
+// drop closes every connection.
+func (p *proxy) drop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
@@ -61,16 +61,16 @@ func (p *Proxy) Drop() {
 	}
 }
 
-// Freeze holds all data that comes from the target, on open connections, until
-// Thaw.
-func (p *Proxy) Freeze() {
+// freeze holds all data that comes from the target, on open connections, until
+// thaw.
+func (p *proxy) freeze() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.frozen = make(chan struct{})
 }
 
-// Thaw ends a Freeze.
-func (p *Proxy) Thaw() {
+// thaw ends a freeze.
+func (p *proxy) thaw() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
@@ -80,7 +80,7 @@ func (p *Proxy) Thaw() {
 	}
 }
 
-func (p *Proxy) accept() {
+func (p *proxy) accept() {
 	for {
 		in, err := p.listener.Accept()
 		if err != nil {
@@ -102,7 +102,7 @@ func (p *Proxy) accept() {
 	}
 }
 
-func (p *Proxy) copy(dst, src net.Conn, late bool) {
+func (p *proxy) copy(dst, src net.Conn, late bool) {
 	defer func() {
 		_, _ = dst.Close(), src.Close()
 		p.mu.Lock()

@@ -1,4 +1,10 @@
-package run
+// Package tool runs the programs that tests, the demo and the bench need beside
+// themselves: Envoy, Consul, Prometheus, the control plane's own binary. It owns
+// where a program is found, child processes that never outlive their parent,
+// their logs and ports, and waiting for what they do. It knows nothing of the
+// control plane, so that a test of any room may import it, nor how a program is
+// set up, and it is linked into nothing that is shipped.
+package tool
 
 import (
 	"bytes"
@@ -36,19 +42,6 @@ func Find(name string) (string, error) {
 		return path, nil
 	}
 	return "", fmt.Errorf("%s is not there: not in $%s, on PATH or in .tools/bin; `make tools` installs it", name, variable)
-}
-
-// Build builds the control plane into dir and returns its path. Extra flags go
-// to go build.
-func Build(dir string, flags ...string) (string, error) {
-	out := filepath.Join(dir, "controlplane")
-	args := append([]string{"build", "-o", out}, flags...)
-	cmd := exec.Command("go", append(args, "./cmd/controlplane")...)
-	cmd.Dir = Root()
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build ./cmd/controlplane: %w\n%s", err, text)
-	}
-	return out, nil
 }
 
 // Output is what a command that ended left behind.

@@ -1,11 +1,7 @@
-// Package run starts the real parts of a mesh on this machine (Envoy, Consul,
-// Prometheus, the control plane, apps) and stops them. The demo and the
-// end-to-end tests share it, so it returns errors and knows no testing.TB.
-// It owns processes, ports, registration and the readers of what the parts
-// show of themselves; it decides nothing about what is right.
-package run
+package tool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -41,8 +37,8 @@ type Command struct {
 	Dir  string   // where the log file NAME.log goes; empty: none
 }
 
-// StartProcess starts a command. Both of its outputs go to its log.
-func StartProcess(c Command) (*Process, error) {
+// Start starts a command. Both of its outputs go to its log.
+func Start(c Command) (*Process, error) {
 	p := &Process{Name: c.Name, done: make(chan struct{})}
 	path := ""
 	if c.Dir != "" {
@@ -121,7 +117,7 @@ func (p *Process) Kill() {
 // It returns an error if it had to, or if the process had ended by itself.
 func (p *Process) Stop() error {
 	if !p.Running() {
-		return p.ended()
+		return p.withLog(p.ended())
 	}
 	_ = p.Signal(syscall.SIGTERM)
 	_ = p.Signal(syscall.SIGCONT) // a frozen process takes no SIGTERM
@@ -134,7 +130,25 @@ func (p *Process) Stop() error {
 	}
 }
 
-// ended says how the process ended, with the last of its log.
+// Until is the function [Until] for what this process is to do: it is over when
+// the process has ended, and its error has the last of the log.
+func (p *Process) Until(ctx context.Context, what string, timeout time.Duration, check func() error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-p.done:
+			cancel(p.ended())
+		case <-ctx.Done():
+		}
+	}()
+	if err := Until(ctx, what, timeout, check); err != nil {
+		return p.withLog(err)
+	}
+	return nil
+}
+
+// ended says how the process ended.
 func (p *Process) ended() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -142,5 +156,10 @@ func (p *Process) ended() error {
 	if p.err != nil {
 		how = p.err.Error()
 	}
-	return fmt.Errorf("%s has ended (%s):\n%s", p.Name, how, p.Log.Tail(20))
+	return fmt.Errorf("%s has ended (%s)", p.Name, how)
+}
+
+// withLog adds the last of the log.
+func (p *Process) withLog(err error) error {
+	return fmt.Errorf("%w\n%s", err, p.Log.Tail(20))
 }

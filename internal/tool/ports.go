@@ -1,4 +1,4 @@
-package run
+package tool
 
 import (
 	"fmt"
@@ -29,7 +29,7 @@ func (p *Ports) Take() (int, error) {
 		port := firstPort + rand.IntN(lastPort-firstPort)
 		// A name in the kernel's abstract socket namespace says that the port is
 		// taken, and goes with the process, while the port itself stays free.
-		hold, err := net.Listen("unix", fmt.Sprintf("@controlplane-e2e-port-%d", port))
+		hold, err := net.Listen("unix", fmt.Sprintf("@controlplane-tool-port-%d", port))
 		if err != nil {
 			continue
 		}
