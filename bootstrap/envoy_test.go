@@ -1,42 +1,21 @@
 package bootstrap
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
+	"datapunk.dev/controlplane/internal/tool"
 	"datapunk.dev/controlplane/sds"
 )
-
-// envoy finds the real Envoy; without it the test fails.
-func envoy(t *testing.T) string {
-	t.Helper()
-	if path := os.Getenv("ENVOY"); path != "" {
-		return path
-	}
-	if path, err := exec.LookPath("envoy"); err == nil {
-		return path
-	}
-	path, err := filepath.Abs("../.tools/bin/envoy")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("no Envoy: set ENVOY, or run make tools: %v", err)
-	}
-	return path
-}
 
 // socketDir is a directory with a path that is short enough for sockets.
 func socketDir(t *testing.T) string {
@@ -49,8 +28,8 @@ func socketDir(t *testing.T) string {
 	return dir
 }
 
-// settle gives the options paths that exist, and writes the bootstrap.
-func settle(t *testing.T, dir string, o *Options) string {
+// settle gives the options paths that exist.
+func settle(t *testing.T, dir string, o *Options) {
 	t.Helper()
 	o.AdminSocket = filepath.Join(dir, "admin.sock")
 	if !o.Plaintext {
@@ -59,23 +38,14 @@ func settle(t *testing.T, dir string, o *Options) string {
 			t.Fatal(err)
 		}
 	}
-	path := filepath.Join(dir, "bootstrap.yaml")
-	if err := os.WriteFile(path, render(t, *o), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 func TestEnvoyAcceptsEachBootstrap(t *testing.T) {
 	for name, o := range examples(t) {
 		t.Run(name, func(t *testing.T) {
-			path := settle(t, socketDir(t), &o)
-			out, err := exec.Command(envoy(t), "--mode", "validate", "-l", "warning", "-c", path).CombinedOutput()
-			if err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
-			if got := strings.TrimSpace(string(out)); !strings.HasSuffix(got, "OK") || strings.Contains(got, "\n") {
-				t.Errorf("it said:\n%s", got)
+			settle(t, socketDir(t), &o)
+			if err := tool.EnvoyAccepts(t.Context(), render(t, o)); err != nil {
+				t.Error(err)
 			}
 		})
 	}
@@ -98,10 +68,12 @@ func start(t *testing.T, dir string, o Options, expected ...string) *http.Client
 	if err := os.WriteFile(path, render(t, o), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var log bytes.Buffer
-	cmd := exec.Command(envoy(t), "-c", path, "-l", "warning", "--disable-hot-restart", "--concurrency", "1")
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
+	binary, err := tool.Find("envoy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	envoy, err := tool.Start(tool.Command{Name: "envoy", Path: binary, Args: []string{"-c", path, "-l", "warning", "--disable-hot-restart", "--concurrency", "1"}})
+	if err != nil {
 		t.Fatal(err)
 	}
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
@@ -111,27 +83,27 @@ func start(t *testing.T, dir string, o Options, expected ...string) *http.Client
 		},
 	}}
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-		for line := range strings.Lines(log.String()) {
+		if err := envoy.Stop(); err != nil {
+			t.Error(err)
+		}
+		for _, line := range envoy.Log.Lines() {
 			known := func(text string) bool { return strings.Contains(line, text) }
 			if !slices.ContainsFunc(append(expected, "caught ENVOY_SIGTERM"), known) {
 				t.Errorf("Envoy logged: %s", line)
 			}
 		}
 	})
-	deadline := time.Now().Add(20 * time.Second)
-	for {
+	err = envoy.Until(t.Context(), "Envoy answers", 20*time.Second, func() error {
 		response, err := client.Get("http://admin/ready")
-		if err == nil {
-			_ = response.Body.Close()
-			return client
+		if err != nil {
+			return err
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("Envoy does not answer: %v", err)
-		}
-		time.Sleep(20 * time.Millisecond)
+		return response.Body.Close()
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
+	return client
 }
 
 func get(t *testing.T, admin *http.Client, path string) (int, string) {

@@ -2,7 +2,6 @@ package translate
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,10 +9,6 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -29,27 +24,9 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
-)
 
-// findEnvoy returns the Envoy that `make tools` installs, unless $ENVOY or the
-// PATH has one.
-func findEnvoy(t *testing.T) string {
-	t.Helper()
-	if path := os.Getenv("ENVOY"); path != "" {
-		return path
-	}
-	if path, err := exec.LookPath("envoy"); err == nil {
-		return path
-	}
-	path, err := filepath.Abs("../.tools/bin/envoy")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("no Envoy to test with; run `make tools`: %v", err)
-	}
-	return path
-}
+	"datapunk.dev/controlplane/internal/tool"
+)
 
 // validate has Envoy construct everything in the view, and fails the test for
 // whatever it refuses or warns of. ValidateAll cannot know what constructors
@@ -60,19 +37,8 @@ func validate(t *testing.T, v *View) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "bootstrap.json")
-	if err := os.WriteFile(file, config, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, findEnvoy(t), "--mode", "validate", "-l", "warning", "-c", file).CombinedOutput()
-	if err != nil {
-		t.Errorf("envoy refuses the view of %+v: %v\n%s", v.Profile, err, out)
-		return
-	}
-	if log := strings.TrimSpace(strings.ReplaceAll(string(out), "configuration '"+file+"' OK", "")); log != "" {
-		t.Errorf("envoy warns of the view of %+v:\n%s", v.Profile, log)
+	if err := tool.EnvoyAccepts(t.Context(), config); err != nil {
+		t.Errorf("the view of %+v: %v", v.Profile, err)
 	}
 }
 

@@ -9,11 +9,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -31,6 +29,7 @@ import (
 	routerpb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmpb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 
+	"datapunk.dev/controlplane/internal/tool"
 	"datapunk.dev/controlplane/translate"
 )
 
@@ -199,7 +198,6 @@ func startEnvoy(t *testing.T, p protocol, more ...*translate.Resource) *envoy {
 // run starts a process. Those of one envoy share the port of the listener.
 func (e *envoy) run(t *testing.T, p protocol, node string) {
 	t.Helper()
-	log := &bytes.Buffer{}
 	apiType := "DELTA_GRPC"
 	if p == sotw {
 		apiType = "GRPC"
@@ -235,17 +233,18 @@ static_resources:
 	if err := os.WriteFile(path, []byte(bootstrap), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(envoyBinary(t), "-c", path, "-l", "warning", "--use-dynamic-base-id", "--concurrency", "1")
-	cmd.Stdout, cmd.Stderr = io.Discard, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	binary, err := tool.Find("envoy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	process, err := tool.Start(tool.Command{Name: node, Path: binary, Args: []string{"-c", path, "-l", "warning", "--use-dynamic-base-id", "--concurrency", "1"}})
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		process.Kill()
 		if t.Failed() {
-			t.Logf("Envoy %s:\n%s", node, log)
+			t.Logf("Envoy %s:\n%s", node, process.Log)
 		}
 	})
 }
@@ -362,24 +361,6 @@ func (l *load) wantNoFailure(t *testing.T) {
 	if l.refused > 0 || l.asked == 0 {
 		t.Errorf("%d of %d requests failed", l.refused, l.asked)
 	}
-}
-
-func envoyBinary(t *testing.T) string {
-	t.Helper()
-	if path := os.Getenv("ENVOY"); path != "" {
-		return path
-	}
-	if path, err := exec.LookPath("envoy"); err == nil {
-		return path
-	}
-	path, err := filepath.Abs("../.tools/bin/envoy")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("no Envoy: set ENVOY, or run make tools: %v", err)
-	}
-	return path
 }
 
 func freePort(t *testing.T) int {
