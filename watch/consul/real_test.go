@@ -291,7 +291,7 @@ func TestRealConsistencyNeedsALeader(t *testing.T) {
 	t.Parallel()
 	agent := consulagent.ForTest(t, consulagent.Options{NoLeader: true})
 	o := observe(t, consul.Config{Address: agent.HTTP, Consistency: "consistent"}, consul.Demand{MeshOnly: true})
-	o.within(15*time.Second, "said", o.waiting("list of services: no leader"))
+	o.within(30*time.Second, "said", o.waiting("list of services: no leader"))
 }
 
 func TestRealTokens(t *testing.T) {
