@@ -2,6 +2,7 @@ package consul
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"slices"
@@ -33,9 +34,9 @@ type dialing struct {
 // said how many it takes.
 const untold = 100
 
-// settings is how long a new connection waits for the server to say that. The
-// server has done so as soon as it has spoken at all; one that takes no more
-// than is untold is not noticed to have spoken.
+// settings is how long a new connection waits for the server to say that, which
+// is the first that a server says. A limit of just as many is not noticed, and
+// then it waits the whole time.
 const settings = 100 * time.Millisecond
 
 // RoundTrip sends a request on a connection that has room for it.
@@ -52,7 +53,7 @@ func (p *pool) reserve(ctx context.Context) (*http.ClientConn, error) {
 	for {
 		p.mu.Lock()
 		for _, conn := range p.conns {
-			if conn.Reserve() == nil {
+			if conn.Err() == nil && conn.Reserve() == nil {
 				p.mu.Unlock()
 				return conn, nil
 			}
@@ -78,12 +79,7 @@ func (p *pool) reserve(ctx context.Context) (*http.ClientConn, error) {
 
 // dial opens a connection. The transport bounds the time that it may take.
 func (p *pool) dial(ctx context.Context, d *dialing) {
-	conn, err := p.transport.NewClientConn(ctx, "https", p.address)
-	if err == nil {
-		awaitSettings(conn)
-		// The hook may be called by one that holds the lock.
-		conn.SetStateHook(func(*http.ClientConn) { go p.tidy() })
-	}
+	conn, err := p.connect(ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed && err == nil {
@@ -97,15 +93,33 @@ func (p *pool) dial(ctx context.Context, d *dialing) {
 	close(d.done)
 }
 
+// errClosedAtOnce is most often TLS 1.3: there the handshake is over, for a
+// client, before the server has looked at the client's certificate.
+var errClosedAtOnce = errors.New("the connection was closed as soon as it was open: Consul may want another client certificate")
+
+// connect opens a connection that takes requests.
+func (p *pool) connect(ctx context.Context) (*http.ClientConn, error) {
+	conn, err := p.transport.NewClientConn(ctx, "https", p.address)
+	if err != nil {
+		return nil, err
+	}
+	awaitSettings(conn)
+	// The hook may be called by one that holds the lock.
+	conn.SetStateHook(func(*http.ClientConn) { go p.tidy() })
+	if conn.Err() != nil || conn.Available() == 0 {
+		_ = conn.Close()
+		return nil, errClosedAtOnce
+	}
+	return conn, nil
+}
+
 func awaitSettings(conn *http.ClientConn) {
 	if conn.Available() != untold {
 		return // HTTP/1.1, or told already
 	}
 	told := make(chan struct{})
-	conn.SetStateHook(func(conn *http.ClientConn) {
-		conn.SetStateHook(nil)
-		close(told)
-	})
+	tell := sync.OnceFunc(func() { close(told) })
+	conn.SetStateHook(func(*http.ClientConn) { tell() })
 	select {
 	case <-told:
 	case <-time.After(settings):
@@ -120,7 +134,7 @@ func (p *pool) tidy() {
 	for _, conn := range p.conns {
 		idle := conn.InFlight() == 0 && conn.Available() > 1
 		if conn.Err() != nil || idle && slices.ContainsFunc(p.conns, func(other *http.ClientConn) bool {
-			return other != conn && other.Available() > 0 && !slices.Contains(drop, other)
+			return other != conn && other.Err() == nil && other.Available() > 0 && !slices.Contains(drop, other)
 		}) {
 			drop = append(drop, conn)
 		}

@@ -24,7 +24,7 @@ type holder struct {
 	letGo  chan struct{}
 }
 
-func newHolder(t *testing.T, streams int) *holder {
+func newHolder(t *testing.T, streams int, opts ...func(*httptest.Server)) *holder {
 	h := &holder{letGo: make(chan struct{})}
 	h.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		h.held.Add(1)
@@ -44,6 +44,9 @@ func newHolder(t *testing.T, streams int) *holder {
 		case http.StateClosed:
 			h.conns.Add(-1)
 		}
+	}
+	for _, opt := range opts {
+		opt(h.Server)
 	}
 	h.StartTLS()
 	t.Cleanup(h.Close)
@@ -175,5 +178,34 @@ func TestFailureToConnectFailsAllThatWait(t *testing.T) {
 			_ = resp.Body.Close()
 			t.Error("a stranger's certificate was taken")
 		}
+	}
+}
+
+// In TLS 1.3 a client has a connection before the server has refused it.
+func TestServerThatClosesEachConnectionIsNotDialledWithoutEnd(t *testing.T) {
+	t.Parallel()
+	for _, streams := range []int{250, 0} {
+		h := newHolder(t, streams, func(s *httptest.Server) { s.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert} })
+		p := h.pool(t)
+		const n = 20
+		for range n {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.URL, http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp, err := p.RoundTrip(req); err == nil {
+				_ = resp.Body.Close()
+				t.Fatal("a request without a certificate was answered")
+			}
+		}
+		if opened := h.opened.Load(); opened > 3*n { // one that looks alive for a moment is found dead by the request
+			t.Errorf("%d connections for %d requests", opened, n)
+		}
+		p.tidy()
+		p.mu.Lock()
+		if n := len(p.conns); n > 0 {
+			t.Errorf("%d dead connections are kept", n)
+		}
+		p.mu.Unlock()
 	}
 }
