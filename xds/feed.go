@@ -21,6 +21,7 @@ type feed struct {
 
 	sub      subscription
 	accepted bool   // the client has acknowledged something on this stream
+	unsure   bool   // it rejected the last response, and what it has instead is not known
 	answer   bool   // the client asked for something: it need not wait for its own answers
 	owed     bool   // a response is owed, be it empty
 	base     *offer // nil: nothing was sent yet
@@ -42,6 +43,7 @@ type diff struct {
 	has     *translate.Resource // the last that it took, as far as is known
 	version string              // what it says it has (initial_resource_versions)
 	tell    bool                // it must be told: it asked, or it rejected a response with the name
+	asked   bool                // it asked since
 	held    *hold               // the content that it rejected
 	lent    *translate.Resource // what it had before, to be sent to it
 	kept    bool                // it keeps what it has: that is in quarantine which should replace it
@@ -105,7 +107,7 @@ func (f *feed) mayPush(v *view, now time.Time) bool {
 func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
 	first := f.base == nil
 	f.advance(v)
-	if first && f.claims != "" && f.claims == v.offers[f.typ].digest.String() && f.fullState() &&
+	if first && f.claims != "" && f.claims == v.offers[f.typ].digest.String() && f.fullState() && !f.stream.doubted &&
 		f.sub.wildcard && len(f.sub.names.names) == 0 {
 		// "Servers may decide to optimize by not resending resources that the
 		// client had already seen on the previous stream [...]. It is generally
@@ -147,7 +149,8 @@ func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
 		for name := range f.wanted() {
 			d := f.diffs[name]
 			if d == nil {
-				d = &diff{tell: f.sub.names.has(name)}
+				named := f.sub.names.has(name)
+				d = &diff{tell: named, asked: named}
 			}
 			consider(name, d)
 		}
@@ -268,6 +271,9 @@ func (f *feed) consider(v *view, name string, d *diff, now time.Time) (change, v
 	}
 	c := change{name: name, res: target, before: d.has, fresh: d.has == nil && d.version == ""}
 	if d.kept = target == nil && !c.fresh && v.offers[f.typ].withholds(name); d.kept {
+		if d.held != nil && d.has != nil && d.held.version == d.has.Version {
+			d.tell = false // it refuses what it has
+		}
 		d.held = nil
 		if !d.tell || d.has == nil {
 			return c, keep
@@ -282,13 +288,17 @@ func (f *feed) consider(v *view, name string, d *diff, now time.Time) (change, v
 		f.stream.recall(v, target, d)
 	}
 	if d.held != nil {
-		if !d.held.stands(f.stream, v, target) {
+		switch {
+		case !d.held.stands(f.stream, v, target):
 			d.held, d.lent = nil, nil
-		} else if d.lent == nil {
-			return c, keep
-		} else {
+		case d.lent != nil:
 			target = d.lent
 			c.res, c.stays = target, true
+		case !d.asked:
+			return c, keep
+		default: // it asks: what it has is the answer, or that there is nothing for it
+			c.res, c.stays = d.has, true
+			return c, send
 		}
 	}
 	if target == nil {
@@ -301,6 +311,10 @@ func (f *feed) consider(v *view, name string, d *diff, now time.Time) (change, v
 		return c, send
 	}
 	if !f.stream.mayAdd(v, target, d, now) {
+		if d.asked && d.has != nil { // it asks: it need not wait for what it has
+			c.res, c.stays = d.has, true
+			return c, send
+		}
 		return c, wait
 	}
 	return c, send
@@ -309,7 +323,7 @@ func (f *feed) consider(v *view, name string, d *diff, now time.Time) (change, v
 // settle notes that the client is about to have a change.
 func (f *feed) settle(d *diff, c change) {
 	if c.stays {
-		f.note(c.name, &diff{has: c.res, held: d.held, kept: d.kept})
+		f.note(c.name, &diff{has: c.res, held: d.held, kept: d.kept, since: d.since})
 	} else {
 		delete(f.diffs, c.name)
 	}
@@ -318,7 +332,7 @@ func (f *feed) settle(d *diff, c change) {
 // settled reports whether the client has all that the view offers it, but for
 // what it has not acknowledged.
 func (f *feed) settled(v *view) bool {
-	if f.base != v.offers[f.typ] || len(f.trials) > 0 {
+	if f.base != v.offers[f.typ] || len(f.trials) > 0 || f.unsure {
 		return false
 	}
 	for _, d := range f.diffs {
@@ -399,9 +413,9 @@ func (f *feed) subscribe(names []string) {
 	if f.base != nil { // else every name is new: see plan
 		for _, name := range names {
 			if d := f.differs(name); d != nil {
-				d.tell = true
+				d.tell, d.asked = true, true
 			} else {
-				f.note(name, &diff{tell: true})
+				f.note(name, &diff{tell: true, asked: true})
 			}
 		}
 	}

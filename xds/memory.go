@@ -50,6 +50,14 @@ func newMemory() *memory { return &memory{nodes: make(map[string]*refuser)} }
 
 // add remembers a refusal.
 func (m *memory) add(node string, ref translate.Ref, r *refusal) {
+	n := m.doubt(node)
+	if len(n.refused) < maxRefusedResources || n.refused[ref] != nil {
+		n.refused[ref] = r
+	}
+}
+
+// doubt remembers that the node has refused something, and returns what.
+func (m *memory) doubt(node string) *refuser {
 	n := m.nodes[node]
 	if n == nil {
 		if len(m.nodes) >= maxRefusers {
@@ -61,17 +69,15 @@ func (m *memory) add(node string, ref translate.Ref, r *refusal) {
 		m.queue = append(m.queue, expiry{node, time.Now().Add(rememberRefusals)})
 	}
 	n.until = time.Now().Add(rememberRefusals)
-	if len(n.refused) < maxRefusedResources || n.refused[ref] != nil {
-		n.refused[ref] = r
-	}
+	return n
 }
 
-// of returns what is remembered of a node.
-func (m *memory) of(node string) map[translate.Ref]*refusal {
+// of returns what is remembered of a node, and whether anything is.
+func (m *memory) of(node string) (map[translate.Ref]*refusal, bool) {
 	if n := m.nodes[node]; n != nil {
-		return maps.Clone(n.refused)
+		return maps.Clone(n.refused), true
 	}
-	return nil
+	return nil, false
 }
 
 // extend is told that a stream of the node has ended.
@@ -116,6 +122,14 @@ func (s *stream) remember(v *view, c change, n *Nack) {
 	s.server.mu.Lock()
 	defer s.server.mu.Unlock()
 	s.server.memory.add(s.node.id, translate.Ref{Type: c.res.Type, Name: c.name}, r)
+}
+
+// doubt notes that what the client has is not what its version says: it may
+// have taken any part of what it refused.
+func (s *stream) doubt() {
+	s.server.mu.Lock()
+	defer s.server.mu.Unlock()
+	s.server.memory.doubt(s.node.id)
 }
 
 // forget drops what is remembered of names that the client has acknowledged.

@@ -141,8 +141,8 @@ func TestTheMemoryIsBounded(t *testing.T) {
 		for i := range 2 * maxRefusedResources {
 			m.add("one", translate.Ref{Name: fmt.Sprint(i)}, &refusal{})
 		}
-		if len(m.nodes) != maxRefusers || len(m.queue) != maxRefusers || len(m.of("one")) != maxRefusedResources {
-			t.Errorf("%d nodes, %d in the queue, %d refusals of one", len(m.nodes), len(m.queue), len(m.of("one")))
+		if len(m.nodes) != maxRefusers || len(m.queue) != maxRefusers || len(m.nodes["one"].refused) != maxRefusedResources {
+			t.Errorf("%d nodes, %d in the queue, %d refusals of one", len(m.nodes), len(m.queue), len(m.nodes["one"].refused))
 		}
 		time.Sleep(rememberRefusals)
 		m.extend("node-10000")

@@ -56,7 +56,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"type"}),
 		superseded:   counter("superseded_streams_total", "Streams ended because a newer one came from the same node.id."),
 		unauthorized: counter("unauthorized_secrets_total", "Requests for a secret that the proxy may not have."),
-		slow:         counter("slow_clients_total", "Streams reset because the client did not read."),
+		slow:         counter("slow_clients_total", "Streams given up because the client did not read."),
 		panics:       counter("panics_total", "Streams ended by a panic in the control plane."),
 		quarantined: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: prefix + "quarantined", Help: "Contents that are not served because several proxies refused them.",

@@ -101,6 +101,16 @@ func (f *feed) rejected(r *response, message string) {
 	s := f.stream
 	n := f.report(r, message)
 	if f.fullState() {
+		s.doubt()
+	}
+	if f.fullState() && f.claims != "" && !f.accepted {
+		// It came with a state of which only the version is known. What a
+		// response lacks it would delete, though it works with that: so there
+		// are no smaller ones, and the next is sent when something changes.
+		f.unsure = true
+		return
+	}
+	if f.fullState() {
 		// If nothing else is accepted, the client must still be told what of
 		// an earlier stream it is not to keep.
 		f.owed = !f.accepted && len(r.changes) > 0
@@ -115,7 +125,7 @@ func (f *feed) rejected(r *response, message string) {
 		if d == nil {
 			continue // unsubscribed meanwhile
 		}
-		d.has, d.tell, d.suspect = c.before, true, true
+		d.has, d.tell, d.suspect, d.asked = c.before, true, true, false
 		names = append(names, c.name)
 		if len(r.changes) == 1 {
 			d.held = &hold{}
@@ -128,7 +138,12 @@ func (f *feed) rejected(r *response, message string) {
 			return
 		}
 	}
-	f.trials = append(f.halves(names), f.trials...)
+	groups := f.halves(names)
+	if i := slices.Index(names, n.Resource); f.fullState() && i >= 0 {
+		// Most often the message says which: the others first, and all at once.
+		groups = [][]string{slices.Delete(slices.Clone(names), i, i+1), {n.Resource}}
+	}
+	f.trials = append(groups, f.trials...)
 }
 
 // halves splits names into the groups to try next. Where a response may hold a
@@ -191,9 +206,12 @@ func (f *feed) mayTry(now time.Time) bool {
 	if f.fullState() {
 		return false // the next one builds on what this one leaves
 	}
+	if n >= maxUnanswered {
+		return false
+	}
 	// Envoy answers clusters only when they are warm.
 	open := f.inflight[n-1].at.Add(f.stream.server.options.Timeouts.Coalesce)
-	if n >= maxUnanswered || now.Before(open) {
+	if now.Before(open) {
 		f.stream.pushAgainAt(open)
 		return false
 	}

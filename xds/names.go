@@ -12,7 +12,10 @@ import (
 // nameSet is an immutable, sorted list of resource names. Streams that ask for
 // the same names share one: a thousand names a stream would otherwise be most
 // of its memory.
-type nameSet struct{ names []string }
+type nameSet struct {
+	names []string
+	key   nameKey
+}
 
 var noNames = &nameSet{}
 
@@ -62,7 +65,7 @@ func (t *nameSets) of(names []string) *nameSet {
 	}
 	sorted := slices.Clone(names)
 	sort.Strings(sorted)
-	s := &nameSet{names: slices.Clip(slices.Compact(sorted))}
+	s := &nameSet{names: slices.Clip(slices.Compact(sorted)), key: key}
 	t.sets[key] = weak.Make(s)
 	runtime.AddCleanup(s, t.forget, key)
 	return s
@@ -90,10 +93,23 @@ func (t *nameSets) forget(key nameKey) {
 	}
 }
 
-// with returns the set that has the given names too.
+// with returns the set that has the given names too. One that others use is
+// found at the cost of the given names.
 func (t *nameSets) with(s *nameSet, names []string) *nameSet {
 	if len(s.names) == 0 {
 		return t.of(names)
+	}
+	key := s.key
+	for _, name := range names {
+		if !s.has(name) {
+			t.hash(&key, []byte(name))
+		}
+	}
+	if key == s.key {
+		return s
+	}
+	if known := t.known(key); known != nil {
+		return known
 	}
 	all := slices.Concat(s.names, names)
 	sort.Strings(all)

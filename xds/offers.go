@@ -64,7 +64,7 @@ func (o *offers) view(old *view, kind translate.Kind, sets [translate.NumTypes]*
 				o.jury.published(kind, set, before)
 			}
 		}
-		if before != nil {
+		if before != nil && before.set != set {
 			o.steps[step{before.set, set}] = struct{}{}
 		}
 		s.views++

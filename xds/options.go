@@ -48,7 +48,7 @@ type Timeouts struct {
 	// the response before them, and become one response: 500 ms by default.
 	Coalesce time.Duration
 	// Send is how long the transport may take for one response before the
-	// stream is reset: 20 s by default, and a second more for every 10 KB of
+	// stream is given up: 20 s by default, and a second more for every 10 KB of
 	// it. When a fleet comes back at once the wire is what is slow, and to
 	// begin again would not make it faster.
 	Send time.Duration

@@ -65,9 +65,13 @@ type parcelKey struct {
 	from     uint64 // the id of the offer that it has; 0: none
 	mask     uint64 // which of the transition's changes it asked for
 	// What it asked for, where the mask does not say it all.
-	names    *nameSet
+	names    nameKey
 	wildcard bool
 }
+
+// maxParcels bounds the parcels of an offer, which may last for days, that
+// clients can bring about by what they ask for.
+const maxParcels = 1024
 
 // maxMask is how many changes have room in a mask.
 const maxMask = 64
@@ -82,7 +86,7 @@ func (f *feed) shared(v *view) *parcel {
 		return nil
 	}
 	to := v.offers[f.typ]
-	whole := parcelKey{protocol: s.protocol, names: f.sub.names, wildcard: f.sub.wildcard}
+	whole := parcelKey{protocol: s.protocol, names: f.sub.names.key, wildcard: f.sub.wildcard}
 	if f.base == nil {
 		return f.take(v, whole, nil)
 	}
@@ -221,6 +225,8 @@ func (p *parcels) get(key parcelKey, reluctant bool) *making {
 	switch {
 	case m != nil:
 		return m
+	case reluctant && len(p.ready) >= maxParcels:
+		return nil
 	case reluctant && !asked:
 		p.ready[key] = nil
 		return nil

@@ -101,6 +101,7 @@ type model struct {
 	has      map[translate.Type]map[string]string // name to version
 	accepted map[translate.Type]string            // version_info
 	nonce    map[translate.Type]string
+	settled  map[translate.Type]bool // it has accepted something on this stream
 }
 
 func newModel(t *testing.T, w *world, p protocol, id string) *model {
@@ -116,7 +117,7 @@ var modelTypes = []translate.Type{cds, eds, lds, rds}
 func (m *model) connect() {
 	m.client = open(m.t, m.world.server, m.protocol, "")
 	m.client.node.Id = m.id
-	m.nonce = map[translate.Type]string{}
+	m.nonce, m.settled = map[translate.Type]string{}, map[translate.Type]bool{}
 	for _, typ := range modelTypes {
 		if m.protocol == delta {
 			m.client.send(&discovery.DeltaDiscoveryRequest{
@@ -213,14 +214,28 @@ func (m *model) answerSotw(b []byte) {
 	m.nonce[typ] = r.Nonce
 	c := sotwClient{m.client, m.names, m.accepted}
 	got := map[string]string{}
+	refused := map[string]bool{}
 	for _, res := range r.Resources {
 		name, version := m.world.identify(m.t, typ, res.Value)
-		if bad(version) {
-			c.nack(r, "refused")
-			return
+		if refused[name] = bad(version); !refused[name] {
+			got[name] = version
 		}
-		got[name] = version
 	}
+	if slices.Contains(slices.Collect(maps.Values(refused)), true) {
+		if (typ == cds || typ == lds) && m.accepted[typ] != "" && !m.settled[typ] {
+			// It came with what the server can not know, and is sent nothing
+			// else now. It does as Envoy does, and takes what is good.
+			for name, version := range m.has[typ] {
+				if refused[name] {
+					got[name] = version
+				}
+			}
+			m.has[typ] = got
+		}
+		c.nack(r, "refused")
+		return
+	}
+	m.settled[typ] = true
 	if typ == cds || typ == lds {
 		m.has[typ] = got
 	} else {

@@ -68,6 +68,10 @@ type succession struct {
 	continuous       bool // in one set, not by another one
 }
 
+// maxSuccessions bounds them: a content that comes and goes is a new resource
+// each time.
+const maxSuccessions = 64
+
 // maxRefusedStates is for how many states of what it depends on the refusals of
 // one content are counted.
 const maxRefusedStates = 8
@@ -116,7 +120,7 @@ func (s *stream) accuse(v *view, r *translate.Resource, n *Nack) {
 	if !j.refused(c, depends, s.node.id) {
 		return
 	}
-	j.confine(&quarantine{content: c, depends: depends, source: n.Source, message: n.Message, since: n.Time})
+	j.confine(&quarantine{content: c, depends: depends, source: n.Source, message: n.Message, since: n.Time, idle: time.Now()})
 	s.log.Error("content in quarantine for the whole fleet: the last acknowledged one is served",
 		"type", n.Type, "name", c.name, "version", c.version, "source", n.Source, "proxies", j.quorum, "message", n.Message)
 	s.server.judged()
@@ -161,7 +165,7 @@ func (j *jury) enter(kind translate.Kind, r, before *translate.Resource, continu
 		j.trials[c] = t
 		j.open[c.typ].Add(1)
 	}
-	if before == nil || before.Version == r.Version {
+	if t.proven || before == nil || before.Version == r.Version {
 		return
 	}
 	if was := j.trials[contentOf(kind, before)]; was != nil && !was.proven && len(was.accepted) == 0 {
@@ -176,6 +180,9 @@ func (j *jury) enter(kind translate.Kind, r, before *translate.Resource, continu
 			}
 			return
 		}
+	}
+	if len(t.after) >= maxSuccessions {
+		t.after = slices.Delete(t.after, 0, 1)
 	}
 	t.after = append(t.after, succession{r, before, continuous})
 }

@@ -123,6 +123,9 @@ func (r *request) unmarshal(b []byte) error {
 			}
 			r.initial[name] = version
 		}
+		if len(r.initial) > maxNames || len(unsubscribe) > maxNames {
+			return fmt.Errorf("more than %d names", maxNames)
+		}
 		return nil
 	})
 	if err != nil {

@@ -89,7 +89,7 @@ func (r *response) absorb(earlier *response) {
 
 // acknowledged notes an ACK.
 func (f *feed) acknowledged(r *response) {
-	f.accepted = true
+	f.accepted, f.unsure = true, false
 	f.stream.vouch(f.typ, r.parcel)
 	f.stream.forget(f.typ, r.changes)
 	f.stream.server.metrics.acked(f.typ, time.Since(r.at))

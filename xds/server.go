@@ -222,7 +222,7 @@ func (s *Server) enter(st *stream) error {
 // identify puts a stream whose node is known into the slot of its profile.
 // The newest ADS stream of a node.id wins: a proxy that lost its connection is
 // back before the server notices that the old one is dead.
-func (s *Server) identify(st *stream, p translate.Profile) *slot {
+func (s *Server) identify(st *stream, p translate.Profile) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sl := s.slots[p]
@@ -235,8 +235,9 @@ func (s *Server) identify(st *stream, p translate.Profile) *slot {
 		s.reportFleet(p)
 	}
 	sl.streams[st] = struct{}{}
+	st.slot = sl
 	s.memory.expire(func(node string) bool { return s.nodes[node] != nil })
-	st.recalled = s.memory.of(st.node.id)
+	st.recalled, st.doubted = s.memory.of(st.node.id)
 	if st.aggregated {
 		if old := s.nodes[st.node.id]; old != nil && !st.joins(old, p) {
 			s.metrics.superseded.Inc()
@@ -244,7 +245,6 @@ func (s *Server) identify(st *stream, p translate.Profile) *slot {
 		}
 		s.nodes[st.node.id] = st
 	}
-	return sl
 }
 
 // joins reports whether a stream may stand beside an older one of its node.id:

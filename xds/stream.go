@@ -48,6 +48,7 @@ type stream struct {
 	nonces     uint64
 	recalled   map[translate.Ref]*refusal // of earlier streams, until each is looked at
 	refuses    bool                       // the memory may hold refusals of this node
+	doubted    bool                       // it refused something not long ago: its version_info may not be true
 
 	transport grpc.ServerStream
 	unsent    []*frame      // of the last push, those that the transport has not taken
@@ -175,7 +176,10 @@ func (s *stream) run(ctx context.Context, requests <-chan *request, failed <-cha
 			s.awaitTransport()
 			go s.transmit(s.unsent)
 		}
-		next := earliest(s.pushBy, s.sendBy)
+		next := s.sendBy
+		if len(s.unsent) == 0 { // else push has to wait for the transport
+			next = s.pushBy
+		}
 		if s.node == nil {
 			next = earliest(next, identifyBy)
 		}
@@ -291,7 +295,7 @@ func (s *stream) begin(n *node) error {
 	s.node = n
 	s.log = s.log.With("node", n.id, "service", n.cluster)
 	s.secrets.begin(s)
-	s.slot = s.server.identify(s, p)
+	s.server.identify(s, p)
 	s.refuses = len(s.recalled) > 0
 	s.status.identified(n, s.slot, s.recalled)
 	s.log.Info("proxy connected", "agent", n.agent, "version", n.version)
