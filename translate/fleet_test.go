@@ -28,7 +28,7 @@ func TestWhatDiffersBetweenTwoFleets(t *testing.T) {
 			}
 			for i := range steps + 2 {
 				now, before := i > 0, i < 2 && what != "the first"
-				if key := string(profileKey(member(i))); now != before && !changed[key] {
+				if now != before && !changed[string(profileKey(member(i)))] {
 					t.Errorf("%s, %d steps: s%d is not said to differ", what, steps, i)
 				}
 			}
