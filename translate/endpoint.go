@@ -24,6 +24,19 @@ type target struct {
 	inMesh  bool // has a sidecar
 }
 
+// makeEndpoints makes the assignment; the last good one stays if it can not be
+// made.
+func (s *service) makeEndpoints(c *compiler, before *service) {
+	made, left, err := endpoints(c.globals, s.settings.Name, s.entry)
+	s.left = left
+	if err != nil {
+		s.held = append(s.held, Held{Type: Endpoint, Name: s.settings.Name, Cause: err.Error()})
+		s.endpoints = before.endpoints
+		return
+	}
+	s.endpoints = made
+}
+
 // endpoints is the assignment of a service, empty if the catalog does not
 // have it: an explicit nothing, so that no proxy waits for it. The notes say
 // which instances are left out, and why.

@@ -127,6 +127,48 @@ func (b *build) newScope(s *scope) *scope {
 	return s
 }
 
+// touchScopes updates the scopes that contain a changed service. Where only
+// assignments changed nothing else of a view can; otherwise its place is stale.
+func (b *build) touchScopes(stale map[string]Profile) {
+	// Whether the places of a scope are stale.
+	touched := map[string]bool{everyService: false, proxylessToEvery: true}
+	for name, c := range b.changes {
+		deep := b.membership || c.before.clusterOrNil() != c.after.clusterOrNil() || c.reroutes()
+		touched[everyService] = touched[everyService] || deep
+		keys, _ := b.scopesOf.Get([]byte(name))
+		for _, key := range keys {
+			touched[key] = touched[key] || deep || strings.HasPrefix(key, proxylessPrefix)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(touched)) {
+		deep := touched[key]
+		before, ok := b.base.scopes.Get([]byte(key))
+		if !ok {
+			continue
+		}
+		after := b.updateScope(before)
+		b.scopes[key] = after
+		walkPrefix(b.base.placesOf, []byte(key+"\x00"), func(p *place) bool {
+			if deep {
+				stale[string(profileKey(p.profile))] = p.profile
+			} else if p.sets(after) != p.sets(before) {
+				b.changed = append(b.changed, p.view(after))
+			}
+			return true
+		})
+	}
+	if b.membership {
+		// Whoever enumerates the services of the mesh, to subtract from
+		// them, has to do it again.
+		it := b.places.Root().Iterator()
+		for key, p, ok := it.Next(); ok; key, p, ok = it.Next() {
+			if p.workload != nil && p.workload.rules.enumerates() {
+				stale[string(key)] = p.profile
+			}
+		}
+	}
+}
+
 // updateScope applies what changed since the scope was made.
 func (b *build) updateScope(before *scope) *scope {
 	var clusters, endpoints, listeners edits
@@ -278,6 +320,15 @@ func (b *build) clustersFor(s *scope, key localKey) *Set {
 
 func (k localKey) report(s *scope) string {
 	return fmt.Sprintf("local/%s/%d/%s/%v", s.key, k.port, k.protocol, k.idle)
+}
+
+// walkPrefix visits the places whose keys have the prefix, until visit returns
+// false.
+func walkPrefix(places *iradix.Tree[*place], prefix []byte, visit func(*place) bool) {
+	it := places.Root().Iterator()
+	it.SeekPrefix(prefix)
+	for _, p, ok := it.Next(); ok && visit(p); _, p, ok = it.Next() {
+	}
 }
 
 // usedScopes are the scopes of the predecessor and those brought up to date,

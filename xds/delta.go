@@ -106,7 +106,7 @@ func (f *feed) unsubscribe(names []string) {
 	if f.sub.wildcard && f.base != nil {
 		for _, name := range known {
 			f.answer, f.owed = true, true
-			f.differs(name).tell = true
+			f.noted(name).tell = true
 		}
 	}
 	f.forget()

@@ -51,6 +51,36 @@ type diff struct {
 	since   time.Time           // when it first had to wait for a cluster
 }
 
+// push sends all that the client lacks and may have now. While the sender is
+// busy nothing is made: what the client gets next is the newest state then.
+func (s *stream) push() {
+	if s.slot == nil || len(s.unsent) > 0 {
+		return
+	}
+	v := s.slot.view.Load()
+	if v == nil {
+		return // a new profile; its view is on the way
+	}
+	now := time.Now()
+	s.pushBy = time.Time{}
+	s.secrets.refresh()
+	s.pushInOrder(v, now)
+	s.status.update(s, v)
+}
+
+// pushInOrder pushes each type in the order of additions, then once more what
+// waited only because a later type had not been looked at.
+func (s *stream) pushInOrder(v *view, now time.Time) {
+	for t := range s.feeds {
+		s.feeds[t].push(v, now)
+	}
+	for _, t := range [...]translate.Type{translate.Cluster, translate.Secret, translate.Endpoint} {
+		if f := &s.feeds[t]; f.postponed {
+			f.push(v, now)
+		}
+	}
+}
+
 // push sends what the client lacks of this type and may have now.
 func (f *feed) push(v *view, now time.Time) {
 	if !f.sub.active {
@@ -186,27 +216,27 @@ func (f *feed) advance(v *view) {
 	}
 	if names, ok := next.changedSince(f.base); ok {
 		for _, name := range names {
-			f.differs(name)
+			f.noted(name)
 		}
 	} else {
 		for r := range f.base.all() {
 			if n := next.get(r.Name); n == nil || n.Version != r.Version {
-				f.differs(r.Name)
+				f.noted(r.Name)
 			}
 		}
 		for r := range next.all() {
 			if f.base.get(r.Name) == nil {
-				f.differs(r.Name)
+				f.noted(r.Name)
 			}
 		}
 	}
 	f.base = next
 }
 
-// differs notes that base is about to say, or says, something else of the name
+// noted notes that base is about to say, or says, something else of the name
 // than what the client has, and returns the note. It is nil for a name that
 // the client did not ask for.
-func (f *feed) differs(name string) *diff {
+func (f *feed) noted(name string) *diff {
 	if !f.sub.has(name) {
 		return nil
 	}
@@ -396,61 +426,9 @@ func (f *feed) dispatch(v *view, p *parcel, encode func(nonce string) *frame, no
 	s.send(fr)
 }
 
-// subscribe adds names, and has each of them told.
-//
-// "A resource_names_subscribe field may contain resource names that the server
-// believes the client is already subscribed to, and furthermore has the most
-// recent versions of. However, the server *must* still provide those resources
-// in the response". "When a resource subscribed to by a client does not exist,
-// the server will send a DeltaDiscoveryResponse message that contains that
-// resource's name in the removed_resources field."
-func (f *feed) subscribe(names []string) {
-	if len(names) == 0 {
-		return
-	}
-	f.sub.named = true
-	f.answer = true
-	if f.base != nil { // else every name is new: see plan
-		for _, name := range names {
-			if d := f.differs(name); d != nil {
-				d.tell, d.asked = true, true
-			} else {
-				f.note(name, &diff{tell: true, asked: true})
-			}
-		}
-	}
-	f.sub.names = f.stream.server.names.with(f.sub.names, names)
-}
-
-// subscribeAll turns the wildcard on. It is answered even if there is nothing:
-// Envoy does not finish to start before.
-func (f *feed) subscribeAll() {
-	if f.sub.wildcard {
-		return
-	}
-	f.answer, f.owed = true, true
-	if f.base != nil {
-		for r := range f.base.all() {
-			if !f.sub.names.has(r.Name) {
-				f.note(r.Name, &diff{})
-			}
-		}
-	}
-	f.sub.wildcard = true
-}
-
 func (f *feed) note(name string, d *diff) {
 	if f.diffs == nil {
 		f.diffs = make(map[string]*diff)
 	}
 	f.diffs[name] = d
-}
-
-// forget drops the notes of names that are no longer subscribed to.
-func (f *feed) forget() {
-	for name := range f.diffs {
-		if !f.sub.has(name) {
-			delete(f.diffs, name)
-		}
-	}
 }

@@ -121,7 +121,7 @@ func (f *feed) rejected(r *response, message string) {
 	}
 	names := make([]string, 0, len(r.changes))
 	for _, c := range r.changes {
-		d := f.differs(c.name)
+		d := f.noted(c.name)
 		if d == nil {
 			continue // unsubscribed meanwhile
 		}

@@ -29,19 +29,6 @@ type order struct {
 	rewarm map[string]struct{}
 }
 
-// pushInOrder pushes each type in the order of additions, then once more what
-// waited only because a later type had not been looked at.
-func (s *stream) pushInOrder(v *view, now time.Time) {
-	for t := range s.feeds {
-		s.feeds[t].push(v, now)
-	}
-	for _, t := range [...]translate.Type{translate.Cluster, translate.Secret, translate.Endpoint} {
-		if f := &s.feeds[t]; f.postponed {
-			f.push(v, now)
-		}
-	}
-}
-
 // mayAdd reports whether the client may have the resource already. A route or
 // listener waits until the client has acknowledged, which for Envoy means
 // warmed, each new cluster that it names, but not for ever.
@@ -147,7 +134,7 @@ func (o *order) clustersSent(s *stream, changes []change) {
 			o.rewarm[name] = struct{}{}
 			continue
 		}
-		if d := f.differs(name); d != nil {
+		if d := f.noted(name); d != nil {
 			d.tell = true
 		}
 	}

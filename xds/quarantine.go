@@ -85,7 +85,7 @@ type quarantine struct {
 	since   time.Time
 
 	views int       // that withhold it; guarded by Server.mu, as what follows
-	left  bool      // a view has ceased to during this publication
+	left  bool      // a view has ceased to withhold it during this publication
 	idle  time.Time // since when no view does
 }
 

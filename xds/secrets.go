@@ -210,7 +210,7 @@ func (c *secrets) refresh() {
 		return
 	}
 	for name := range c.sent {
-		f.differs(name)
+		f.noted(name)
 	}
 }
 

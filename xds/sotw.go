@@ -70,7 +70,7 @@ func (f *feed) resubscribe(r *request, first bool) {
 			if old.names.has(name) {
 				continue
 			}
-			if d := f.differs(name); d != nil {
+			if d := f.noted(name); d != nil {
 				d.tell = true // a wildcard covers it
 			} else {
 				f.note(name, &diff{tell: true})

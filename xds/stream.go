@@ -19,7 +19,8 @@ import (
 )
 
 // stream is one xDS stream. The goroutine that runs [stream.run] owns every
-// field below the first group; one goroutine receives, and while there is
+// field below the first group (slot and node are written before others can see
+// them); one goroutine receives, and while there is
 // something to send one sends, so that a client that does not read blocks
 // neither.
 //
@@ -323,23 +324,6 @@ func (s *stream) typeOf(r *request) (translate.Type, error) {
 		return translate.NumTypes, nil
 	}
 	return t, nil
-}
-
-// push sends all that the client lacks and may have now. While the sender is
-// busy nothing is made: what the client gets next is the newest state then.
-func (s *stream) push() {
-	if s.slot == nil || len(s.unsent) > 0 {
-		return
-	}
-	v := s.slot.view.Load()
-	if v == nil {
-		return // a new profile; its view is on the way
-	}
-	now := time.Now()
-	s.pushBy = time.Time{}
-	s.secrets.refresh()
-	s.pushInOrder(v, now)
-	s.status.update(s, v)
 }
 
 // send has a response sent after those before it.

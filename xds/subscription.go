@@ -30,3 +30,55 @@ func hasLegacyWildcard(t translate.Type, k translate.Kind) bool {
 	// gRPC always names what it wants: an empty list wants nothing.
 	return (t == translate.Cluster || t == translate.Listener) && k != translate.Proxyless
 }
+
+// subscribe adds names, and has each of them told.
+//
+// "A resource_names_subscribe field may contain resource names that the server
+// believes the client is already subscribed to, and furthermore has the most
+// recent versions of. However, the server *must* still provide those resources
+// in the response". "When a resource subscribed to by a client does not exist,
+// the server will send a DeltaDiscoveryResponse message that contains that
+// resource's name in the removed_resources field."
+func (f *feed) subscribe(names []string) {
+	if len(names) == 0 {
+		return
+	}
+	f.sub.named = true
+	f.answer = true
+	if f.base != nil { // else every name is new: see plan
+		for _, name := range names {
+			if d := f.noted(name); d != nil {
+				d.tell, d.asked = true, true
+			} else {
+				f.note(name, &diff{tell: true, asked: true})
+			}
+		}
+	}
+	f.sub.names = f.stream.server.names.with(f.sub.names, names)
+}
+
+// subscribeAll turns the wildcard on. It is answered even if there is nothing:
+// Envoy does not finish to start before.
+func (f *feed) subscribeAll() {
+	if f.sub.wildcard {
+		return
+	}
+	f.answer, f.owed = true, true
+	if f.base != nil {
+		for r := range f.base.all() {
+			if !f.sub.names.has(r.Name) {
+				f.note(r.Name, &diff{})
+			}
+		}
+	}
+	f.sub.wildcard = true
+}
+
+// forget drops the notes of names that are no longer subscribed to.
+func (f *feed) forget() {
+	for name := range f.diffs {
+		if !f.sub.has(name) {
+			delete(f.diffs, name)
+		}
+	}
+}
