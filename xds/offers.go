@@ -1,16 +1,26 @@
 package xds
 
 import (
+	"maps"
+
 	"datapunk.dev/controlplane/translate"
 )
 
-// offers makes the offers of all views. Views with the same set and nothing in
-// quarantine have one offer: what a set needs is computed once, however many
+// offers makes the offers of all views. Views with the same set, and the same in
+// quarantine, have one offer: what a set needs is computed once, however many
 // profiles read it, and in proportion to what changed. [Server.mu] guards it.
 type offers struct {
-	jury  *jury
-	plain map[*translate.Set]*shared
-	steps map[step]struct{} // those of the current publication
+	jury   *jury
+	plain  map[*translate.Set]*shared
+	grafts map[graft]*offer
+	steps  map[step]struct{} // those of the current publication
+}
+
+// graft is one offer with one more substitute in it.
+type graft struct {
+	on       *offer
+	cause    *quarantine
+	resource *translate.Resource
 }
 
 // shared is the offer of a whole set, and how many views use the set.
@@ -24,12 +34,13 @@ type shared struct {
 type step struct{ from, to *translate.Set }
 
 func newOffers(j *jury) *offers {
-	return &offers{jury: j, plain: make(map[*translate.Set]*shared), steps: make(map[step]struct{})}
+	return &offers{jury: j, plain: make(map[*translate.Set]*shared), grafts: make(map[graft]*offer), steps: make(map[step]struct{})}
 }
 
 // published is called after the views of a snapshot were made.
 func (o *offers) published() {
 	clear(o.steps)
+	maps.DeleteFunc(o.grafts, func(g graft, _ *offer) bool { return o.plain[g.on.set] == nil || g.cause.views == 0 })
 	if o.jury.overgrown() {
 		o.jury.retain(func(yield func(translate.Kind, *translate.Resource) bool) {
 			for set, s := range o.plain {
@@ -70,11 +81,21 @@ func (o *offers) view(old *view, kind translate.Kind, sets [translate.NumTypes]*
 		s.views++
 		next.offers[t] = s.offer
 	}
-	o.jury.substitute(next, old, kind)
+	o.jury.substitute(next, old, kind, o.graft)
 	if old != nil {
 		o.release(old)
 	}
 	return next
+}
+
+// graft returns the offer with the substitute in it.
+func (o *offers) graft(on *offer, s substitute) *offer {
+	key := graft{on, s.cause, s.resource}
+	if known := o.grafts[key]; known != nil {
+		return known
+	}
+	o.grafts[key] = on.with(s)
+	return o.grafts[key]
 }
 
 // of returns the offer of all that is in the set. Its cost is in proportion to

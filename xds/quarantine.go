@@ -270,7 +270,7 @@ func (j *jury) confine(q *quarantine) {
 // substitute replaces what is in quarantine in the offers of a view that
 // follows old, which may be nil. Its cost is in proportion to the number of
 // quarantines.
-func (j *jury) substitute(v, old *view, kind translate.Kind) {
+func (j *jury) substitute(v, old *view, kind translate.Kind, graft func(*offer, substitute) *offer) {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
 	if len(j.quarantines) == 0 {
@@ -296,7 +296,7 @@ func (j *jury) substitute(v, old *view, kind translate.Kind) {
 					s.resource = was.resource
 				}
 			}
-			v.offers[t] = v.offers[t].with(s)
+			v.offers[t] = graft(v.offers[t], s)
 			q.views++
 		}
 		if before.equal(v.offers[t]) {

@@ -291,6 +291,21 @@ func TestQuarantine(t *testing.T) {
 		fresh.subscribe(cds)
 		fresh.expect("cluster a@1 b@1")
 	})
+	typeTest("profiles with the same resources share what they have in its place", t, func(t *testing.T, w *world) {
+		quarantined(t, w)
+		other := w.profile
+		other.Address = "10.0.0.2"
+		both := views{{Profile: w.profile, Sets: w.sets}, {Profile: other, Sets: w.sets}}
+		w.server.publish(both, both)
+		fresh := openDelta(t, w.server)
+		fresh.node.Id, fresh.node.Metadata = "nexus-9", metadataOf(t, map[string]any{"address": "10.0.0.2"})
+		fresh.subscribe(cds)
+		fresh.expect("cluster a@1 b@1")
+		offered := func(p translate.Profile) *offer { return w.server.slots[p].view.Load().offers[cds] }
+		if offered(w.profile) != offered(other) {
+			t.Error("each has an offer of its own: every response would be encoded for each")
+		}
+	})
 	typeTest("and it is forgotten ten minutes after the last proxy", t, func(t *testing.T, w *world) {
 		for _, c := range quarantined(t, w) {
 			c.close()
