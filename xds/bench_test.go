@@ -217,33 +217,40 @@ func TestWhatAStreamAllocates(t *testing.T) {
 		{sotw, 1000, cost{72, 60_000}, cost{19, 17_000}},
 	} {
 		t.Run(fmt.Sprintf("%s, %d services", tt.protocol, tt.services), func(t *testing.T) {
-			e := newEngine(tt.protocol, 10, tt.services)
-			defer e.close()
-			measure := func(what string, want cost, n int, f func()) {
-				t.Helper()
+			measure := func(n int, f func()) cost {
 				runtime.GC()
 				before := memStats()
 				f()
 				after := memStats()
-				got := cost{
+				return cost{
 					float64(after.Mallocs-before.Mallocs) / float64(n),
 					float64(after.TotalAlloc-before.TotalAlloc) / float64(n),
 				}
-				t.Logf("%s: %.1f allocations, %.0f bytes", what, got.allocs, got.bytes)
-				if got.allocs > want.allocs || got.bytes > want.bytes {
-					t.Errorf("%s: %.1f allocations and %.0f bytes a stream, want at most %.0f and %.0f",
-						what, got.allocs, got.bytes, want.allocs, want.bytes)
-				}
 			}
-			measure("a first sync", tt.sync, 40, func() { e.open(40) })
-			for range 20 {
-				e.change()
+			within := func(what string, got, want cost) bool {
+				t.Logf("%s: %.1f allocations and %.0f bytes a stream, of at most %.0f and %.0f",
+					what, got.allocs, got.bytes, want.allocs, want.bytes)
+				return got.allocs <= want.allocs && got.bytes <= want.bytes
 			}
-			measure("a change", tt.change, 100*e.streams, func() {
-				for range 100 {
+			// The whole process is counted, so on a busy machine one try may find
+			// more than the streams'.
+			for range 3 {
+				e := newEngine(tt.protocol, 10, tt.services)
+				sync := measure(40, func() { e.open(40) })
+				for range 20 {
 					e.change()
 				}
-			})
+				change := measure(100*e.streams, func() {
+					for range 100 {
+						e.change()
+					}
+				})
+				e.close()
+				if within("a first sync", sync, tt.sync) && within("a change", change, tt.change) {
+					return
+				}
+			}
+			t.Error("more than that in each of three tries")
 		})
 	}
 }

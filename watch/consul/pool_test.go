@@ -6,6 +6,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -35,6 +37,7 @@ func newHolder(t *testing.T, streams int, opts ...func(*httptest.Server)) *holde
 		}
 	}))
 	h.EnableHTTP2 = streams > 0
+	h.Config.ErrorLog = log.New(io.Discard, "", 0) // refusals are what some tests are about
 	h.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: streams}
 	h.Config.ConnState = func(_ net.Conn, s http.ConnState) {
 		switch s {
