@@ -77,11 +77,12 @@ type build struct {
 	placesOf  *iradix.Txn[*place]
 	reports   *iradix.Txn[report]
 
-	changes   map[string]change
-	scopes    map[string]*scope // those brought up to date
-	workloads map[workloadKey]*workload
-	inbound   map[string]*Resource
-	left      map[workloadKey]struct{} // workloads that a place left
+	changes    map[string]change
+	scopes     map[string]*scope // those brought up to date
+	workloads  map[workloadKey]*workload
+	inbound    map[string]*Resource
+	left       map[workloadKey]struct{} // workloads that a place left
+	leftScopes map[string]struct{}      // scopes that a place left
 
 	changed []*View
 	removed []Profile
@@ -124,11 +125,12 @@ func begin(base *state, before, in Input) *build {
 		placesOf:  base.placesOf.Txn(),
 		reports:   base.reports.Txn(),
 
-		changes:   make(map[string]change),
-		scopes:    make(map[string]*scope),
-		workloads: make(map[workloadKey]*workload),
-		inbound:   make(map[string]*Resource),
-		left:      make(map[workloadKey]struct{}),
+		changes:    make(map[string]change),
+		scopes:     make(map[string]*scope),
+		workloads:  make(map[workloadKey]*workload),
+		inbound:    make(map[string]*Resource),
+		left:       make(map[workloadKey]struct{}),
+		leftScopes: make(map[string]struct{}),
 	}
 	g := base.globals
 	if b.meshChanged {

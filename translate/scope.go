@@ -332,35 +332,43 @@ func walkPrefix(places *iradix.Tree[*place], prefix []byte, visit func(*place) b
 }
 
 // usedScopes are the scopes of the predecessor and those brought up to date,
-// less those, and those of their sets, that no place uses any more.
+// less those, and those of their sets, that no place uses any more. Unless the
+// mesh changed, that can only be where a proxy has left.
 func (b *build) usedScopes(next *state) *iradix.Tree[*scope] {
 	scopes := b.base.scopes.Txn()
 	for key, s := range b.scopes {
 		scopes.Insert([]byte(key), s)
 	}
-	if !b.meshChanged && len(b.removed) == 0 {
-		return scopes.Commit()
+	var review []*scope
+	if b.meshChanged {
+		it := scopes.CommitOnly().Root().Iterator()
+		for _, s, ok := it.Next(); ok; _, s, ok = it.Next() {
+			review = append(review, s)
+		}
 	}
-	all := scopes.Commit()
-	it := all.Root().Iterator()
-	for key, s, ok := it.Next(); ok; key, s, ok = it.Next() {
+	for key := range b.leftScopes {
+		if s, ok := scopes.Get([]byte(key)); ok && !b.meshChanged {
+			review = append(review, s)
+		}
+	}
+	for _, s := range review {
 		used, locals := false, make(map[localKey]*Set)
 		walkPrefix(next.placesOf, inScope(s.key, nil), func(p *place) bool {
 			used = true
 			if set, ok := s.clusters[p.local]; ok {
 				locals[p.local] = set
 			}
-			return true
+			return len(locals) < len(s.clusters)
 		})
 		switch {
 		case !used:
-			scopes.Delete(key)
+			scopes.Delete([]byte(s.key))
 			b.forgetScope(s)
 		case len(locals) != len(s.clusters):
 			b.forgetLocals(s, locals)
 			trimmed := *s
 			trimmed.clusters = locals
-			scopes.Insert(key, &trimmed)
+			scopes.Insert([]byte(s.key), &trimmed)
 		}
 	}
 	return scopes.Commit()

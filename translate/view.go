@@ -132,6 +132,7 @@ func (b *build) reviewFleet(before *Fleet, stale map[string]Profile) {
 			b.placesOf.Delete(inScope(known.scope, []byte(key)))
 			b.report("view/"+key, nil, nil)
 			b.left[known.workloadKey()] = struct{}{}
+			b.leftScopes[known.scope] = struct{}{}
 		}
 	}
 }
@@ -164,6 +165,9 @@ func (b *build) place(key []byte, profile Profile) {
 		b.clustersFor(s, p.local)
 	}
 
+	if known && (before.scope != p.scope || before.local != p.local) {
+		b.leftScopes[before.scope] = struct{}{}
+	}
 	if known && before.scope != p.scope {
 		b.placesOf.Delete(inScope(before.scope, key))
 	}
