@@ -103,10 +103,11 @@ func (f *feed) rejected(r *response, message string) {
 	if f.fullState() {
 		s.doubt()
 	}
-	if f.fullState() && f.claims != "" && !f.accepted {
-		// It came with a state of which only the version is known. What a
-		// response lacks it would delete, though it works with that: so there
-		// are no smaller ones, and the next is sent when something changes.
+	if f.fullState() && (f.claims != "" && !f.accepted || s.slot.profile.Kind == translate.Proxyless) {
+		// It came with a state of which only the version is known, or is gRPC,
+		// which takes all but the bad one. What a response lacks it would
+		// delete, though it works with that: so there are no smaller ones, and
+		// the next is sent when something changes.
 		f.unsure = true
 		return
 	}

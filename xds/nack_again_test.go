@@ -7,6 +7,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"datapunk.dev/controlplane/translate"
 )
 
 // What a client is told after a NACK when it asks again, comes again, or falls
@@ -81,6 +83,17 @@ func TestSotwStateAfterANack(t *testing.T) {
 		c.silence("until something changes")
 		w.put(cluster("b", "2")).publish()
 		c.expect("cluster a@2 b@2 c@1")
+	})
+	typeTest("nor is gRPC, which has taken all but the bad one", t, func(t *testing.T, w *world) {
+		w.profile.Kind = translate.Proxyless
+		w.put(listener("new", "bad")).publish()
+		c := openSotw(t, w.server)
+		c.node.UserAgentName = "gRPC Go"
+		c.subscribe(lds, "in", "new", "out")
+		c.nack(c.peek("listener in@1 new@bad out@1"), "refused")
+		c.silence("it works with in and out")
+		w.put(listener("new", "2")).publish()
+		c.expect("listener in@1 new@2 out@1")
 	})
 	typeTest("what it has after a NACK is not what its version says", t, func(t *testing.T, w *world) {
 		c := openSotw(t, w.server)
