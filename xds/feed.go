@@ -301,15 +301,7 @@ func (f *feed) consider(v *view, name string, d *diff, now time.Time) (change, v
 	}
 	c := change{name: name, res: target, before: d.has, fresh: d.has == nil && d.version == ""}
 	if d.kept = target == nil && !c.fresh && v.offers[f.typ].withholds(name); d.kept {
-		if d.held != nil && d.has != nil && d.held.version == d.has.Version {
-			d.tell = false // it refuses what it has
-		}
-		d.held = nil
-		if !d.tell || d.has == nil {
-			return c, keep
-		}
-		c.res, c.stays = d.has, true
-		return c, send
+		return f.withheld(d, c)
 	}
 	if !d.tell && (target == nil && c.fresh || target != nil && target.Version == d.known()) {
 		return c, nothing
@@ -317,36 +309,51 @@ func (f *feed) consider(v *view, name string, d *diff, now time.Time) (change, v
 	if target != nil && f.stream.recalled != nil {
 		f.stream.recall(v, target, d)
 	}
-	if d.held != nil {
-		switch {
-		case !d.held.stands(f.stream, v, target):
-			d.held, d.lent = nil, nil
-		case d.lent != nil:
-			target = d.lent
-			c.res, c.stays = target, true
-		case !d.asked:
-			return c, keep
-		default: // it asks: what it has is the answer, or that there is nothing for it
-			c.res, c.stays = d.has, true
-			return c, send
-		}
+	if d.held != nil && d.held.stands(f.stream, v, target) {
+		return f.refused(v, d, c, now)
 	}
-	if target == nil {
-		// A name that the client asks for and that does not exist is answered
-		// at once. What it has goes when nothing needs it any more.
-		if d.has != nil && !f.stream.mayRemove(f.typ, v, now) {
-			f.postponed = true
-			return c, wait
-		}
+	d.held, d.lent = nil, nil
+	return f.inOrder(v, d, c, now)
+}
+
+// withheld is a name of which nothing is served, for the content is in
+// quarantine and none came before it: the client keeps what it has.
+func (f *feed) withheld(d *diff, c change) (change, verdict) {
+	refuses := d.held != nil && d.has != nil && d.held.version == d.has.Version
+	d.held = nil
+	if !d.tell || d.has == nil || refuses {
+		return c, keep
+	}
+	return c.having(d.has), send
+}
+
+// refused is a name whose content the client rejected. It keeps what it had, is
+// sent that if it may have lost it, and is told if it asks.
+func (f *feed) refused(v *view, d *diff, c change, now time.Time) (change, verdict) {
+	switch {
+	case d.lent != nil:
+		return f.inOrder(v, d, c.having(d.lent), now)
+	case d.asked:
+		return c.having(d.has), send
+	}
+	return c, keep
+}
+
+// inOrder is a change whose time it may not be yet.
+func (f *feed) inOrder(v *view, d *diff, c change, now time.Time) (change, verdict) {
+	switch {
+	case c.res != nil && f.stream.mayAdd(v, c.res, d, now):
 		return c, send
-	}
-	if !f.stream.mayAdd(v, target, d, now) {
-		if d.asked && d.has != nil { // it asks: it need not wait for what it has
-			c.res, c.stays = d.has, true
-			return c, send
-		}
+	case c.res != nil && d.asked && d.has != nil: // it need not wait for what it has
+		return c.having(d.has), send
+	case c.res != nil:
+		return c, wait
+	case d.has != nil && !f.stream.mayRemove(f.typ, v, now):
+		f.postponed = true
 		return c, wait
 	}
+	// What it has goes when nothing needs it any more. A name that it asks for
+	// and that does not exist is answered at once.
 	return c, send
 }
 

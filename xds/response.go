@@ -16,6 +16,13 @@ type change struct {
 	stays  bool                // res is not what the view has, and remains in diffs
 }
 
+// having is the change that sends what the client has, nil for nothing,
+// instead of what the view has.
+func (c change) having(r *translate.Resource) change {
+	c.res, c.stays = r, true
+	return c
+}
+
 // response is one that was sent, until the client answers it.
 type response struct {
 	nonce string
