@@ -253,7 +253,7 @@ func (f *feed) has(name string) *translate.Resource {
 	if f.typ == translate.Secret && leased(name) {
 		return f.stream.secrets.sent[name]
 	}
-	if f.base == nil {
+	if f.base == nil || f.typ == translate.Secret && !f.stream.secrets.mayHave(name) {
 		return nil
 	}
 	return f.base.get(name)
@@ -293,13 +293,16 @@ const (
 // consider decides what becomes of one name.
 func (f *feed) consider(v *view, name string, d *diff, now time.Time) (change, verdict) {
 	target, err := f.target(v, name, d)
+	c := change{name: name, res: target, before: d.has, fresh: d.has == nil && d.version == ""}
 	if errors.Is(err, ErrNoSecret) {
-		return change{}, nothing
+		if d.tell && c.fresh {
+			return c, send // that there is none
+		}
+		return c, nothing // what it has from elsewhere is not ours to take
 	}
 	if err != nil {
 		return change{}, wait
 	}
-	c := change{name: name, res: target, before: d.has, fresh: d.has == nil && d.version == ""}
 	if d.kept = target == nil && !c.fresh && v.offers[f.typ].withholds(name); d.kept {
 		return f.withheld(d, c)
 	}
@@ -389,7 +392,11 @@ func (d *diff) known() string {
 
 // target returns the resource that the client is to have, nil for none.
 func (f *feed) target(v *view, name string, d *diff) (*translate.Resource, error) {
-	if f.typ == translate.Secret && leased(name) {
+	switch {
+	case f.typ != translate.Secret:
+	case !f.stream.secrets.mayHave(name):
+		return nil, ErrNoSecret
+	case leased(name):
 		return f.stream.secrets.get(name, d.tell)
 	}
 	return v.get(f.typ, name), nil

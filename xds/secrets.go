@@ -81,24 +81,17 @@ func leased(name string) bool {
 	return ok && strings.Contains(id, "/")
 }
 
-// authorize takes out of a request the names that the client may not have. They
-// are treated as if it had not asked: to tell it that they do not exist would
-// be an answer. It may not ask for all.
+// authorize notes the names of a request that the client may not have. For it
+// there are no such secrets, whether they exist or not. It may not ask for all.
 func (c *secrets) authorize(r *request) {
 	if r.all {
 		r.all = false
 		c.refuse(wildcard)
 	}
-	var allowed []string
 	for _, name := range r.names {
-		if c.mayHave(name) {
-			allowed = append(allowed, name)
-		} else {
+		if !c.mayHave(name) {
 			c.refuse(name)
 		}
-	}
-	if len(allowed) < len(r.names) {
-		r.names, r.set = allowed, nil
 	}
 }
 

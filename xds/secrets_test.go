@@ -109,10 +109,20 @@ func TestSecrets(t *testing.T) {
 		secretTest("it gets no secret "+name, t, func(t *testing.T, w *world, a *authority) {
 			w.put(secret(name, "1")).publish() // not even if it is in its view
 			c := openDelta(t, w.server)
+			none := " -" + name // said of every name alike, there or not
+			if name == "*" || name == "" {
+				none = ""
+			}
 			c.subscribe(sds, name)
-			c.silence("not even that it does not exist")
+			if name == "*" {
+				c.silence("secrets are named")
+			} else {
+				c.expect("secret" + none)
+			}
 			c.subscribe(sds, "ROOTCA", name)
-			c.expect("secret ROOTCA@r1")
+			c.expect("secret ROOTCA@r1" + none)
+			w.put(secret(name, "2")).publish()
+			c.silence("nor when it changes")
 			s := openSotw(t, w.server)
 			s.subscribe(sds, name)
 			s.silence("nor in SotW")
@@ -217,7 +227,7 @@ func TestPlaintextHasNoPrivateKeys(t *testing.T) {
 		w.publish()
 		c := openDelta(t, w.server)
 		c.subscribe(sds, "default", "spiffe://datapunk/nexus", "ROOTCA")
-		c.expect("secret ROOTCA@r1")
+		c.expect("secret ROOTCA@r1 -default -spiffe://datapunk/nexus")
 		c.silence("nobody has proved anything")
 		if len(a.leases) != 0 {
 			t.Error("a lease was taken")
