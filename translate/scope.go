@@ -297,14 +297,11 @@ func (b *build) reroute(s *scope) {
 	s.outbound = outboundConfiguration(hosts, keys, refs)
 }
 
-// clustersFor is the set of clusters of a proxy in the scope whose application
-// has the key.
-func (b *build) clustersFor(s *scope, key localKey) *Set {
-	if key.port == 0 {
-		return s.base
-	}
-	if set, ok := s.clusters[key]; ok {
-		return set
+// makeClusters makes the set of clusters of the proxies in the scope whose
+// applications have the key, unless there is one.
+func (b *build) makeClusters(s *scope, key localKey) {
+	if s.clusters[key] != nil {
+		return
 	}
 	local, err := localClusters(b.c, key)
 	if err != nil {
@@ -313,9 +310,7 @@ func (b *build) clustersFor(s *scope, key localKey) *Set {
 		b.report(key.report(s), []Held{{Type: Cluster, Name: clusterLocalApp, Keys: []string{"policies.timeout"}, Cause: err.Error()}}, nil)
 		local = nil
 	}
-	set := s.base.with(local)
-	s.clusters[key] = set
-	return set
+	s.clusters[key] = s.base.with(local)
 }
 
 func (k localKey) report(s *scope) string {

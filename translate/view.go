@@ -162,7 +162,7 @@ func (b *build) place(key []byte, profile Profile) {
 	}
 	if p.serves {
 		p.local = localKey{port: profile.AppPort, protocol: settings.Protocol, idle: settings.Timeout.Idle}
-		b.clustersFor(s, p.local)
+		b.makeClusters(s, p.local)
 	}
 
 	if known && (before.scope != p.scope || before.local != p.local) {

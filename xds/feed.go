@@ -43,7 +43,7 @@ type diff struct {
 	has     *translate.Resource // the last that it took, as far as is known
 	version string              // what it says it has (initial_resource_versions)
 	tell    bool                // it must be told: it asked, or it rejected a response with the name
-	asked   bool                // it asked since
+	asked   bool                // it asked for the name by itself, and is to be answered
 	held    *hold               // the content that it rejected
 	lent    *translate.Resource // what it had before, to be sent to it
 	kept    bool                // it keeps what it has: that is in quarantine which should replace it
@@ -233,9 +233,9 @@ func (f *feed) advance(v *view) {
 	f.base = next
 }
 
-// noted notes that base is about to say, or says, something else of the name
-// than what the client has, and returns the note. It is nil for a name that
-// the client did not ask for.
+// noted returns the note on what the client has of a name, of which base says
+// something else or is about to. It is made if there is none, and nil for a
+// name that the client did not ask for.
 func (f *feed) noted(name string) *diff {
 	if !f.sub.has(name) {
 		return nil

@@ -19,10 +19,9 @@ import (
 )
 
 // stream is one xDS stream. The goroutine that runs [stream.run] owns every
-// field below the first group (slot and node are written before others can see
-// them); one goroutine receives, and while there is
-// something to send one sends, so that a client that does not read blocks
-// neither.
+// field below the first group (others see node and slot only once they stay);
+// one goroutine receives, and while there is something to send one sends, so
+// that a client that does not read blocks neither.
 //
 // "The server may send additional responses at any time when the subscribed
 // resources change", and "Envoy does not expect a DiscoveryResponse for every
