@@ -69,6 +69,19 @@ func (h *holder) pool(t *testing.T) *pool {
 	return p
 }
 
+// get makes one request, and returns when it is answered.
+func (h *holder) get(ctx context.Context, p *pool) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.URL, http.NoBody)
+	if err != nil {
+		return err
+	}
+	resp, err := p.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
 // ask makes requests that are held, and returns how to end them.
 func (h *holder) ask(t *testing.T, p *pool, n int) (end func()) {
 	t.Helper()
@@ -77,16 +90,7 @@ func (h *holder) ask(t *testing.T, p *pool, n int) (end func()) {
 	var asking sync.WaitGroup
 	for range n {
 		asking.Go(func() {
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.URL, http.NoBody)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			resp, err := p.RoundTrip(req)
-			switch {
-			case err == nil:
-				_ = resp.Body.Close()
-			case !errors.Is(err, context.Canceled):
+			if err := h.get(ctx, p); err != nil && !errors.Is(err, context.Canceled) {
 				t.Error(err)
 			}
 		})
@@ -128,18 +132,8 @@ func TestConnectionThatHasFailedIsReplaced(t *testing.T) {
 	t.Parallel()
 	h := newHolder(t, 250)
 	p := h.pool(t)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.URL, http.NoBody)
-	if err != nil {
-		t.Fatal(err)
-	}
 	failed := make(chan error, 1)
-	go func() {
-		resp, err := p.RoundTrip(req)
-		if err == nil {
-			_ = resp.Body.Close()
-		}
-		failed <- err
-	}()
+	go func() { failed <- h.get(t.Context(), p) }()
 	eventually(t, "the request is held", func() bool { return h.held.Load() == 1 })
 	h.CloseClientConnections()
 	if err := <-failed; err == nil {
@@ -173,12 +167,7 @@ func TestFailureToConnectFailsAllThatWait(t *testing.T) {
 	p := h.pool(t)
 	p.transport.TLSClientConfig.RootCAs = x509.NewCertPool()
 	for range 3 {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.URL, http.NoBody)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if resp, err := p.RoundTrip(req); err == nil {
-			_ = resp.Body.Close()
+		if h.get(t.Context(), p) == nil {
 			t.Error("a stranger's certificate was taken")
 		}
 	}
@@ -192,12 +181,7 @@ func TestServerThatClosesEachConnectionIsNotDialledWithoutEnd(t *testing.T) {
 		p := h.pool(t)
 		const n = 20
 		for range n {
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.URL, http.NoBody)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if resp, err := p.RoundTrip(req); err == nil {
-				_ = resp.Body.Close()
+			if h.get(t.Context(), p) == nil {
 				t.Fatal("a request without a certificate was answered")
 			}
 		}
