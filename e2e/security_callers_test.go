@@ -3,13 +3,16 @@ package e2e
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"datapunk.dev/controlplane/e2e/harness"
 	"datapunk.dev/controlplane/e2e/traffic"
+	"datapunk.dev/controlplane/internal/tool"
 )
 
 func TestCallerOutsideTheTrustDomainOrWithoutACertificateIsRefused(t *testing.T) {
@@ -41,9 +44,13 @@ func TestCallerOutsideTheTrustDomainOrWithoutACertificateIsRefused(t *testing.T)
 			if r, err := callTLS(t.Context(), lake.Inbound(), ours.caller(c.cert), traffic.Request{Host: "lake_service"}); err == nil {
 				t.Errorf("answered: %s", r)
 			}
-			if n := inboundStat(t, m, lake, c.counter) - before; n != 1 {
-				t.Errorf("%s went up by %d, not 1: %v", c.counter, n, m.Stats("lake-1").Prefix("listener."))
-			}
+			// The caller may learn that it is refused before Envoy counts it.
+			noError(t, tool.Until(t.Context(), c.counter, 5*time.Second, func() error {
+				if n := inboundStat(t, m, lake, c.counter) - before; n != 1 {
+					return fmt.Errorf("went up by %d, not 1: %v", n, m.Stats("lake-1").Prefix("listener."))
+				}
+				return nil
+			}))
 		})
 	}
 	t.Run("plaintext", func(t *testing.T) {
