@@ -415,9 +415,9 @@ func invalidCluster(name, version string) *translate.Resource {
 // refusedCluster is one that only Envoy's constructor refuses.
 func refusedCluster(name, version string) *translate.Resource {
 	c := edsClusterProto(name, time.Second)
-	c.LbPolicy = clusterpb.Cluster_MAGLEV
-	c.LbConfig = &clusterpb.Cluster_RingHashLbConfig_{RingHashLbConfig: &clusterpb.Cluster_RingHashLbConfig{}}
-	c.TransportSocket = &corepb.TransportSocket{Name: "no.such.socket"}
+	c.OutlierDetection = &clusterpb.OutlierDetection{
+		BaseEjectionTime: durationpb.New(time.Minute), MaxEjectionTime: durationpb.New(time.Second),
+	}
 	return encode(cds, name, version, c)
 }
 

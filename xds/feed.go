@@ -137,23 +137,14 @@ func (f *feed) mayPush(v *view, now time.Time) bool {
 func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
 	first := f.base == nil
 	f.advance(v)
-	if first && f.claims != "" && f.claims == v.offers[f.typ].digest.String() && f.fullState() && !f.stream.doubted &&
-		f.sub.wildcard && len(f.sub.names.names) == 0 {
-		// "Servers may decide to optimize by not resending resources that the
-		// client had already seen on the previous stream [...]. It is generally
-		// safe for servers to do this optimization for LDS and CDS when the only
-		// subscription is a wildcard subscription".
-		f.version, f.owed = f.claims, false
-		f.hasAll(f.claims)
-		var has []change
-		for r := range f.base.all() {
-			has = append(has, change{name: r.Name, res: r})
-		}
-		f.stream.vouch(f.typ, &parcel{changes: has})
+	if first && f.claims != "" && f.fullState() && f.claimed() {
 		return nil, false
 	}
-	var has []change // what it came with and is to have
+	var has []change // what it came with
 	consider := func(name string, d *diff) {
+		if r := f.brought(name, d); first && r != nil {
+			has = append(has, change{name: name, res: r})
+		}
 		c, verdict := f.consider(v, name, d, now)
 		switch verdict {
 		case send:
@@ -170,9 +161,6 @@ func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
 			f.note(name, d)
 		case nothing:
 			delete(f.diffs, name)
-			if first && d.version != "" {
-				has = append(has, c)
-			}
 		}
 	}
 	if first {

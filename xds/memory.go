@@ -156,6 +156,9 @@ func (s *stream) recall(v *view, target *translate.Resource, d *diff) {
 		return
 	}
 	delete(s.recalled, ref)
+	if r.nack.Cause != "" {
+		return // the port may be free now: it is tried once on each stream
+	}
 	if r.version != target.Version || r.depends != dependencies(v, 0, target) {
 		return
 	}

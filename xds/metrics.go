@@ -17,6 +17,7 @@ type metrics struct {
 	bytes        *prometheus.CounterVec
 	acks         *prometheus.CounterVec
 	nacks        *prometheus.CounterVec
+	own          *prometheus.CounterVec
 	latency      *prometheus.HistogramVec
 	superseded   prometheus.Counter
 	unauthorized prometheus.Counter
@@ -50,6 +51,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		bytes:   counters("push_bytes_total", "Bytes of the responses sent.", "type"),
 		acks:    counters("acks_total", "Responses acknowledged.", "type"),
 		nacks:   counters("nacks_total", "Responses rejected.", "type"),
+		own:     counters("own_nacks_total", "Resources rejected for something on the proxy's own machine or in its build.", "cause"),
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: prefix + "push_ack_seconds", Help: "Time from a response to its acknowledgement.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 15},
@@ -70,8 +72,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}
 		m.nacks.WithLabelValues(name)
 	}
+	for _, cause := range ownCauses {
+		m.own.WithLabelValues(cause)
+	}
 	if reg != nil {
-		reg.MustRegister(m.streams, m.refused, m.pushes, m.bytes, m.acks, m.nacks, m.latency,
+		reg.MustRegister(m.streams, m.refused, m.pushes, m.bytes, m.acks, m.nacks, m.own, m.latency,
 			m.superseded, m.unauthorized, m.slow, m.panics, m.quarantined)
 	}
 	return m

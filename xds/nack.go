@@ -134,7 +134,9 @@ func (f *feed) rejected(r *response, message string) {
 				d.held.version = c.res.Version
 				d.held.depends = dependencies(r.view, r.leases, c.res)
 				s.remember(r.view, c, n)
-				s.accuse(r.view, c.res, n)
+				if n.Cause == "" {
+					s.accuse(r.view, c.res, n)
+				}
 			}
 			return
 		}
@@ -238,11 +240,17 @@ func (f *feed) report(r *response, message string) *Nack {
 			n.Source = s.server.options.Locate(res.Keys)
 		}
 	}
+	if len(r.changes) == 1 && n.Resource != "" {
+		n.Cause = ownCause(f.typ, n.Resource, n.Message)
+	}
 	s.server.metrics.nacks.WithLabelValues(typeName(f.typ)).Inc()
+	if n.Cause != "" {
+		s.server.metrics.own.WithLabelValues(n.Cause).Inc()
+	}
 	s.status.rejected(f.typ, n)
 	s.log.Error("configuration rejected by a proxy",
 		"type", n.Type, "resource", n.Resource, "source", n.Source, "nonce", n.Nonce,
-		"resources", len(n.Resources), "message", n.Message)
+		"resources", len(n.Resources), "cause", n.Cause, "message", n.Message)
 	return n
 }
 

@@ -16,9 +16,13 @@ import (
 // response Envoy would else reject whole and run with nothing. Where there is
 // no such content a client keeps what it has.
 //
+// A refusal counts unless it is for something on the proxy's own machine or in
+// its build: see cause.go.
+//
 // As many proxies that acknowledge a content prove it good, for ever: what the
 // fleet runs can not be taken away by a few proxies of another version, nor by
-// a few that lie.
+// a few that lie. One that comes back with a content speaks for it too, and so
+// a proof outlives a restart: see returned.go.
 
 // defaultQuorum is how many proxies decide on a content.
 const defaultQuorum = 3
@@ -230,6 +234,9 @@ func (j *jury) accepted(kind translate.Kind, typ translate.Type, node string, ch
 		if t == nil || t.proven || slices.Contains(t.accepted, node) {
 			continue
 		}
+		for depends, nodes := range t.refused { // it takes it after all
+			t.refused[depends] = slices.DeleteFunc(nodes, func(n string) bool { return n == node })
+		}
 		if t.accepted = append(t.accepted, node); len(t.accepted) < j.quorum {
 			continue
 		}
@@ -354,6 +361,22 @@ func (j *jury) lift(publication bool) (ended []*quarantine) {
 		return true
 	})
 	return ended
+}
+
+// Quarantines returns the contents that are in quarantine, oldest first, each
+// with its type before its name: "listener outbound".
+func (s *Server) Quarantines() []Quarantined {
+	j := s.jury
+	j.mu.RLock()
+	defer j.mu.RUnlock()
+	list := make([]Quarantined, len(j.quarantines))
+	for i, q := range j.quarantines {
+		list[i] = Quarantined{
+			Name: typeName(q.content.typ) + " " + q.content.name, Version: q.content.version,
+			Source: q.source, Message: q.message, Since: q.since,
+		}
+	}
+	return list
 }
 
 // count returns how many contents are in quarantine.

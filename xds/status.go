@@ -92,6 +92,9 @@ type Nack struct {
 	// file that made it; empty while that is not certain.
 	Resource string `json:"resource,omitempty"`
 	Source   string `json:"source,omitempty"`
+	// Cause is what on the proxy's own machine or in its build made it refuse
+	// the resource, a word of cause.go; empty: the content, as far as is known.
+	Cause string `json:"cause,omitempty"`
 }
 
 // CertificateStatus is the certificate that a proxy was sent. Serial and

@@ -48,6 +48,7 @@ type offer struct {
 	// nil most often.
 	instead map[string]substitute
 	digest  digest // of what is served: equal on every replica that serves the same
+	whole   digest // of the set, as if nothing were in quarantine
 	parcels parcels
 }
 
@@ -56,7 +57,7 @@ type offer struct {
 var offerIDs atomic.Uint64
 
 func newOffer(set *translate.Set, d digest) *offer {
-	return &offer{id: offerIDs.Add(1), set: set, digest: d}
+	return &offer{id: offerIDs.Add(1), set: set, digest: d, whole: d}
 }
 
 // substitute is the last content of a place that some proxy acknowledged.
@@ -86,6 +87,7 @@ func (o *offer) withholds(name string) bool {
 // with returns the offer with a substitute in it.
 func (o *offer) with(s substitute) *offer {
 	next := newOffer(o.set, o.digest)
+	next.whole = o.whole
 	next.instead = make(map[string]substitute, len(o.instead)+1)
 	maps.Copy(next.instead, o.instead)
 	next.instead[s.withheld.Name] = s

@@ -2,7 +2,9 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -169,8 +171,22 @@ func (p *plane) readiness() admin.Readiness {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for _, q := range p.xds.Quarantines() {
+		r.Holding = append(r.Holding, fmt.Sprintf("the last acknowledged %s (%s), for %d proxies refused the new one: %s",
+			q.Name, q.Source, p.settings.Quorum, shorten(q.Message)))
+	}
 	if p.rejected != nil {
 		r.Holding = append(r.Holding, "the last good mesh file: "+p.rejected.Error())
 	}
 	return r
+}
+
+// maxReason is how much of a proxy's message /readyz has; the log has the rest.
+const maxReason = 200
+
+func shorten(message string) string {
+	if len(message) <= maxReason {
+		return message
+	}
+	return strings.ToValidUTF8(message[:maxReason], "") + " ..."
 }

@@ -171,6 +171,7 @@ type Nack struct {
 	Resources []string `json:"resources"`
 	Resource  string   `json:"resource"`
 	Source    string   `json:"source"`
+	Cause     string   `json:"cause"`
 }
 
 // Synced returns nil if the proxy has all that it should have.
