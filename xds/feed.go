@@ -408,9 +408,7 @@ func (f *feed) dispatch(v *view, p *parcel, encode func(nonce string) *frame, no
 	r := &response{nonce: s.nonce(), at: now, parcel: p, view: v, leases: s.secrets.count}
 	f.nonce, f.version = r.nonce, p.version
 	f.inflight = append(f.inflight, r)
-	if len(f.inflight) > maxUnanswered {
-		f.inflight = slices.Delete(f.inflight, 0, 1)
-	}
+	f.forgetUnanswered()
 	var fr *frame
 	if encode != nil {
 		fr = encode(r.nonce)

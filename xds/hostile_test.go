@@ -35,6 +35,9 @@ func (s *Server) wantEmpty(t *testing.T) {
 	if len(s.streams)+len(s.slots)+len(s.nodes)+len(s.offers.plain) != 0 {
 		t.Errorf("left: %d streams, %d slots, %d nodes, %d offers", len(s.streams), len(s.slots), len(s.nodes), len(s.offers.plain))
 	}
+	if n := len(s.budget.nodes); n != 0 {
+		t.Errorf("names of %d nodes are counted", n)
+	}
 	if n := testutil.ToFloat64(s.metrics.panics); n != 0 {
 		t.Errorf("%v panics", n)
 	}
@@ -63,6 +66,22 @@ func TestRequestsThatAreTooMuch(t *testing.T) {
 				c.send(&discovery.DeltaDiscoveryRequest{Node: c.takeNode(), TypeUrl: eds.URL(), ResourceNamesSubscribe: names})
 			} else {
 				c.send(&discovery.DiscoveryRequest{Node: c.takeNode(), TypeUrl: eds.URL(), ResourceNames: names})
+			}
+		}, codes.ResourceExhausted},
+		{"an empty name", func(c *client, p protocol) {
+			if p == delta {
+				c.send(&discovery.DeltaDiscoveryRequest{Node: c.takeNode(), TypeUrl: eds.URL(), ResourceNamesSubscribe: []string{"a", ""}})
+			} else {
+				c.send(&discovery.DiscoveryRequest{Node: c.takeNode(), TypeUrl: eds.URL(), ResourceNames: []string{""}})
+			}
+		}, codes.InvalidArgument},
+		{"a name too many in all of its requests", func(c *client, p protocol) {
+			if p == delta {
+				c.send(&discovery.DeltaDiscoveryRequest{Node: c.takeNode(), TypeUrl: eds.URL(), ResourceNamesSubscribe: names[:maxNames]})
+				c.send(&discovery.DeltaDiscoveryRequest{TypeUrl: rds.URL(), ResourceNamesSubscribe: names[:1]})
+			} else {
+				c.send(&discovery.DiscoveryRequest{Node: c.takeNode(), TypeUrl: eds.URL(), ResourceNames: names[:maxNames]})
+				c.send(&discovery.DiscoveryRequest{TypeUrl: rds.URL(), ResourceNames: names[:1]})
 			}
 		}, codes.ResourceExhausted},
 		{"nothing", func(c *client, _ protocol) { time.Sleep(30 * time.Second) }, codes.DeadlineExceeded},

@@ -15,16 +15,18 @@ const (
 	// rememberRefusals is how long the refusals of a proxy are remembered after
 	// its last stream has ended. Envoy is back after 30 s at the latest.
 	rememberRefusals = 10 * time.Minute
-	// maxRefusers and maxRefusals bound what is remembered: of that many
-	// proxies, and of each that many contents.
+	// maxRefusers and maxRefusedResources bound what is remembered: of that many
+	// proxies, and of each that many contents; maxRemembered of all together.
 	maxRefusers         = 10_000
 	maxRefusedResources = 100
+	maxRemembered       = 20_000
 )
 
 // memory holds the refusals of proxies by node.id. [Server.mu] guards it.
 type memory struct {
 	nodes map[string]*refuser
 	queue []expiry // one a node, by time
+	count int      // of refusals
 }
 
 // expiry is when to look whether a node is to be forgotten.
@@ -51,8 +53,21 @@ func newMemory() *memory { return &memory{nodes: make(map[string]*refuser)} }
 // add remembers a refusal.
 func (m *memory) add(node string, ref translate.Ref, r *refusal) {
 	n := m.doubt(node)
-	if len(n.refused) < maxRefusedResources || n.refused[ref] != nil {
-		n.refused[ref] = r
+	switch {
+	case n.refused[ref] != nil:
+	case len(n.refused) >= maxRefusedResources || m.count >= maxRemembered:
+		return
+	default:
+		m.count++
+	}
+	n.refused[ref] = r
+}
+
+// drop forgets a node.
+func (m *memory) drop(node string) {
+	if n := m.nodes[node]; n != nil {
+		m.count -= len(n.refused)
+		delete(m.nodes, node)
 	}
 }
 
@@ -61,7 +76,7 @@ func (m *memory) doubt(node string) *refuser {
 	n := m.nodes[node]
 	if n == nil {
 		if len(m.nodes) >= maxRefusers {
-			delete(m.nodes, m.queue[0].node)
+			m.drop(m.queue[0].node)
 			m.queue = m.queue[1:]
 		}
 		n = &refuser{refused: make(map[translate.Ref]*refusal)}
@@ -89,8 +104,9 @@ func (m *memory) extend(node string) {
 
 // forget drops a refusal: the proxy has acknowledged something.
 func (m *memory) forget(node string, ref translate.Ref) {
-	if n := m.nodes[node]; n != nil {
+	if n := m.nodes[node]; n != nil && n.refused[ref] != nil {
 		delete(n.refused, ref)
+		m.count--
 	}
 }
 
@@ -105,7 +121,7 @@ func (m *memory) expire(connected func(node string) bool) {
 			n.until = now.Add(rememberRefusals)
 		}
 		if !n.until.After(now) {
-			delete(m.nodes, node)
+			m.drop(node)
 			continue
 		}
 		m.queue = append(m.queue, expiry{node, n.until})

@@ -231,9 +231,10 @@ func (f *feed) report(r *response, message string) *Nack {
 		Version: r.version,
 		Message: normalize(message),
 	}
-	for _, c := range r.changes {
+	for _, c := range r.changes[:min(len(r.changes), maxNackResources)] {
 		n.Resources = append(n.Resources, c.name)
 	}
+	n.More = len(r.changes) - len(n.Resources)
 	if res := blamed(r.changes, n.Message); res != nil {
 		n.Resource = res.Name
 		if s.server.options.Locate != nil {
@@ -250,7 +251,7 @@ func (f *feed) report(r *response, message string) *Nack {
 	s.status.rejected(f.typ, n)
 	s.log.Error("configuration rejected by a proxy",
 		"type", n.Type, "resource", n.Resource, "source", n.Source, "nonce", n.Nonce,
-		"resources", len(n.Resources), "cause", n.Cause, "message", n.Message)
+		"resources", len(r.changes), "cause", n.Cause, "message", n.Message)
 	return n
 }
 

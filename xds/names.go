@@ -14,6 +14,7 @@ import (
 // of its memory.
 type nameSet struct {
 	names []string
+	bytes int // of all of them
 	key   nameKey
 }
 
@@ -54,18 +55,27 @@ func (t *nameSets) of(names []string) *nameSet {
 	}
 	var key nameKey
 	for _, n := range names {
-		key.count++
-		key.sums[0] += maphash.String(t.seeds[0], n)
-		key.sums[1] += maphash.String(t.seeds[1], n)
+		t.hashString(&key, n)
 	}
+	if s := t.known(key); s != nil {
+		return s
+	}
+	sorted := slices.Clone(names)
+	sort.Strings(sorted)
+	return t.put(key, slices.Clip(slices.Compact(sorted)))
+}
+
+// put returns the set with the key; the names, sorted, are its if it is new.
+func (t *nameSets) put(key nameKey, names []string) *nameSet {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s := t.sets[key].Value(); s != nil {
 		return s
 	}
-	sorted := slices.Clone(names)
-	sort.Strings(sorted)
-	s := &nameSet{names: slices.Clip(slices.Compact(sorted)), key: key}
+	s := &nameSet{names: names, key: key}
+	for _, n := range names {
+		s.bytes += len(n)
+	}
 	t.sets[key] = weak.Make(s)
 	runtime.AddCleanup(s, t.forget, key)
 	return s
@@ -76,6 +86,12 @@ func (t *nameSets) hash(key *nameKey, name []byte) {
 	key.count++
 	key.sums[0] += maphash.Bytes(t.seeds[0], name)
 	key.sums[1] += maphash.Bytes(t.seeds[1], name)
+}
+
+func (t *nameSets) hashString(key *nameKey, name string) {
+	key.count++
+	key.sums[0] += maphash.String(t.seeds[0], name)
+	key.sums[1] += maphash.String(t.seeds[1], name)
 }
 
 // known returns the set with the key, or nil.
@@ -94,26 +110,38 @@ func (t *nameSets) forget(key nameKey) {
 }
 
 // with returns the set that has the given names too. One that others use is
-// found at the cost of the given names.
+// found at the cost of the given names; another one is made by a copy of the
+// pointers, since a client may add to many names one by one.
 func (t *nameSets) with(s *nameSet, names []string) *nameSet {
 	if len(s.names) == 0 {
 		return t.of(names)
 	}
-	key := s.key
+	var added []string
 	for _, name := range names {
 		if !s.has(name) {
-			t.hash(&key, []byte(name))
+			added = append(added, name)
 		}
 	}
-	if key == s.key {
+	if len(added) == 0 {
 		return s
+	}
+	sort.Strings(added)
+	added = slices.Compact(added)
+	key := s.key
+	for _, name := range added {
+		t.hashString(&key, name)
 	}
 	if known := t.known(key); known != nil {
 		return known
 	}
-	all := slices.Concat(s.names, names)
-	sort.Strings(all)
-	return t.of(slices.Compact(all))
+	all := make([]string, 0, len(s.names)+len(added))
+	rest := s.names
+	for _, name := range added {
+		i, _ := slices.BinarySearch(rest, name)
+		all = append(append(all, rest[:i]...), name)
+		rest = rest[i:]
+	}
+	return t.put(key, append(all, rest...))
 }
 
 // without returns the set that lacks the given names.

@@ -8,61 +8,147 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/structpb"
 
 	"datapunk.dev/controlplane/translate"
 )
 
-// maxMetadata bounds the metadata of a node, in bytes: ours takes about 200.
-const maxMetadata = 64 << 10
-
 // node is what the server keeps of envoy.config.core.v3.Node.
 type node struct {
-	id, cluster   string
-	agent         string // user_agent_name
-	version       string // the user agent's
-	zone          string // of the locality
-	metadata      *structpb.Struct
-	metadataBytes []byte
+	id, cluster string
+	agent       string // user_agent_name
+	version     string // the user agent's
+	zone        string // of the locality
+	metadata    nodeMetadata
 }
 
-// parseNode reads the fields that the server uses. The metadata stays encoded
-// until it is asked for: an Envoy that sends its node with every request sends
-// the same one.
+// nodeMetadata is what the server reads of a node's metadata, as text: a number is
+// written as a whole number.
+type nodeMetadata struct {
+	address, zone                                string
+	appPort, meshPort, outboundPort, metricsPort string
+}
+
+// of returns where the value of a key goes, nil for one that nobody reads.
+func (m *nodeMetadata) of(key string) *string {
+	switch key {
+	case "address":
+		return &m.address
+	case "zone":
+		return &m.zone
+	case "app_port":
+		return &m.appPort
+	case "mesh_port":
+		return &m.meshPort
+	case "outbound_port":
+		return &m.outboundPort
+	case "metrics_port":
+		return &m.metricsPort
+	}
+	return nil
+}
+
+// parseNode reads the fields that the server uses, and nothing of the rest: an
+// Envoy may send its node with every request.
 func parseNode(b []byte) (*node, error) {
 	n := &node{}
-	err := eachBytes(b, func(number protowire.Number, v []byte) error {
+	err := eachBytes(b, func(number protowire.Number, v []byte) (err error) {
 		switch number {
 		case 1:
-			n.id = string(v)
+			n.id, err = bounded("node.id", v, maxNodeID)
 		case 2:
-			n.cluster = string(v)
+			n.cluster, err = bounded("node.cluster", v, maxCluster)
 		case 3:
 			if len(v) > maxMetadata {
-				return fmt.Errorf("metadata of %d bytes, more than %d", len(v), maxMetadata)
+				return tooMuch("metadata of %d bytes, more than %d", len(v), maxMetadata)
 			}
-			n.metadataBytes = append([]byte(nil), v...)
-		case 4:
 			return eachBytes(v, func(number protowire.Number, v []byte) error {
-				if number == 2 {
-					n.zone = string(v)
+				if number != 1 {
+					return nil
 				}
-				return nil
+				return n.metadata.read(v)
+			})
+		case 4:
+			return eachBytes(v, func(number protowire.Number, v []byte) (err error) {
+				if number == 2 {
+					n.zone, err = bounded("locality.zone", v, maxZone)
+				}
+				return err
 			})
 		case 6:
-			n.agent = string(v)
+			n.agent = cut(v)
 		case 7:
-			n.version = string(v)
+			n.version = cut(v)
 		case 8:
 			n.version = buildVersion(v)
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("node: %w", err)
 	}
 	return n, nil
+}
+
+// cut returns text that is for people only.
+func cut(v []byte) string { return strings.ToValidUTF8(string(v[:min(len(v), maxAgent)]), "") }
+
+// read reads one entry of the fields of a google.protobuf.Struct. Of values only
+// strings and numbers mean something here.
+func (m *nodeMetadata) read(entry []byte) error {
+	var field *string
+	var value []byte
+	if err := eachBytes(entry, func(number protowire.Number, v []byte) error {
+		switch number {
+		case 1:
+			field = m.of(string(v))
+		case 2:
+			value = v
+		}
+		return nil
+	}); err != nil {
+		return fmt.Errorf("metadata: %w", err)
+	}
+	if field == nil {
+		return nil
+	}
+	*field = ""
+	for len(value) > 0 {
+		number, typ, n := protowire.ConsumeTag(value)
+		if n < 0 {
+			return fmt.Errorf("metadata: %w", protowire.ParseError(n))
+		}
+		value = value[n:]
+		switch {
+		case number == 2 && typ == protowire.Fixed64Type:
+			var bits uint64
+			if bits, n = protowire.ConsumeFixed64(value); n >= 0 {
+				*field = wholeNumber(math.Float64frombits(bits))
+			}
+		case number == 3 && typ == protowire.BytesType:
+			var text []byte
+			if text, n = protowire.ConsumeBytes(value); n >= 0 {
+				var err error
+				if *field, err = bounded("metadata: a value", text, maxZone); err != nil {
+					return err
+				}
+			}
+		default:
+			n = protowire.ConsumeFieldValue(number, typ, value)
+		}
+		if n < 0 {
+			return fmt.Errorf("metadata: %w", protowire.ParseError(n))
+		}
+		value = value[n:]
+	}
+	return nil
+}
+
+// wholeNumber writes a port that came as a number; empty: it is none.
+func wholeNumber(f float64) string {
+	if f < 0 || f > math.MaxUint16 || f != math.Trunc(f) {
+		return ""
+	}
+	return strconv.Itoa(int(f))
 }
 
 // buildVersion reads the semantic version of an
@@ -95,22 +181,16 @@ const grpcAgents = "gRPC "
 // profile returns what the configuration of the proxy depends on. Metadata
 // that is missing or makes no sense leaves its field empty: the view says what
 // it had to leave out.
-func (n *node) profile() (translate.Profile, error) {
-	if n.metadataBytes != nil && n.metadata == nil {
-		n.metadata = &structpb.Struct{}
-		if err := proto.Unmarshal(n.metadataBytes, n.metadata); err != nil {
-			return translate.Profile{}, fmt.Errorf("node metadata: %w", err)
-		}
-		n.metadataBytes = nil
-	}
+func (n *node) profile() translate.Profile {
+	m := &n.metadata
 	p := translate.Profile{
 		Service:      n.cluster,
-		Address:      n.text("address"),
-		Zone:         n.text("zone"),
-		AppPort:      n.port("app_port"),
-		MeshPort:     n.port("mesh_port"),
-		OutboundPort: n.port("outbound_port"),
-		MetricsPort:  n.port("metrics_port"),
+		Address:      m.address,
+		Zone:         m.zone,
+		AppPort:      port(m.appPort),
+		MeshPort:     port(m.meshPort),
+		OutboundPort: port(m.outboundPort),
+		MetricsPort:  port(m.metricsPort),
 	}
 	if strings.HasPrefix(n.agent, grpcAgents) {
 		p.Kind = translate.Proxyless
@@ -121,26 +201,14 @@ func (n *node) profile() (translate.Profile, error) {
 	if p.Zone == "" {
 		p.Zone = n.zone
 	}
-	return p, nil
-}
-
-func (n *node) text(key string) string {
-	return n.metadata.GetFields()[key].GetStringValue()
+	return p
 }
 
 // port reads a port that is written as a number or as a string.
-func (n *node) port(key string) uint16 {
-	v := n.metadata.GetFields()[key]
-	if s := v.GetStringValue(); s != "" {
-		p, err := strconv.ParseUint(s, 10, 16)
-		if err != nil {
-			return 0
-		}
-		return uint16(p)
-	}
-	f := v.GetNumberValue()
-	if f < 0 || f > math.MaxUint16 || f != math.Trunc(f) {
+func port(s string) uint16 {
+	p, err := strconv.ParseUint(s, 10, 16)
+	if err != nil {
 		return 0
 	}
-	return uint16(f)
+	return uint16(p)
 }

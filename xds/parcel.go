@@ -45,6 +45,7 @@ type parcels struct {
 	mu    sync.Mutex
 	from  map[uint64]*transition // by the id of the offer before
 	ready map[parcelKey]*making  // nil: asked for once
+	names int                    // that clients asked for, in those that depend on it
 }
 
 // making is a parcel that the first stream to need it makes.
@@ -72,6 +73,10 @@ type parcelKey struct {
 // maxParcels bounds the parcels of an offer, which may last for days, that
 // clients can bring about by what they ask for.
 const maxParcels = 1024
+
+// maxParcelNames bounds the names in them: a client may ask for what does not
+// exist, and a parcel would say so of each as long as the offer lasts.
+const maxParcelNames = 4 * maxNames
 
 // maxMask is how many changes have room in a mask.
 const maxMask = 64
@@ -129,7 +134,7 @@ var nothingNew = &parcel{}
 // only one.
 func (f *feed) take(v *view, key parcelKey, t *transition) *parcel {
 	to := v.offers[f.typ]
-	m := to.parcels.get(key, key.mask == 0)
+	m := to.parcels.get(key, key.mask == 0, key.names.count)
 	if m == nil {
 		return nil
 	}
@@ -213,9 +218,9 @@ func between(before, to *offer) *transition {
 	return t
 }
 
-// get returns the parcel with the key, to be made if it is not. With reluctant
-// it returns nil for the first that asks.
-func (p *parcels) get(key parcelKey, reluctant bool) *making {
+// get returns the parcel with the key, to be made if it is not, of so many names
+// that a client asked for. With reluctant it returns nil for the first that asks.
+func (p *parcels) get(key parcelKey, reluctant bool, names int) *making {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ready == nil {
@@ -225,7 +230,7 @@ func (p *parcels) get(key parcelKey, reluctant bool) *making {
 	switch {
 	case m != nil:
 		return m
-	case reluctant && len(p.ready) >= maxParcels:
+	case reluctant && (len(p.ready) >= maxParcels || p.names+names > maxParcelNames):
 		return nil
 	case reluctant && !asked:
 		p.ready[key] = nil
@@ -233,5 +238,6 @@ func (p *parcels) get(key parcelKey, reluctant bool) *making {
 	}
 	m = &making{}
 	p.ready[key] = m
+	p.names += names
 	return m
 }

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -69,22 +70,26 @@ var requestFields = [2][10]int{
 func (r *request) unmarshal(b []byte) error {
 	var unsubscribe [][]byte
 	var key nameKey
+	var names, gone, reported nameCount
 	fields := &requestFields[r.protocol]
-	err := eachBytes(b, func(number protowire.Number, v []byte) error {
+	err := eachBytes(b, func(number protowire.Number, v []byte) (err error) {
 		if int(number) >= len(fields) {
 			return nil
 		}
 		switch fields[number] {
 		case fieldVersion:
-			r.version = string(v)
+			r.version, err = bounded("version_info", v, maxVersion)
 		case fieldTypeURL:
-			r.typeURL = string(v)
+			r.typeURL, err = bounded("type_url", v, maxTypeURL)
 		case fieldNonce:
-			r.nonce = string(v)
+			r.nonce, err = bounded("response_nonce", v, maxVersion)
 		case fieldNames:
 			if string(v) == wildcard {
 				r.all = true
 				return nil
+			}
+			if err := names.add(v); err != nil {
+				return err
 			}
 			if r.sets != nil {
 				r.sets.hash(&key, v)
@@ -92,47 +97,87 @@ func (r *request) unmarshal(b []byte) error {
 				key.count++
 			}
 		case fieldUnsubscribe:
+			if string(v) == wildcard {
+				unsubscribe = append(unsubscribe, v)
+				return nil
+			}
+			if err := gone.add(v); err != nil {
+				return err
+			}
 			unsubscribe = append(unsubscribe, v)
 		case fieldNode:
-			n, err := parseNode(v)
-			r.node = n
-			return err
+			if r.node != nil {
+				return errors.New("a second node")
+			}
+			r.node, err = parseNode(v)
 		case fieldError:
 			r.nack = true
 			return eachBytes(v, func(number protowire.Number, v []byte) error {
-				if number == 2 {
-					r.failure = string(v)
+				if number == 2 && r.failure == "" {
+					r.failure = strings.ToValidUTF8(string(v[:min(len(v), maxFailure)]), "")
 				}
 				return nil
 			})
 		case fieldInitial:
-			var name, version string
-			if err := eachBytes(v, func(number protowire.Number, v []byte) error {
-				switch number {
-				case 1:
-					name = string(v)
-				case 2:
-					version = string(v)
-				}
-				return nil
-			}); err != nil {
-				return err
-			}
-			if r.initial == nil {
-				r.initial = make(map[string]string)
-			}
-			r.initial[name] = version
+			return countVersion(v, &reported)
 		}
-		if len(r.initial) > maxNames || len(unsubscribe) > maxNames {
-			return fmt.Errorf("more than %d names", maxNames)
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return err
 	}
 	r.unsubscribe = toStrings(unsubscribe)
+	if err := r.readVersions(b, reported.names); err != nil {
+		return err
+	}
 	return r.readNames(b, key)
+}
+
+// countVersion counts an entry of initial_resource_versions.
+func countVersion(b []byte, count *nameCount) error {
+	name, version, err := readVersion(b)
+	if err != nil {
+		return err
+	}
+	if err := checkName(name); err != nil {
+		return err
+	}
+	if len(version) > maxVersion {
+		return tooMuch("a version of %d bytes, more than %d", len(version), maxVersion)
+	}
+	count.names++
+	count.bytes += len(name) + len(version)
+	return count.within(maxNames, maxReportedBytes)
+}
+
+func readVersion(b []byte) (name, version []byte, err error) {
+	err = eachBytes(b, func(number protowire.Number, v []byte) error {
+		switch number {
+		case 1:
+			name = v
+		case 2:
+			version = v
+		}
+		return nil
+	})
+	return name, version, err
+}
+
+// readVersions reads initial_resource_versions, of so many entries.
+func (r *request) readVersions(b []byte, entries int) error {
+	if entries == 0 {
+		return nil
+	}
+	r.initial = make(map[string]string, entries)
+	fields := &requestFields[r.protocol]
+	return eachBytes(b, func(number protowire.Number, v []byte) error {
+		if int(number) >= len(fields) || fields[number] != fieldInitial {
+			return nil
+		}
+		name, version, err := readVersion(v)
+		r.initial[string(name)] = string(version)
+		return err
+	})
 }
 
 // readNames reads the names of the message. A SotW client repeats them with

@@ -40,6 +40,18 @@ const (
 	maxUnanswered = 64
 )
 
+// forgetUnanswered drops the oldest responses of a client that does not answer.
+func (f *feed) forgetUnanswered() {
+	changes := 0
+	for i, r := range slices.Backward(f.inflight) {
+		newer := len(f.inflight) - i
+		if changes += len(r.changes); newer > 1 && (newer > maxUnanswered || changes > maxUnansweredChanges) {
+			f.inflight = slices.Delete(f.inflight, 0, i+1)
+			return
+		}
+	}
+}
+
 func split(changes []change) (resources []*translate.Resource, removed []string) {
 	resources = make([]*translate.Resource, 0, len(changes))
 	for _, c := range changes {

@@ -31,6 +31,7 @@ type Server struct {
 	options Options
 	metrics *metrics
 	names   *nameSets
+	budget  *budget
 	jury    *jury
 
 	mu       sync.Mutex
@@ -55,6 +56,7 @@ func New(o Options) *Server {
 		options: o,
 		metrics: newMetrics(o.Metrics),
 		names:   newNameSets(),
+		budget:  newBudget(),
 		jury:    j,
 		offers:  newOffers(j),
 		slots:   make(map[translate.Profile]*slot),
@@ -266,6 +268,7 @@ func (s *Server) leave(st *stream) {
 		delete(s.nodes, st.node.id)
 	}
 	s.memory.extend(st.node.id)
+	_ = s.budget.move(st.node.id, st.counted, nameCount{})
 	delete(st.slot.streams, st)
 	if len(st.slot.streams) == 0 {
 		delete(s.slots, st.slot.profile)

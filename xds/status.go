@@ -87,7 +87,8 @@ type Nack struct {
 	Version string    `json:"version"`
 	// Message is the proxy's, without what it puts in at random.
 	Message   string   `json:"message"`
-	Resources []string `json:"resources"` // all of the response that changed something
+	Resources []string `json:"resources"`                // of the response, those that changed something
+	More      int      `json:"more_resources,omitempty"` // how many are not among them
 	// Resource is the one that was refused, and Source the place in the mesh
 	// file that made it; empty while that is not certain.
 	Resource string `json:"resource,omitempty"`

@@ -46,6 +46,7 @@ type stream struct {
 	order      order
 	secrets    secrets
 	nonces     uint64
+	counted    nameCount                  // of all feeds, as the budget has it
 	recalled   map[translate.Ref]*refusal // of earlier streams, until each is looked at
 	refuses    bool                       // the memory may hold refusals of this node
 	doubted    bool                       // it refused something not long ago: its version_info may not be true
@@ -59,9 +60,6 @@ type stream struct {
 	pushBy    time.Time     // when to push again though nothing has happened
 	unknown   bool          // a request of an unknown type was logged
 }
-
-// maxNames bounds the names that a stream may subscribe to, of each type.
-const maxNames = 200_000
 
 func (s *Server) serve(p protocol, gs grpc.ServerStream, typeURL string) (err error) {
 	st := &stream{
@@ -249,6 +247,10 @@ func (s *stream) overdue(now, identifyBy time.Time) error {
 
 // handle takes in one request; what it calls for is sent by push.
 func (s *stream) handle(r *request) error {
+	if errors.Is(r.malformed, errTooMuch) {
+		s.server.metrics.refused.WithLabelValues("limit").Inc()
+		return status.Errorf(codes.ResourceExhausted, "the request is %v", r.malformed)
+	}
 	if r.malformed != nil {
 		s.server.metrics.refused.WithLabelValues("malformed").Inc()
 		return status.Errorf(codes.InvalidArgument, "the request can not be read: %v", r.malformed)
@@ -277,10 +279,7 @@ func (s *stream) handle(r *request) error {
 	} else {
 		f.handleSotw(r)
 	}
-	if n := len(f.sub.names.names); n > maxNames {
-		return status.Errorf(codes.ResourceExhausted, "a subscription to %d names, more than %d", n, maxNames)
-	}
-	return nil
+	return s.count()
 }
 
 // begin learns who the client is, from the first request.
@@ -288,10 +287,7 @@ func (s *stream) begin(n *node) error {
 	if n == nil {
 		return status.Error(codes.InvalidArgument, "the first request of a stream must carry the node")
 	}
-	p, err := n.profile()
-	if err != nil {
-		return status.Error(codes.InvalidArgument, err.Error())
-	}
+	p := n.profile()
 	s.node = n
 	s.log = s.log.With("node", n.id, "service", n.cluster)
 	s.secrets.begin(s)
