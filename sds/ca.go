@@ -181,7 +181,7 @@ func authority(td spiffeid.TrustDomain, role string, now, notAfter time.Time) (*
 	}
 	return &x509.Certificate{
 		SerialNumber:          serial,
-		Subject:               pkix.Name{CommonName: td.Name() + " " + role, SerialNumber: serial.Text(16)},
+		Subject:               pkix.Name{CommonName: commonName(td, role), SerialNumber: serial.Text(16)},
 		URIs:                  []*url.URL{td.ID().URL()},
 		NotBefore:             now.Add(-backdate),
 		NotAfter:              notAfter,
@@ -190,6 +190,21 @@ func authority(td spiffeid.TrustDomain, role string, now, notAfter time.Time) (*
 		IsCA:                  true,
 		SignatureAlgorithm:    x509.ECDSAWithSHA256,
 	}, nil
+}
+
+// maxCommonName is ub-common-name of X.520 (RFC 5280 appendix A.1). A trust domain
+// may have 255 letters.
+const maxCommonName = 64
+
+// commonName names an authority for people. What identifies it is the serial
+// number of the subject, and the trust domain of the URI SAN.
+func commonName(td spiffeid.TrustDomain, role string) string {
+	const cut = "..."
+	name := td.Name()
+	if room := maxCommonName - len(" "+role); len(name) > room {
+		name = name[:room-len(cut)] + cut
+	}
+	return name + " " + role
 }
 
 // issuerFor returns an intermediate that outlives certificates of the lifetime.

@@ -288,3 +288,31 @@ func BenchmarkIssue(b *testing.B) {
 		}
 	}
 }
+
+// X.520 bounds a common name by 64 letters, SPIFFE a trust domain by 255.
+func TestALongTrustDomainFitsIntoTheSubjects(t *testing.T) {
+	for _, letters := range []int{8, 50, 51, 52, 53, 64, 255} {
+		name := strings.Repeat("d", letters)
+		td := spiffeid.RequireTrustDomainFromString(name)
+		ca, _, err := Open(t.TempDir(), name)
+		if err != nil {
+			t.Fatalf("%d letters: %v", letters, err)
+		}
+		leaf, err := ca.issue(time.Now(), webID(t, ca), time.Hour, serverNames{})
+		if err != nil {
+			t.Fatalf("%d letters: %v", letters, err)
+		}
+		for role, cert := range map[string]*x509.Certificate{"root": ca.root, "intermediate": leaf.issuer.cert} {
+			cn := cert.Subject.CommonName
+			if len(cn) > 64 || !strings.HasSuffix(cn, " "+role) || len(cert.Subject.SerialNumber) > 64 {
+				t.Errorf("%d letters: subject %s", letters, cert.Subject)
+			}
+			if whole := name + " " + role; len(whole) <= 64 && cn != whole {
+				t.Errorf("%d letters: common name %q", letters, cn)
+			}
+			if len(cert.URIs) != 1 || cert.URIs[0].String() != td.IDString() {
+				t.Errorf("%d letters: URI SANs %v", letters, cert.URIs)
+			}
+		}
+	}
+}

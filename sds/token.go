@@ -28,6 +28,7 @@ const (
 	maxTokenBytes = 4096
 	maxNodeBytes  = 256
 	clockLeeway   = 60 * time.Second // for iat and nbf; exp has none
+	maxUnix       = 1 << 40          // the year 36812
 )
 
 // Tokens mints and verifies the tokens with which proxies prove who they are:
@@ -125,6 +126,9 @@ func (t *Tokens) Verify(raw string) (Claims, error) {
 	if len(raw) > maxTokenBytes {
 		return Claims{}, fmt.Errorf("token has %d bytes, the limit is %d", len(raw), maxTokenBytes)
 	}
+	if err := checkForm(raw); err != nil {
+		return Claims{}, err
+	}
 	var c claims
 	_, err := jwt.NewParser(
 		jwt.WithValidMethods([]string{jwt.SigningMethodES256.Alg()}),
@@ -152,6 +156,12 @@ func (t *Tokens) Verify(raw string) (Claims, error) {
 func (t *Tokens) claims(c *claims) (Claims, error) {
 	if c.IssuedAt == nil {
 		return Claims{}, errors.New("token has no iat")
+	}
+	// A number beyond what a time can hold becomes a time long ago.
+	for _, date := range []*jwt.NumericDate{c.IssuedAt, c.NotBefore, c.ExpiresAt} {
+		if unix := date.Unix(); unix < 0 || unix > maxUnix {
+			return Claims{}, errors.New("token has a date that is none")
+		}
 	}
 	if expires := c.ExpiresAt.Time; !t.now().Before(expires) {
 		return Claims{}, fmt.Errorf("token expired at %s", expires.UTC().Format(time.RFC3339))

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -159,7 +160,34 @@ func TestHostileTokens(t *testing.T) {
 	if _, err := tokens.Verify(ours(good())); err != nil {
 		t.Fatalf("the good one: %v", err)
 	}
+	// raw signs any bytes: what the library would never write.
+	signed := func(header, payload string) string {
+		enc := base64.RawURLEncoding.EncodeToString
+		text := enc([]byte(header)) + "." + enc([]byte(payload))
+		sig, err := jwt.SigningMethodES256.Sign(text, tokens.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text + "." + enc(sig)
+	}
+	payload, err := json.Marshal(good())
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := `{"alg":"ES256","kid":"` + tokens.keyID + `"`
+	also := func(member string) string { return signed(head+","+member+"}", string(payload)) }
+	claim := func(member string) string {
+		return signed(head+"}", strings.TrimSuffix(string(payload), "}")+","+member+"}")
+	}
+	for name, fine := range map[string]string{
+		"without typ": signed(head+"}", string(payload)), "typ JWT": also(`"typ":"JWT"`), "a claim of others": claim(`"scope":{"a":[1]}`),
+	} {
+		if _, err := tokens.Verify(fine); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 	raw := ours(good())
+	split := strings.Split(raw, ".")
 	for name, hostile := range map[string]string{
 		"empty":                           "",
 		"not a token":                     "a.b.c",
@@ -192,6 +220,32 @@ func TestHostileTokens(t *testing.T) {
 		"no node":                         without("node"),
 		"a node that is no string":        with("node", 7),
 		"too long":                        with("x", strings.Repeat("x", 5000)),
+		"a critical header":               also(`"crit":["exp"],"exp":1`),
+		"a critical header of nothing":    also(`"crit":[]`),
+		"an unencoded payload":            also(`"crit":["b64"],"b64":false`),
+		"b64 that is not critical":        also(`"b64":false`),
+		"a header that nobody knows":      also(`"x":1`),
+		"a key of its own":                also(`"jwk":{"kty":"EC"}`),
+		"a place of its key":              also(`"jku":"https://127.0.0.1/"`),
+		"compressed":                      also(`"zip":"DEF"`),
+		"another type":                    also(`"typ":"at+jwt"`),
+		"a type that is no string":        also(`"typ":["JWT"]`),
+		"alg twice":                       also(`"alg":"ES256"`),
+		"ALG":                             also(`"ALG":"none"`),
+		"kid twice":                       also(`"kid":"x"`),
+		"node twice":                      claim(`"node":"web-2"`),
+		"NODE":                            claim(`"NODE":"web-2"`),
+		"sub twice":                       claim(`"sub":"spiffe://datapunk/lake"`),
+		"exp twice":                       claim(`"exp":` + strconv.FormatInt(now.Add(2*day).Unix(), 10)),
+		"Exp":                             claim(`"Exp":` + strconv.FormatInt(now.Add(2*day).Unix(), 10)),
+		"claims that are a list":          signed(head+"}", "["+string(payload)+"]"),
+		"claims and more":                 signed(head+"}", string(payload)+"{}"),
+		"no claims":                       split[0] + ".." + split[2],
+		"five parts":                      raw + ".a.b",
+		"a line break in its signature":   raw[:len(raw)-5] + "\n" + raw[len(raw)-5:],
+		"exp beyond all time":             with("exp", 1e300),
+		"iat before all time":             with("iat", -1e300),
+		"nbf beyond all time":             with("nbf", 1e300),
 	} {
 		if c, err := tokens.Verify(hostile); err == nil {
 			t.Errorf("%s: accepted as %+v", name, c)
