@@ -29,15 +29,18 @@ type lease struct{ svid *sds.Lease }
 
 // Secret implements xds.Lease.
 func (l lease) Secret(name string) (*xds.Secret, error) {
-	if name != "default" && name != l.svid.Info().SPIFFEID {
+	if name != "default" && name != l.svid.SPIFFEID() {
 		return nil, xds.ErrNoSecret
 	}
-	body, version, err := l.svid.Secret(name)
+	c, err := l.svid.Certificate()
 	if err != nil {
 		return nil, err
 	}
-	info := l.svid.Info()
-	return &xds.Secret{Body: body, Version: version, Serial: info.Serial, Expires: info.NotAfter}, nil
+	body, err := c.Secret(name)
+	if err != nil {
+		return nil, err
+	}
+	return &xds.Secret{Body: body, Version: c.Version(), Serial: c.Serial(), Expires: c.Expires()}, nil
 }
 
 // Adopt implements xds.Lease.

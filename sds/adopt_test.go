@@ -126,7 +126,7 @@ func TestAnAdoptedCertificateThatIsAskedForUnderASecondNameIsReplacedUnderBoth(t
 		held := version(t, f.lease(t, "web-1"))
 		l := f.lease(t, "web-1")
 		l.Adopt(held)
-		_, v, err := l.Secret("spiffe://datapunk/web")
+		_, v, err := secretOf(l, "spiffe://datapunk/web")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -32,18 +32,18 @@ type Lease struct {
 
 	// The rest is guarded by m.mu.
 	released bool
-	cert     *svid     // nil: none issued yet
-	adopted  bool      // the proxy holds a certificate that cert is not
-	serial   string    // of what the proxy is to hold
-	version  string    // likewise
-	due      time.Time // of the renewal or the next attempt
-	index    int       // in the queue, -1: not there
-	failures int       // since the last success
-	cause    error     // of the last failure
+	cert     *Certificate // nil: none issued yet
+	adopted  bool         // the proxy holds a certificate that cert is not
+	serial   string       // of what the proxy is to hold
+	version  string       // likewise
+	due      time.Time    // of the renewal or the next attempt
+	index    int          // in the queue, -1: not there
+	failures int          // since the last success
+	cause    error        // of the last failure
 }
 
 // Lease starts a lease for a proxy of the service. The function is called
-// after each renewal, when [Lease.Secret] has something new: it must not block,
+// after each renewal, when [Lease.Certificate] is another one: it must not block,
 // nor call the lease. Who asks must have been authenticated as that service.
 func (m *Manager) Lease(service, node string, changed func()) (*Lease, error) {
 	id, err := ServiceID(m.ca.td, service)
@@ -68,89 +68,112 @@ func (l *Lease) Release() {
 	delete(l.m.leases, l)
 }
 
-// Secret returns the proxy's certificate and key as an encoded Envoy Secret of
-// the given name, and its version, <root>.<renewal, Unix seconds>.<serial>.
-// It issues when there is none yet. While issuing fails it returns the last
-// good one, and after that has expired, the error; attempts go on by
-// themselves, and the first to succeed calls the changed function.
-func (l *Lease) Secret(name string) (body []byte, version string, err error) {
-	cert, version, err := l.current()
-	if err != nil {
-		return nil, "", err
-	}
-	body, err = encodeSecret(name, cert)
-	if err != nil {
-		return nil, "", fmt.Errorf("encode secret %s: %w", name, err)
-	}
-	return body, version, nil
+// Certificate is one certificate of a proxy, with all that is said of it: who
+// shows its serial beside its body has both from one look. It is immutable.
+type Certificate struct {
+	svid    *svid
+	version string
 }
 
-func (l *Lease) current() (*svid, string, error) {
-	if cert, version, ok := l.usable(); ok {
-		return cert, version, nil
+// Version is that of the secret: <root>.<renewal, Unix seconds>.<serial>.
+func (c *Certificate) Version() string { return c.version }
+
+// Serial is the serial number in hex, as Envoy's /certs writes it.
+func (c *Certificate) Serial() string { return c.svid.serial }
+
+// Expires is when the certificate ends.
+func (c *Certificate) Expires() time.Time { return c.svid.notAfter }
+
+// Secret returns certificate and key as an encoded Envoy Secret of the name.
+func (c *Certificate) Secret(name string) ([]byte, error) {
+	body, err := encodeSecret(name, c.svid)
+	if err != nil {
+		return nil, fmt.Errorf("encode secret %s: %w", name, err)
+	}
+	return body, nil
+}
+
+// SPIFFEID is the identity that the lease is for. It never changes.
+func (l *Lease) SPIFFEID() string { return l.id.String() }
+
+// Certificate returns the proxy's certificate, and issues when there is none
+// yet. While issuing fails it returns the last good one, and after that has
+// expired, the error; attempts go on by themselves, and the first to succeed
+// calls the changed function.
+func (l *Lease) Certificate() (*Certificate, error) {
+	if c := l.usable(); c != nil {
+		return c, nil
 	}
 	l.issuing.Lock()
-	if cert, version, ok := l.usable(); ok { // another call was faster
+	if c := l.usable(); c != nil { // another call was faster
 		l.issuing.Unlock()
-		return cert, version, nil
+		return c, nil
 	}
 	l.m.mu.Lock()
 	replaces := l.adopted
 	l.m.mu.Unlock()
-	cert, version, err := l.attempt()
+	c, err := l.attempt()
 	l.issuing.Unlock()
 	if err == nil && replaces {
 		l.changed() // under another name the proxy still holds the adopted one
 	}
-	return cert, version, err
+	return c, err
 }
 
-func (l *Lease) usable() (*svid, string, bool) {
+// usable returns the certificate unless there is none that is valid.
+func (l *Lease) usable() *Certificate {
 	l.m.mu.Lock()
 	defer l.m.mu.Unlock()
-	return l.cert, l.version, l.cert != nil && l.m.now().Before(l.cert.notAfter)
+	if l.cert != nil && l.m.now().Before(l.cert.svid.notAfter) {
+		return l.cert
+	}
+	return nil
 }
 
 // renew replaces the certificate, whatever its age.
 func (l *Lease) renew() error {
 	l.issuing.Lock()
 	defer l.issuing.Unlock()
-	_, _, err := l.attempt()
+	_, err := l.attempt()
 	return err
 }
 
 // attempt issues a certificate and sets when that happens next; l.issuing is
 // held.
-func (l *Lease) attempt() (*svid, string, error) {
+func (l *Lease) attempt() (*Certificate, error) {
 	m := l.m
 	m.mu.Lock()
 	released, ttl := l.released, m.ttl
 	m.mu.Unlock()
 	if released {
-		return nil, "", errReleased
+		return nil, errReleased
 	}
 	cert, err := m.issue(m.now(), l.id, ttl, serverNames{})
 
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if l.released {
-		return nil, "", errReleased
+		return nil, errReleased
 	}
 	now := m.now()
 	if err != nil {
 		m.failed.Add(1)
-		urgent := l.cert != nil && l.cert.notAfter.Sub(now) < l.cert.notAfter.Sub(l.cert.issued)/10
+		urgent := false
+		if l.cert != nil {
+			last := l.cert.svid
+			urgent = last.notAfter.Sub(now) < last.notAfter.Sub(last.issued)/10
+		}
 		m.schedule(l, now.Add(retryAfter(l.failures, urgent)))
 		l.failures++
 		l.cause = err
-		return nil, "", err
+		return nil, err
 	}
 	m.issued.Add(1)
-	l.cert, l.adopted, l.failures, l.cause = cert, false, 0, nil
 	m.schedule(l, renewalOf(cert, m.rotation, now))
-	l.serial = cert.serial
-	l.version = fmt.Sprintf("%s.%d.%s", m.ca.rootID, l.due.Unix(), cert.serial)
-	return cert, l.version, nil
+	c := &Certificate{cert, fmt.Sprintf("%s.%d.%s", m.ca.rootID, l.due.Unix(), cert.serial)}
+	l.cert, l.adopted, l.failures, l.cause = c, false, 0, nil
+	l.serial, l.version = cert.serial, c.version
+	return c, nil
 }
 
 // Adopt takes over the certificate that a proxy reports to hold when it
@@ -198,7 +221,7 @@ func (l *Lease) Info() Info {
 	defer l.m.mu.Unlock()
 	info := Info{SPIFFEID: l.id.String(), Node: l.node, Serial: l.serial, Adopted: l.adopted, RenewAt: l.due}
 	if l.cert != nil {
-		info.NotBefore, info.NotAfter = l.cert.notBefore, l.cert.notAfter
+		info.NotBefore, info.NotAfter = l.cert.svid.notBefore, l.cert.svid.notAfter
 	}
 	if l.cause != nil {
 		info.Error = l.cause.Error()

@@ -122,8 +122,8 @@ func (m *Manager) Stats() Stats {
 		if l.failures > 0 {
 			s.Failing++
 		}
-		if l.cert != nil && (s.EarliestExpiry.IsZero() || l.cert.notAfter.Before(s.EarliestExpiry)) {
-			s.EarliestExpiry = l.cert.notAfter
+		if l.cert != nil && (s.EarliestExpiry.IsZero() || l.cert.svid.notAfter.Before(s.EarliestExpiry)) {
+			s.EarliestExpiry = l.cert.svid.notAfter
 		}
 	}
 	return s
@@ -149,7 +149,7 @@ func (m *Manager) SetLifetimes(rotation, ttl time.Duration) error {
 		switch {
 		case l.failures > 0: // its next attempt is soon
 		case l.cert != nil:
-			m.schedule(l, renewalOf(l.cert, rotation, now))
+			m.schedule(l, renewalOf(l.cert.svid, rotation, now))
 		case l.adopted && shorter:
 			// Its age is not known, so it may be due already.
 			m.schedule(l, earlier(l.due, soon(l.serial, rotation, now)))

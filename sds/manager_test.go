@@ -2,6 +2,9 @@ package sds
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -91,10 +94,20 @@ func (f *fleet) lease(t *testing.T, node string) *Lease {
 	return l
 }
 
+// secretOf returns what a proxy is sent.
+func secretOf(l *Lease, name string) (body []byte, version string, err error) {
+	c, err := l.Certificate()
+	if err != nil {
+		return nil, "", err
+	}
+	body, err = c.Secret(name)
+	return body, c.Version(), err
+}
+
 // version is that of the secret that the lease serves now.
 func version(t *testing.T, l *Lease) string {
 	t.Helper()
-	_, v, err := l.Secret("default")
+	_, v, err := secretOf(l, "default")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +121,7 @@ func TestASecretIsWhatEnvoyWants(t *testing.T) {
 		if info := l.Info(); info.Serial != "" {
 			t.Error("a certificate was issued before anybody asked for it")
 		}
-		body, v, err := l.Secret("default")
+		body, v, err := secretOf(l, "default")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -137,7 +150,7 @@ func TestASecretIsWhatEnvoyWants(t *testing.T) {
 		if !info.NotAfter.Equal(parsed.Certificates[0].NotAfter.Local()) && info.NotAfter.Sub(parsed.Certificates[0].NotAfter).Abs() > time.Second {
 			t.Errorf("info says it expires at %s, the certificate at %s", info.NotAfter, parsed.Certificates[0].NotAfter)
 		}
-		again, v2, err := l.Secret("default")
+		again, v2, err := secretOf(l, "default")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -215,7 +228,7 @@ func TestWhileTheAuthorityIsDownTheLastGoodIsServedUntilItExpires(t *testing.T) 
 			t.Errorf("stats %+v: attempts must go on, at a decent rate", s)
 		}
 		time.Sleep(2 * time.Hour)
-		if _, _, err := l.Secret("default"); err == nil {
+		if _, _, err := secretOf(l, "default"); err == nil {
 			t.Error("an expired certificate left")
 		}
 		f.broken.Store(false)
@@ -261,7 +274,7 @@ func TestAFirstIssueThatFailsIsTriedAgain(t *testing.T) {
 		f := newFleet(t, day, 2*day)
 		f.broken.Store(true)
 		l := f.lease(t, "web-1")
-		if _, _, err := l.Secret("default"); err == nil {
+		if _, _, err := secretOf(l, "default"); err == nil {
 			t.Fatal("want the failure")
 		}
 		f.broken.Store(false)
@@ -280,7 +293,7 @@ func TestAReleasedLeaseIsOver(t *testing.T) {
 		l.Release()
 		l.Release()
 		time.Sleep(2 * day)
-		if _, _, err := l.Secret("default"); !errors.Is(err, errReleased) {
+		if _, _, err := secretOf(l, "default"); !errors.Is(err, errReleased) {
 			t.Errorf("error %v", err)
 		}
 		if s := f.Stats(); f.changes.Load() != 0 || s.Leases != 0 || s.Issued != 1 {
@@ -378,5 +391,54 @@ func TestNoProxyIsTheControlPlane(t *testing.T) {
 		if _, err := m.Lease(service, "web-1", func() {}); err == nil {
 			t.Errorf("service %q got a lease", service)
 		}
+	}
+}
+
+// What is said of a certificate is said of the one whose body is sent, whenever
+// a renewal comes in between.
+func TestACertificateAndWhatIsSaidOfItAreOneLook(t *testing.T) {
+	f := newFleet(t, day, 2*day)
+	l := f.lease(t, "web-1")
+	stop := make(chan struct{})
+	var renewals sync.WaitGroup
+	renewals.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := l.renew(); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	defer renewals.Wait()
+	defer close(stop)
+	seen := make(map[string]bool)
+	for len(seen) < 50 {
+		c, err := l.Certificate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := c.Secret("default")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := &tlsv3.Secret{}
+		if err := proto.Unmarshal(body, m); err != nil {
+			t.Fatal(err)
+		}
+		block, _ := pem.Decode(m.GetTlsCertificate().GetCertificateChain().GetInlineBytes())
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		serial := hex.EncodeToString(cert.SerialNumber.Bytes())
+		if serial != c.Serial() || !strings.HasSuffix(c.Version(), "."+serial) || !cert.NotAfter.Equal(c.Expires().Truncate(time.Second)) {
+			t.Fatalf("the body is of %s until %s; it is said to be %s of %s until %s", serial, cert.NotAfter, c.Version(), c.Serial(), c.Expires())
+		}
+		seen[serial] = true
 	}
 }

@@ -187,7 +187,11 @@ func identity(proxies int) (identityResult, error) {
 		if err != nil {
 			return r, err
 		}
-		if _, _, err := lease.Secret("certificate"); err != nil {
+		certificate, err := lease.Certificate()
+		if err != nil {
+			return r, err
+		}
+		if _, err := certificate.Secret("certificate"); err != nil {
 			return r, err
 		}
 		minute := lease.Info().RenewAt.Unix() / 60
