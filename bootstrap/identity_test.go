@@ -118,12 +118,16 @@ func (s *identityServer) DeltaAggregatedResources(stream discoveryv3.AggregatedD
 }
 
 func (s *identityServer) sendSecret(stream discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer, lease *sds.Lease) error {
-	body, version, err := lease.Secret("default")
+	certificate, err := lease.Certificate()
+	if err != nil {
+		return err
+	}
+	body, err := certificate.Secret("default")
 	if err != nil {
 		return err
 	}
 	return stream.Send(&discoveryv3.DeltaDiscoveryResponse{TypeUrl: secretURL, Nonce: "s", Resources: []*discoveryv3.Resource{{
-		Name: "default", Version: version, Resource: &anypb.Any{TypeUrl: secretURL, Value: body},
+		Name: "default", Version: certificate.Version(), Resource: &anypb.Any{TypeUrl: secretURL, Value: body},
 	}}})
 }
 

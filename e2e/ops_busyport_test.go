@@ -74,8 +74,12 @@ func TestSidecarsWithABusyPortTakeTheListenerFromNobody(t *testing.T) {
 				if m.Dump(healthy.ID).Get("listener", "outbound") == nil {
 					return fmt.Errorf("%s has no listener outbound", healthy.ID)
 				}
-				if r, err := m.Client(healthy.ID).Get(t.Context(), "lake_service", "/"); err != nil || r.Status != 200 {
-					return fmt.Errorf("a call: %v %v", r, err)
+				r, err := m.Client(healthy.ID).Get(t.Context(), "lake_service", "/")
+				if err != nil {
+					return fmt.Errorf("a call: %w", err)
+				}
+				if r.Status != 200 {
+					return fmt.Errorf("a call: %d", r.Status)
 				}
 				return nil
 			}

@@ -223,7 +223,11 @@ func svidFiles(t *testing.T, issuer *svids.Manager, service string) (pair [2]str
 		t.Fatal(err)
 	}
 	t.Cleanup(lease.Release)
-	body, _, err := lease.Secret(secretIdentity)
+	certificate, err := lease.Certificate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := certificate.Secret(secretIdentity)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -86,6 +86,10 @@ func TestQuarantine(t *testing.T) {
 		if n := testutil.ToFloat64(w.server.metrics.quarantined); n != 1 {
 			t.Errorf("gauge %v", n)
 		}
+		// /readyz says it.
+		if q := w.server.Quarantines(); len(q) != 1 || q[0].Name != "cluster a" || q[0].Source != "mesh.yaml:28:7 key.a" || q[0].Message != "refused" {
+			t.Errorf("%+v", q)
+		}
 		if n := strings.Count(log.String(), "in quarantine"); n != 1 {
 			t.Errorf("%d lines about the quarantine:\n%s", n, log)
 		}
