@@ -69,6 +69,7 @@ type build struct {
 	rootsChanged  bool
 	membership    bool // a service came or went
 	catalogNames  bool // a name of the catalog came or went
+	callersMoved  bool // a service came or went, of the mesh or of the fleet alone
 
 	services  *iradix.Txn[*service]
 	proxyless *iradix.Txn[*proxyless]

@@ -61,6 +61,18 @@ func (f *Fleet) has(key []byte) bool {
 	return ok
 }
 
+// hasService reports whether a connected proxy is of the service. The fleet may
+// be nil.
+func (f *Fleet) hasService(name string) bool {
+	if f == nil {
+		return false
+	}
+	it := f.tree.Root().Iterator()
+	it.SeekPrefix(servicePrefix(name))
+	_, _, ok := it.Next()
+	return ok
+}
+
 // since returns the keys that may differ between an earlier fleet, which may
 // be nil, and f.
 func (f *Fleet) since(before *Fleet) []string {

@@ -198,9 +198,10 @@ func (c *compiler) policies(d *draft, applied []*rule) map[string]*rbacv3.Policy
 // principal is who calls. Only a DENY and an AUDIT may mean everybody; an
 // ALLOW that names exceptions alone means everybody else of the mesh.
 func (c *compiler) principal(d *draft, p *rule) *rbacv3.Principal {
-	some, not := p.callers(c.globals)
+	callers := p.Callers(c.trustDomain)
+	some, not := callers.Some, callers.Not
 	if len(some) == 0 && p.Action == policy.Allow {
-		some = []string{c.anyIdentity() + "*"}
+		some = []policy.Principal{{Prefix: c.anyIdentity()}}
 	}
 	var all []*rbacv3.Principal
 	if len(some) > 0 {
@@ -220,14 +221,10 @@ func (c *compiler) principal(d *draft, p *rule) *rbacv3.Principal {
 }
 
 // anyOf matches a caller whose certificate has one of the identities.
-func anyOf(d *draft, patterns []string) *rbacv3.Principal {
+func anyOf(d *draft, patterns []policy.Principal) *rbacv3.Principal {
 	ids := make([]*rbacv3.Principal, 0, len(patterns))
 	for _, pattern := range patterns {
-		m, err := identityMatcher(pattern)
-		if err != nil {
-			d.errs = append(d.errs, err)
-			continue
-		}
+		m := identityMatcher(pattern)
 		d.checkRegex(m)
 		ids = append(ids, &rbacv3.Principal{Identifier: &rbacv3.Principal_Authenticated_{
 			Authenticated: &rbacv3.Principal_Authenticated{PrincipalName: m},

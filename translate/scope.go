@@ -157,16 +157,6 @@ func (b *build) touchScopes(stale map[string]Profile) {
 			return true
 		})
 	}
-	if b.membership {
-		// Whoever enumerates the services of the mesh, to subtract from
-		// them, has to do it again.
-		it := b.places.Root().Iterator()
-		for key, p, ok := it.Next(); ok; key, p, ok = it.Next() {
-			if p.workload != nil && p.workload.rules.enumerates() {
-				stale[string(key)] = p.profile
-			}
-		}
-	}
 }
 
 // updateScope applies what changed since the scope was made.

@@ -109,20 +109,46 @@ func (b *build) translateViews(before *Fleet) {
 		for key, p, ok := it.Next(); ok; key, p, ok = it.Next() {
 			stale[string(key)] = p.profile
 		}
-	} else if len(b.changes) > 0 {
-		b.touchScopes(stale)
+	} else {
+		if len(b.changes) > 0 {
+			b.touchScopes(stale)
+		}
+		b.relistCallers(stale)
 	}
 	for _, key := range slices.Sorted(maps.Keys(stale)) {
 		b.place([]byte(key), stale[key])
 	}
 }
 
+// relistCallers notes the places as stale whose callers are listed one by one,
+// if a service came or went.
+func (b *build) relistCallers(stale map[string]Profile) {
+	if !b.callersMoved {
+		return
+	}
+	it := b.places.Root().Iterator()
+	for key, p, ok := it.Next(); ok; key, p, ok = it.Next() {
+		if p.workload != nil && p.workload.listed {
+			stale[string(key)] = p.profile
+		}
+	}
+}
+
 // reviewFleet drops the views of profiles that no proxy has any more, and notes
 // the new profiles as stale.
 func (b *build) reviewFleet(before *Fleet, stale map[string]Profile) {
+	b.callersMoved = b.membership
 	for _, key := range b.in.Fleet.since(before) {
 		profile, here := b.in.Fleet.tree.Get([]byte(key))
 		known, was := b.places.Get([]byte(key))
+		if here != was && !b.callersMoved {
+			service := profile.Service
+			if was {
+				service = known.profile.Service
+			}
+			_, inMesh := b.services.Get([]byte(service))
+			b.callersMoved = !inMesh && before.hasService(service) != b.in.Fleet.hasService(service)
+		}
 		switch {
 		case here && !was:
 			stale[key] = profile

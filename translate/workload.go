@@ -29,6 +29,7 @@ type workload struct {
 	secrets *Set
 	// plaintextTCP admits TCP callers without a certificate.
 	plaintextTCP bool
+	listed       bool // TCP callers are listed one by one: who is known matters
 }
 
 // workload makes the workload of a proxy, with the parts of the predecessor's
@@ -61,7 +62,7 @@ func (b *build) lastWorkload(key workloadKey) (last *workload) {
 func (b *build) makeWorkload(key workloadKey, settings *policy.Service, applied rules, s *scope) *workload {
 	before := b.lastWorkload(key)
 	sameRules := before != nil && before.settings == settings && before.globals == b.c.globals && before.rules.equal(applied)
-	sameCallers := !b.membership || !applied.enumerates()
+	sameCallers := before != nil && !(before.listed && b.callersMoved)
 	if sameRules && sameCallers && before.outbound == s.outbound && before.roots == b.roots {
 		return before
 	}
@@ -78,7 +79,8 @@ func (b *build) makeWorkload(key workloadKey, settings *policy.Service, applied 
 	}
 	if settings.Protocol == policy.TCP {
 		if b.roots != nil {
-			callers, err := b.callersSecret(settings.Name, applied)
+			callers, listed, err := b.callersSecret(settings.Name, applied)
+			w.listed = listed
 			if err != nil {
 				held = append(held, Held{Type: Secret, Name: callersPrefix + settings.Name, Keys: applied.keys, Cause: err.Error()})
 				callers = before.secrets.Get(callersPrefix + settings.Name)
