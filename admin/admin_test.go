@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/xds"
 )
 
@@ -80,13 +80,13 @@ func TestTargetsSayHowToScrapeEachProxy(t *testing.T) {
 		registered: []string{"web 10.0.0.1", "db 10.0.0.77"},
 		scrape:     Scrape{Enabled: true, Path: "/m", Interval: 5 * time.Second},
 		proxies: []xds.ProxyStatus{
-			{Node: "b", Service: "web", Peer: "10.0.0.2:4711", Profile: translate.Profile{MetricsPort: 9102, Zone: "z1"}},
+			{Node: "b", Service: "web", Peer: "10.0.0.2:4711", Profile: resource.Profile{MetricsPort: 9102, Zone: "z1"}},
 			// Behind a gateway, and registered where it says that it is.
-			{Node: "a", Service: "web", Peer: "10.0.0.9:4711", Profile: translate.Profile{MetricsPort: 9102, Address: "10.0.0.1"}},
+			{Node: "a", Service: "web", Peer: "10.0.0.9:4711", Profile: resource.Profile{MetricsPort: 9102, Address: "10.0.0.1"}},
 			{Node: "c", Service: "own", Peer: "10.0.0.3:4711"}, // no metrics listener
-			{Node: "d", Service: "web", Peer: "10.0.0.4:4711", Profile: translate.Profile{MetricsPort: 9102, Address: "0.0.0.0"}},
-			{Node: "e", Service: "web", Peer: "[fd00::5]:4711", Profile: translate.Profile{MetricsPort: 9102, Address: "::"}},
-			{Node: "f", Service: "web", Peer: "@", Profile: translate.Profile{MetricsPort: 9102}}, // a Unix socket
+			{Node: "d", Service: "web", Peer: "10.0.0.4:4711", Profile: resource.Profile{MetricsPort: 9102, Address: "0.0.0.0"}},
+			{Node: "e", Service: "web", Peer: "[fd00::5]:4711", Profile: resource.Profile{MetricsPort: 9102, Address: "::"}},
+			{Node: "f", Service: "web", Peer: "@", Profile: resource.Profile{MetricsPort: 9102}}, // a Unix socket
 		},
 	}
 	_, body := get(f.handler(), "/sd/prometheus")
@@ -114,7 +114,7 @@ func TestTargetsSayHowToScrapeEachProxy(t *testing.T) {
 		t.Error(diff)
 	}
 	f.scrape.Port = 9900 // for those that do not say, and have a listener: a gRPC client has none
-	f.proxies = append(f.proxies, xds.ProxyStatus{Node: "g", Peer: "10.0.0.7:1", Profile: translate.Profile{Kind: translate.Proxyless}})
+	f.proxies = append(f.proxies, xds.ProxyStatus{Node: "g", Peer: "10.0.0.7:1", Profile: resource.Profile{Kind: resource.Proxyless}})
 	if _, body := get(f.handler(), "/sd/prometheus"); !strings.Contains(body, `"10.0.0.3:9900"`) || strings.Contains(body, "10.0.0.7") {
 		t.Errorf("the port of the mesh file: %s", body)
 	}
@@ -132,11 +132,11 @@ func TestAProxyCannotSendPrometheusElsewhere(t *testing.T) {
 		registered: []string{"db 10.0.0.77"},
 		scrape:     Scrape{Enabled: true, Path: "/m", Interval: 5 * time.Second},
 		proxies: []xds.ProxyStatus{
-			{Node: "a", Service: "web", Peer: "10.0.0.9:1", Profile: translate.Profile{MetricsPort: 80, Address: "169.254.169.254"}},
-			{Node: "b", Service: "web", Peer: "10.0.0.8:1", Profile: translate.Profile{MetricsPort: 80, Address: "10.0.0.77"}}, // of another service
-			{Node: "c", Service: "web", Peer: "10.0.0.7:1", Profile: translate.Profile{MetricsPort: 80, Address: "127.0.0.1"}},
-			{Node: "d", Service: "web", Peer: "127.0.0.1:1", Profile: translate.Profile{MetricsPort: 80, Address: "127.0.0.5"}}, // on this machine
-			{Node: strings.Repeat("é", 500), Service: "web", Peer: "10.0.0.6:1", Profile: translate.Profile{MetricsPort: 80, Zone: strings.Repeat("z", 1<<20)}},
+			{Node: "a", Service: "web", Peer: "10.0.0.9:1", Profile: resource.Profile{MetricsPort: 80, Address: "169.254.169.254"}},
+			{Node: "b", Service: "web", Peer: "10.0.0.8:1", Profile: resource.Profile{MetricsPort: 80, Address: "10.0.0.77"}}, // of another service
+			{Node: "c", Service: "web", Peer: "10.0.0.7:1", Profile: resource.Profile{MetricsPort: 80, Address: "127.0.0.1"}},
+			{Node: "d", Service: "web", Peer: "127.0.0.1:1", Profile: resource.Profile{MetricsPort: 80, Address: "127.0.0.5"}}, // on this machine
+			{Node: strings.Repeat("é", 500), Service: "web", Peer: "10.0.0.6:1", Profile: resource.Profile{MetricsPort: 80, Zone: strings.Repeat("z", 1<<20)}},
 		},
 	}
 	_, body := get(f.handler(), "/sd/prometheus")
@@ -164,7 +164,7 @@ func TestTargetsThatAreGoneMakeRoom(t *testing.T) {
 	for _, prefix := range []string{"a", "b"} {
 		f.proxies = nil
 		for i := range maxTargets * 2 / 3 {
-			f.proxies = append(f.proxies, xds.ProxyStatus{Node: prefix + strconv.Itoa(i), Peer: "10.0.0.1:1", Profile: translate.Profile{MetricsPort: 80}})
+			f.proxies = append(f.proxies, xds.ProxyStatus{Node: prefix + strconv.Itoa(i), Peer: "10.0.0.1:1", Profile: resource.Profile{MetricsPort: 80}})
 		}
 		get(h, "/sd/prometheus")
 	}
@@ -182,7 +182,7 @@ func TestAProxyThatIsGoneStaysATargetForTenMinutes(t *testing.T) {
 		f := &fake{
 			readiness: Readiness{Ready: true},
 			scrape:    Scrape{Enabled: true, Path: "/metrics", Interval: time.Minute},
-			proxies:   []xds.ProxyStatus{{Node: "a", Peer: "10.0.0.1:1", Profile: translate.Profile{MetricsPort: 9102}}},
+			proxies:   []xds.ProxyStatus{{Node: "a", Peer: "10.0.0.1:1", Profile: resource.Profile{MetricsPort: 9102}}},
 		}
 		h := f.handler()
 		get(h, "/sd/prometheus")

@@ -13,7 +13,7 @@ import (
 
 	"github.com/prometheus/common/model"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/xds"
 )
 
@@ -73,7 +73,7 @@ func (t *targets) list() []targetGroup {
 	now := time.Now()
 	for _, p := range t.proxies() {
 		port := cmp.Or(p.Profile.MetricsPort, how.Port)
-		if port == 0 || p.Profile.Kind != translate.Sidecar {
+		if port == 0 || p.Profile.Kind != resource.Sidecar {
 			continue
 		}
 		t.seen[p.Node] = target{

@@ -7,6 +7,7 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 )
 
 // A TCP service is guarded by the TLS handshake: a filter behind it would
@@ -19,7 +20,7 @@ const nobody = "nobody"
 
 // callersSecret is the secret callers/<service>, and whether it lists callers
 // one by one.
-func (b *build) callersSecret(service string, r rules) (secret *Resource, listed bool, err error) {
+func (b *build) callersSecret(service string, r rules) (secret *resource.Resource, listed bool, err error) {
 	var d draft
 	admitted, listed := b.admittedCallers(r)
 	if len(admitted) == 0 {
@@ -31,8 +32,8 @@ func (b *build) callersSecret(service string, r rules) (secret *Resource, listed
 		d.checkRegex(m)
 		validation.MatchTypedSubjectAltNames = append(validation.MatchTypedSubjectAltNames, uriSAN(m))
 	}
-	name := callersPrefix + service
-	secret, err = d.finish(Secret, name, &tlsv3.Secret{
+	name := resource.SecretCallers(service)
+	secret, err = d.finish(resource.Secret, name, &tlsv3.Secret{
 		Name: name,
 		Type: &tlsv3.Secret_ValidationContext{ValidationContext: validation},
 	}, r.keys, nil)

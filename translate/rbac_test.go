@@ -19,6 +19,7 @@ import (
 	"pgregory.net/rapid"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 )
 
 // call is a request as RBAC sees it: after normalisation, without its query.
@@ -187,7 +188,7 @@ func authorizationBuild(a policy.Authorization) *build {
 		c:        newCompiler(&globals{trustDomain: "td", tls: tlsStrict, dial: tlsStrict}),
 		authz:    authorizationOf(&policy.Mesh{Authorization: a}, Settled),
 		services: iradix.New[*service]().Txn(),
-		inbound:  make(map[string]*Resource),
+		inbound:  make(map[string]*resource.Resource),
 	}
 }
 
@@ -218,7 +219,7 @@ func TestRBACDecidesAsTheFileSays(t *testing.T) {
 
 // enforcedFilters are the rules in force: the route configuration's override
 // of a filter, else the filter's own.
-func enforcedFilters(t rapid.TB, r *Resource) []*rbacv3.RBAC {
+func enforcedFilters(t rapid.TB, r *resource.Resource) []*rbacv3.RBAC {
 	var routes routev3.RouteConfiguration
 	if err := proto.Unmarshal(r.Body, &routes); err != nil {
 		t.Fatal(err)
@@ -331,7 +332,7 @@ func TestTCPCallersAreWhomTheFileAdmits(t *testing.T) {
 		for _, name := range known[1:] {
 			b.services.Insert([]byte(name), &service{})
 		}
-		b.in.Fleet = NewFleet(Profile{Service: known[0]}) // runs, and is registered nowhere
+		b.in.Fleet = resource.NewFleet(resource.Profile{Service: known[0]}) // runs, and is registered nowhere
 		r, listed, err := b.callersSecret("callee", b.authz.rulesFor("callee", 8080))
 		if err != nil {
 			rt.Fatal(err)
@@ -415,7 +416,7 @@ func TestSilentTCPCallerIsNotCutOffWhilePermissive(t *testing.T) {
 	in := readCase(t, "testdata/permissive.in.yaml")
 	for v := range Translate(nil, in).Views() {
 		inbound := new(listenerv3.Listener)
-		if err := proto.Unmarshal(v.Sets[Listener].Get(listenerInbound).Body, inbound); err != nil {
+		if err := proto.Unmarshal(v.Sets[resource.Listener].Get(listenerInbound).Body, inbound); err != nil {
 			t.Fatal(err)
 		}
 		tcp := in.Mesh.Service(v.Profile.Service).Protocol == policy.TCP

@@ -4,7 +4,7 @@ import (
 	"maps"
 	"time"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // What a proxy has refused is remembered beyond its stream, so that one that
@@ -35,21 +35,21 @@ type expiry struct {
 
 type refuser struct {
 	until   time.Time
-	refused map[translate.Ref]*refusal
+	refused map[resource.Ref]*refusal
 }
 
 // refusal is one content that a proxy refused. It is immutable.
 type refusal struct {
 	version string
-	depends uint64              // see hold; without what the lease has
-	before  *translate.Resource // what the proxy had, nil for nothing
+	depends uint64             // see hold; without what the lease has
+	before  *resource.Resource // what the proxy had, nil for nothing
 	nack    *Nack
 }
 
 func newMemory() *memory { return &memory{nodes: make(map[string]*refuser)} }
 
 // add remembers a refusal.
-func (m *memory) add(node string, ref translate.Ref, r *refusal) {
+func (m *memory) add(node string, ref resource.Ref, r *refusal) {
 	n := m.doubt(node)
 	if len(n.refused) < maxRefusedResources || n.refused[ref] != nil {
 		n.refused[ref] = r
@@ -64,7 +64,7 @@ func (m *memory) doubt(node string) *refuser {
 			delete(m.nodes, m.queue[0].node)
 			m.queue = m.queue[1:]
 		}
-		n = &refuser{refused: make(map[translate.Ref]*refusal)}
+		n = &refuser{refused: make(map[resource.Ref]*refusal)}
 		m.nodes[node] = n
 		m.queue = append(m.queue, expiry{node, time.Now().Add(rememberRefusals)})
 	}
@@ -73,7 +73,7 @@ func (m *memory) doubt(node string) *refuser {
 }
 
 // of returns what is remembered of a node, and whether anything is.
-func (m *memory) of(node string) (map[translate.Ref]*refusal, bool) {
+func (m *memory) of(node string) (map[resource.Ref]*refusal, bool) {
 	if n := m.nodes[node]; n != nil {
 		return maps.Clone(n.refused), true
 	}
@@ -88,7 +88,7 @@ func (m *memory) extend(node string) {
 }
 
 // forget drops a refusal: the proxy has acknowledged something.
-func (m *memory) forget(node string, ref translate.Ref) {
+func (m *memory) forget(node string, ref resource.Ref) {
 	if n := m.nodes[node]; n != nil {
 		delete(n.refused, ref)
 	}
@@ -114,14 +114,14 @@ func (m *memory) expire(connected func(node string) bool) {
 
 // remember notes that the client refused a resource, alone in its response.
 func (s *stream) remember(v *view, c change, n *Nack) {
-	if c.res.Type == translate.Secret && leased(c.name) {
+	if c.res.Type == resource.Secret && leased(c.name) {
 		return // there is no second one like it
 	}
 	r := &refusal{version: c.res.Version, depends: dependencies(v, 0, c.res), before: c.before, nack: n}
 	s.refuses = true
 	s.server.mu.Lock()
 	defer s.server.mu.Unlock()
-	s.server.memory.add(s.node.id, translate.Ref{Type: c.res.Type, Name: c.name}, r)
+	s.server.memory.add(s.node.id, resource.Ref{Type: c.res.Type, Name: c.name}, r)
 }
 
 // doubt notes that what the client has is not what its version says: it may
@@ -133,7 +133,7 @@ func (s *stream) doubt() {
 }
 
 // forget drops what is remembered of names that the client has acknowledged.
-func (s *stream) forget(t translate.Type, changes []change) {
+func (s *stream) forget(t resource.Type, changes []change) {
 	if !s.refuses {
 		return
 	}
@@ -141,7 +141,7 @@ func (s *stream) forget(t translate.Type, changes []change) {
 	defer s.server.mu.Unlock()
 	for _, c := range changes {
 		if !c.stays {
-			s.server.memory.forget(s.node.id, translate.Ref{Type: t, Name: c.name})
+			s.server.memory.forget(s.node.id, resource.Ref{Type: t, Name: c.name})
 		}
 	}
 }
@@ -149,8 +149,8 @@ func (s *stream) forget(t translate.Type, changes []change) {
 // recall puts a hold on a resource that the client refused on an earlier
 // stream. What it had then is sent to it, unless it said that it has something.
 // It does so once: from there on the stream itself knows.
-func (s *stream) recall(v *view, target *translate.Resource, d *diff) {
-	ref := translate.Ref{Type: target.Type, Name: target.Name}
+func (s *stream) recall(v *view, target *resource.Resource, d *diff) {
+	ref := resource.Ref{Type: target.Type, Name: target.Name}
 	r := s.recalled[ref]
 	if r == nil {
 		return

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // maxMetadata bounds the metadata of a node, in bytes: ours takes about 200.
@@ -95,15 +95,15 @@ const grpcAgents = "gRPC "
 // profile returns what the configuration of the proxy depends on. Metadata
 // that is missing or makes no sense leaves its field empty: the view says what
 // it had to leave out.
-func (n *node) profile() (translate.Profile, error) {
+func (n *node) profile() (resource.Profile, error) {
 	if n.metadataBytes != nil && n.metadata == nil {
 		n.metadata = &structpb.Struct{}
 		if err := proto.Unmarshal(n.metadataBytes, n.metadata); err != nil {
-			return translate.Profile{}, fmt.Errorf("node metadata: %w", err)
+			return resource.Profile{}, fmt.Errorf("node metadata: %w", err)
 		}
 		n.metadataBytes = nil
 	}
-	p := translate.Profile{
+	p := resource.Profile{
 		Service:      n.cluster,
 		Address:      n.text("address"),
 		Zone:         n.text("zone"),
@@ -113,7 +113,7 @@ func (n *node) profile() (translate.Profile, error) {
 		MetricsPort:  n.port("metrics_port"),
 	}
 	if strings.HasPrefix(n.agent, grpcAgents) {
-		p.Kind = translate.Proxyless
+		p.Kind = resource.Proxyless
 	}
 	if _, err := netip.ParseAddr(p.Address); err != nil {
 		p.Address = ""
