@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"net/netip"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -26,13 +27,16 @@ type Readiness struct {
 type Sources struct {
 	Readiness func() Readiness
 	Proxies   func() []xds.ProxyStatus
-	Scrape    func() Scrape
-	Metrics   prometheus.Gatherer
+	// Registered reports whether the catalog has an instance of the service at
+	// the address.
+	Registered func(service string, at netip.Addr) bool
+	Scrape     func() Scrape
+	Metrics    prometheus.Gatherer
 }
 
 // Handler returns the handler of the admin address.
 func Handler(log *slog.Logger, src Sources) http.Handler {
-	targets := newTargets(src.Proxies, src.Scrape)
+	targets := newTargets(src.Proxies, src.Registered, src.Scrape)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, log, http.StatusOK, struct {

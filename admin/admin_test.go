@@ -5,6 +5,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -13,7 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/xds"
 )
 
@@ -21,14 +24,19 @@ type fake struct {
 	readiness Readiness
 	proxies   []xds.ProxyStatus
 	scrape    Scrape
+	// registered are the catalog's instances, as "service address".
+	registered []string
 }
 
 func (f *fake) handler() http.Handler {
 	return Handler(slog.New(slog.DiscardHandler), Sources{
 		Readiness: func() Readiness { return f.readiness },
 		Proxies:   func() []xds.ProxyStatus { return f.proxies },
-		Scrape:    func() Scrape { return f.scrape },
-		Metrics:   prometheus.NewRegistry(),
+		Registered: func(service string, at netip.Addr) bool {
+			return slices.Contains(f.registered, service+" "+at.String())
+		},
+		Scrape:  func() Scrape { return f.scrape },
+		Metrics: prometheus.NewRegistry(),
 	})
 }
 
@@ -68,15 +76,17 @@ func TestTargetsAreAnErrorUntilTheFleetIsKnown(t *testing.T) {
 
 func TestTargetsSayHowToScrapeEachProxy(t *testing.T) {
 	f := &fake{
-		readiness: Readiness{Ready: true},
-		scrape:    Scrape{Enabled: true, Path: "/m", Interval: 5 * time.Second},
+		readiness:  Readiness{Ready: true},
+		registered: []string{"web 10.0.0.1", "db 10.0.0.77"},
+		scrape:     Scrape{Enabled: true, Path: "/m", Interval: 5 * time.Second},
 		proxies: []xds.ProxyStatus{
-			{Node: "b", Service: "web", Peer: "10.0.0.2:4711", Profile: translate.Profile{MetricsPort: 9102, Zone: "z1"}},
-			{Node: "a", Service: "web", Peer: "10.0.0.9:4711", Profile: translate.Profile{MetricsPort: 9102, Address: "10.0.0.1"}},
+			{Node: "b", Service: "web", Peer: "10.0.0.2:4711", Profile: resource.Profile{MetricsPort: 9102, Zone: "z1"}},
+			// Behind a gateway, and registered where it says that it is.
+			{Node: "a", Service: "web", Peer: "10.0.0.9:4711", Profile: resource.Profile{MetricsPort: 9102, Address: "10.0.0.1"}},
 			{Node: "c", Service: "own", Peer: "10.0.0.3:4711"}, // no metrics listener
-			{Node: "d", Service: "web", Peer: "10.0.0.4:4711", Profile: translate.Profile{MetricsPort: 9102, Address: "0.0.0.0"}},
-			{Node: "e", Service: "web", Peer: "[fd00::5]:4711", Profile: translate.Profile{MetricsPort: 9102, Address: "::"}},
-			{Node: "f", Service: "web", Peer: "@", Profile: translate.Profile{MetricsPort: 9102}}, // a Unix socket
+			{Node: "d", Service: "web", Peer: "10.0.0.4:4711", Profile: resource.Profile{MetricsPort: 9102, Address: "0.0.0.0"}},
+			{Node: "e", Service: "web", Peer: "[fd00::5]:4711", Profile: resource.Profile{MetricsPort: 9102, Address: "::"}},
+			{Node: "f", Service: "web", Peer: "@", Profile: resource.Profile{MetricsPort: 9102}}, // a Unix socket
 		},
 	}
 	_, body := get(f.handler(), "/sd/prometheus")
@@ -104,7 +114,7 @@ func TestTargetsSayHowToScrapeEachProxy(t *testing.T) {
 		t.Error(diff)
 	}
 	f.scrape.Port = 9900 // for those that do not say, and have a listener: a gRPC client has none
-	f.proxies = append(f.proxies, xds.ProxyStatus{Node: "g", Peer: "10.0.0.7:1", Profile: translate.Profile{Kind: translate.Proxyless}})
+	f.proxies = append(f.proxies, xds.ProxyStatus{Node: "g", Peer: "10.0.0.7:1", Profile: resource.Profile{Kind: resource.Proxyless}})
 	if _, body := get(f.handler(), "/sd/prometheus"); !strings.Contains(body, `"10.0.0.3:9900"`) || strings.Contains(body, "10.0.0.7") {
 		t.Errorf("the port of the mesh file: %s", body)
 	}
@@ -114,12 +124,65 @@ func TestTargetsSayHowToScrapeEachProxy(t *testing.T) {
 	}
 }
 
+// Prometheus asks from where it stands, with its own rights: a proxy must not
+// send it to another's port.
+func TestAProxyCannotSendPrometheusElsewhere(t *testing.T) {
+	f := &fake{
+		readiness:  Readiness{Ready: true},
+		registered: []string{"db 10.0.0.77"},
+		scrape:     Scrape{Enabled: true, Path: "/m", Interval: 5 * time.Second},
+		proxies: []xds.ProxyStatus{
+			{Node: "a", Service: "web", Peer: "10.0.0.9:1", Profile: resource.Profile{MetricsPort: 80, Address: "169.254.169.254"}},
+			{Node: "b", Service: "web", Peer: "10.0.0.8:1", Profile: resource.Profile{MetricsPort: 80, Address: "10.0.0.77"}}, // of another service
+			{Node: "c", Service: "web", Peer: "10.0.0.7:1", Profile: resource.Profile{MetricsPort: 80, Address: "127.0.0.1"}},
+			{Node: "d", Service: "web", Peer: "127.0.0.1:1", Profile: resource.Profile{MetricsPort: 80, Address: "127.0.0.5"}}, // on this machine
+			{Node: strings.Repeat("é", 500), Service: "web", Peer: "10.0.0.6:1", Profile: resource.Profile{MetricsPort: 80, Zone: strings.Repeat("z", 1<<20)}},
+		},
+	}
+	_, body := get(f.handler(), "/sd/prometheus")
+	var groups []targetGroup
+	if err := json.Unmarshal([]byte(body), &groups); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, g := range groups {
+		got = append(got, g.Targets...)
+		for name, value := range g.Labels {
+			if len(value) > maxLabel {
+				t.Errorf("label %s has %d bytes", name, len(value))
+			}
+		}
+	}
+	if diff := cmp.Diff([]string{"10.0.0.6:80", "10.0.0.7:80", "10.0.0.8:80", "10.0.0.9:80", "127.0.0.5:80"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestTargetsThatAreGoneMakeRoom(t *testing.T) {
+	f := &fake{readiness: Readiness{Ready: true}, scrape: Scrape{Enabled: true, Path: "/m", Interval: time.Second}}
+	h := f.handler()
+	for _, prefix := range []string{"a", "b"} {
+		f.proxies = nil
+		for i := range maxTargets * 2 / 3 {
+			f.proxies = append(f.proxies, xds.ProxyStatus{Node: prefix + strconv.Itoa(i), Peer: "10.0.0.1:1", Profile: resource.Profile{MetricsPort: 80}})
+		}
+		get(h, "/sd/prometheus")
+	}
+	_, body := get(h, "/sd/prometheus")
+	if got := strings.Count(body, `"node":"b`); got != len(f.proxies) {
+		t.Errorf("%d of %d connected proxies are targets", got, len(f.proxies))
+	}
+	if got := strings.Count(body, `"node"`); got > maxTargets {
+		t.Errorf("%d targets", got)
+	}
+}
+
 func TestAProxyThatIsGoneStaysATargetForTenMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fake{
 			readiness: Readiness{Ready: true},
 			scrape:    Scrape{Enabled: true, Path: "/metrics", Interval: time.Minute},
-			proxies:   []xds.ProxyStatus{{Node: "a", Peer: "10.0.0.1:1", Profile: translate.Profile{MetricsPort: 9102}}},
+			proxies:   []xds.ProxyStatus{{Node: "a", Peer: "10.0.0.1:1", Profile: resource.Profile{MetricsPort: 9102}}},
 		}
 		h := f.handler()
 		get(h, "/sd/prometheus")

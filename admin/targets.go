@@ -7,18 +7,26 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/common/model"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/xds"
 )
 
 // keepTarget is how long a proxy stays a target after it was last connected:
 // long enough for its absence to be seen as up == 0 and not as nothing.
 const keepTarget = 10 * time.Minute
+
+// What a proxy can make Prometheus keep: more proxies than a fleet has, and
+// longer labels than names are, come from one that lies.
+const (
+	maxTargets = 50_000
+	maxLabel   = 128 // bytes
+)
 
 // Scrape is how Prometheus should read a proxy's metrics.
 type Scrape struct {
@@ -36,8 +44,9 @@ type targetGroup struct {
 
 // targets remembers the proxies of the last ten minutes.
 type targets struct {
-	proxies func() []xds.ProxyStatus
-	scrape  func() Scrape
+	proxies    func() []xds.ProxyStatus
+	registered func(service string, at netip.Addr) bool
+	scrape     func() Scrape
 
 	mu   sync.Mutex
 	seen map[string]target // by node.id
@@ -48,8 +57,8 @@ type target struct {
 	last                         time.Time
 }
 
-func newTargets(proxies func() []xds.ProxyStatus, scrape func() Scrape) *targets {
-	return &targets{proxies: proxies, scrape: scrape, seen: make(map[string]target)}
+func newTargets(proxies func() []xds.ProxyStatus, registered func(string, netip.Addr) bool, scrape func() Scrape) *targets {
+	return &targets{proxies: proxies, registered: registered, scrape: scrape, seen: make(map[string]target)}
 }
 
 // list returns every proxy that is connected or was ten minutes ago, ordered
@@ -64,15 +73,17 @@ func (t *targets) list() []targetGroup {
 	now := time.Now()
 	for _, p := range t.proxies() {
 		port := cmp.Or(p.Profile.MetricsPort, how.Port)
-		if port == 0 || p.Profile.Kind != translate.Sidecar {
+		if port == 0 || p.Profile.Kind != resource.Sidecar {
 			continue
 		}
 		t.seen[p.Node] = target{
-			address: net.JoinHostPort(scrapeHost(p), strconv.Itoa(int(port))),
-			service: p.Service, node: p.Node, zone: p.Profile.Zone, last: now,
+			address: net.JoinHostPort(t.host(p), strconv.Itoa(int(port))),
+			service: label(p.Service), node: label(p.Node), zone: label(p.Profile.Zone), last: now,
 		}
 	}
-	maps.DeleteFunc(t.seen, func(_ string, s target) bool { return now.Sub(s.last) > keepTarget })
+	maps.DeleteFunc(t.seen, func(_ string, s target) bool {
+		return now.Sub(s.last) > keepTarget || len(t.seen) > maxTargets && s.last != now
+	})
 
 	groups := make([]targetGroup, 0, len(t.seen))
 	for _, s := range t.seen {
@@ -95,15 +106,30 @@ func (t *targets) list() []targetGroup {
 	return groups
 }
 
-// scrapeHost is where Prometheus reaches the proxy: the address of its own
-// metadata, unless that means every one, else the one that its stream comes from.
-func scrapeHost(p xds.ProxyStatus) string {
-	if at, err := netip.ParseAddr(p.Profile.Address); err == nil && !at.IsUnspecified() {
-		return p.Profile.Address
-	}
+// host is where Prometheus reaches the proxy: the address of its own metadata
+// if the catalog or its connection shows the same, else where its stream comes
+// from. What a proxy says alone would have Prometheus ask whomever it likes.
+func (t *targets) host(p xds.ProxyStatus) string {
 	host, _, err := net.SplitHostPort(p.Peer)
 	if err != nil {
-		return "127.0.0.1" // a Unix socket: the proxy is on this machine
+		host = "127.0.0.1" // a Unix socket: the proxy is on this machine
+	}
+	said, err := netip.ParseAddr(p.Profile.Address)
+	if err != nil || said.IsUnspecified() {
+		return host
+	}
+	from, err := netip.ParseAddr(host)
+	sameMachine := err == nil && said.IsLoopback() && from.IsLoopback()
+	if sameMachine || t.registered(p.Service, said) {
+		return p.Profile.Address
 	}
 	return host
+}
+
+// label is a value that a proxy chose, cut to what a name may be.
+func label(s string) string {
+	if len(s) > maxLabel {
+		s = s[:maxLabel]
+	}
+	return strings.ToValidUTF8(s, "")
 }

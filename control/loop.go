@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/watch"
 )
@@ -50,20 +51,20 @@ func NewLoop(log *slog.Logger, publish func(*translate.Snapshot), settled func()
 		publish: publish,
 		stages:  stages{log: log, settled: settled},
 		wake:    make(chan struct{}, 1),
-		pending: translate.Input{Fleet: translate.NewFleet()},
+		pending: translate.Input{Fleet: resource.NewFleet()},
 	}
 }
 
 // SetCatalog gives the loop a newer catalog.
 func (l *Loop) SetCatalog(c *watch.Catalog) {
-	l.set(func(in *translate.Input) { in.Catalog = c.After(in.Catalog) })
+	l.set(func(in *translate.Input) { in.Catalog = c })
 }
 
 // SetMesh gives the loop a newer mesh file.
 func (l *Loop) SetMesh(m *policy.Mesh) { l.set(func(in *translate.Input) { in.Mesh = m }) }
 
 // SetFleet gives the loop the profiles of the proxies that are connected now.
-func (l *Loop) SetFleet(f *translate.Fleet) { l.set(func(in *translate.Input) { in.Fleet = f }) }
+func (l *Loop) SetFleet(f *resource.Fleet) { l.set(func(in *translate.Input) { in.Fleet = f }) }
 
 // SetRoots gives the loop the trust bundle, in PEM.
 func (l *Loop) SetRoots(pem []byte) { l.set(func(in *translate.Input) { in.Roots = pem }) }
@@ -145,7 +146,7 @@ func (l *Loop) report(last, next *translate.Snapshot) {
 		l.log.Warn(note)
 	}
 	type key struct {
-		of          translate.Type
+		of          resource.Type
 		name, cause string
 	}
 	for _, h := range news(last.Held, next.Held, func(h translate.Held) key { return key{h.Type, h.Name, h.Cause} }) {

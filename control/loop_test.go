@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/watch"
 )
@@ -56,7 +58,7 @@ func TestNothingIsPublishedBeforeAMeshAndACatalog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, got := collect(t, slog.New(slog.DiscardHandler))
 		l.SetMesh(mesh(t, plain))
-		l.SetFleet(translate.NewFleet(translate.Profile{Service: "web"}))
+		l.SetFleet(resource.NewFleet(resource.Profile{Service: "web"}))
 		synctest.Wait()
 		if len(*got) != 0 || l.Status().Snapshot != nil {
 			t.Fatal("published without a catalog: to an Envoy that is a deletion of everything")
@@ -94,11 +96,11 @@ func TestSkippedCatalogsUniteTheirChanges(t *testing.T) {
 		if !known {
 			t.Fatal("the change is not known, and all would be made again")
 		}
-		if _, ok := names["b"]; !ok {
+		if !slices.Contains(names, "b") {
 			t.Errorf("changed %v, want b in it", names)
 		}
 		if len(*got) == 2 {
-			if _, ok := names["a"]; !ok {
+			if !slices.Contains(names, "a") {
 				t.Errorf("changed %v, want a in it, of the catalog that was skipped", names)
 			}
 		}

@@ -132,6 +132,62 @@ func (d *decoder) checkDestinations(authorization *section, m *Mesh) {
 	}
 }
 
+// checkTCPCallers warns of policies that make a service of TCP list its callers
+// one by one: the certificates' names that a listener admits cannot except any.
+func (d *decoder) checkTCPCallers(authorization *section, m *Mesh) {
+	policies, ok := authorization.peek("policies")
+	if !ok || policies.kind != list || !m.Authorization.Enabled {
+		return
+	}
+	items, _ := policies.list()
+	for i, p := range m.Authorization.Policies {
+		if i == len(items) {
+			return
+		}
+		for _, name := range m.Names() {
+			if m.Service(name).Protocol == TCP && m.Authorization.listsCallers(p, name, m.MTLS.TrustDomain) {
+				items[i].section().first("name").fail(CodeCallers, "name the callers one by one in the ALLOW",
+					"%s speaks TCP, where this policy excepts callers of a pattern: of the others, only services of the file, of the catalog and of connected proxies are admitted", name)
+				break
+			}
+		}
+	}
+}
+
+// listsCallers reports whether a policy takes somebody out of a pattern of
+// callers whom others, or it itself, admit to a service of TCP.
+func (a *Authorization) listsCallers(p AuthorizationPolicy, service, trustDomain string) bool {
+	if p.Shadow || p.Action == Audit || !p.about(service) || p.Action == Allow && a.DefaultAction == Allow {
+		return false
+	}
+	everybody := Principal{Prefix: "spiffe://" + trustDomain + "/"}
+	patterns := func(c Callers) []Principal {
+		if len(c.Some) == 0 {
+			return []Principal{everybody}
+		}
+		return slices.DeleteFunc(c.Some, func(p Principal) bool { return p.Exact != "" })
+	}
+	callers := p.Callers(trustDomain)
+	if len(callers.Some)+len(callers.Not) == 0 {
+		return false // there is nobody left to list
+	}
+	if p.Action == Allow {
+		return !p.OfHTTP() && slices.ContainsFunc(patterns(callers), callers.Excepts)
+	}
+	if a.DefaultAction == Allow {
+		return callers.Meets(everybody)
+	}
+	return slices.ContainsFunc(a.Policies, func(o AuthorizationPolicy) bool {
+		return o.Action == Allow && !o.Shadow && !o.OfHTTP() && o.about(service) &&
+			slices.ContainsFunc(patterns(o.Callers(trustDomain)), callers.Meets)
+	})
+}
+
+// about reports whether the policy is of calls to the service, at whatever port.
+func (p *AuthorizationPolicy) about(service string) bool {
+	return (len(p.Destinations) == 0 || slices.Contains(p.Destinations, service)) && !slices.Contains(p.NotDestinations, service)
+}
+
 // OfHTTP reports whether the policy has conditions that only HTTP can meet.
 func (p *AuthorizationPolicy) OfHTTP() bool {
 	return len(p.Paths)+len(p.NotPaths)+len(p.Methods)+len(p.NotMethods)+len(p.Headers)+len(p.NotHeaders) > 0

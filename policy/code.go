@@ -54,4 +54,5 @@ const (
 	CodePermissive  Code = "MC2112" // plaintext callers and policies by identity
 	CodePort        Code = "MC2113" // a port that a sidecar has for something else
 	CodeTCP         Code = "MC2114" // a DENY that denies more to a service of TCP
+	CodeCallers     Code = "MC2115" // callers of a service of TCP that have to be listed one by one
 )

@@ -179,6 +179,7 @@ func (d *decoder) mesh(s *section, m *Mesh) {
 	d.telemetry(s.section("telemetry"), m)
 	d.security(s, m)
 	d.checkDestinations(s.section("security").section("authorization"), m)
+	d.checkTCPCallers(s.section("security").section("authorization"), m)
 	s.later("routes", "rollouts", "gateways")
 	s.close()
 	d.warnUnused()

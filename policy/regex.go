@@ -5,7 +5,6 @@ import (
 	"regexp"
 	"regexp/syntax"
 	"slices"
-	"strings"
 	"unicode/utf8"
 )
 
@@ -70,28 +69,4 @@ func programSize(expression string) int {
 		}
 	}
 	return size
-}
-
-// segment is what a star within a segment of a SPIFFE ID stands for.
-const segment = "[A-Za-z0-9._-]*"
-
-// PrincipalRegex returns the expression for a principal whose stars neither an
-// exact comparison nor one of its beginning can stand for; it is empty for the
-// others. A last segment that is a star stands for one or more segments;
-// elsewhere a star stands for any part of one segment. What is not a star is
-// quoted: a dot in a name is a dot.
-func PrincipalRegex(pattern string) string {
-	head, below := strings.CutSuffix(pattern, "/*")
-	if !strings.Contains(head, "*") {
-		return ""
-	}
-	parts := strings.Split(head, "*")
-	for i := range parts {
-		parts[i] = regexp.QuoteMeta(parts[i])
-	}
-	expression := strings.Join(parts, segment)
-	if below {
-		expression += "/.+"
-	}
-	return expression
 }

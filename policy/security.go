@@ -167,7 +167,7 @@ func checkPrincipal(pattern string) string {
 	if _, err := spiffeid.FromString(strings.ReplaceAll(pattern, "*", "x")); err != nil {
 		return "is no SPIFFE ID: " + err.Error()
 	}
-	if err := CheckRegex(PrincipalRegex(pattern)); err != nil {
+	if err := CheckRegex(principalRegex(pattern)); err != nil {
 		return "has stars that take a regular expression: " + err.Error()
 	}
 	return ""

@@ -149,33 +149,14 @@ func (p *rule) fromAnybody() bool {
 	return len(p.Principals)+len(p.Sources)+len(p.NotPrincipals)+len(p.NotSources) == 0
 }
 
-// callers returns the patterns of the identities that a policy names, and of
-// those that it excepts.
-func (p *rule) callers(g *globals) (some, not []string) {
-	return identities(g, p.Principals, p.Sources), identities(g, p.NotPrincipals, p.NotSources)
-}
-
-func identities(g *globals, principals, services []string) []string {
-	all := slices.Clone(principals)
-	for _, s := range services {
-		all = append(all, g.identity(s))
+// identityMatcher compiles a pattern of SPIFFE IDs.
+func identityMatcher(p policy.Principal) *matcherv3.StringMatcher {
+	switch {
+	case p.Regex != "":
+		return regex(p.Regex)
+	case p.Prefix != "":
+		return prefix(p.Prefix)
+	default:
+		return exact(p.Exact)
 	}
-	return all
-}
-
-// identityMatcher compiles a pattern of SPIFFE IDs. A star may stand only in
-// the path.
-func identityMatcher(pattern string) (*matcherv3.StringMatcher, error) {
-	rest, ok := strings.CutPrefix(pattern, "spiffe://")
-	domain, path, slash := strings.Cut(rest, "/")
-	if !ok || !slash || domain == "" || path == "" || strings.Contains(domain, "*") {
-		return nil, fmt.Errorf("principal %q: want spiffe://TRUST-DOMAIN/PATH, with * in the path alone", pattern)
-	}
-	if !strings.Contains(pattern, "*") {
-		return exact(pattern), nil
-	}
-	if expression := policy.PrincipalRegex(pattern); expression != "" {
-		return regex(expression), nil
-	}
-	return prefix(strings.TrimSuffix(pattern, "*")), nil
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -51,15 +52,15 @@ func benchFile(attempts int) string {
 }
 
 // benchFleet is n proxies, each of a service of its own.
-func benchFleet(n int) *Fleet {
-	var profiles []Profile
+func benchFleet(n int) *resource.Fleet {
+	var profiles []resource.Profile
 	for i := range n {
-		profiles = append(profiles, Profile{
+		profiles = append(profiles, resource.Profile{
 			Service: fmt.Sprintf("service-%05d", i), Address: fmt.Sprintf("10.%d.%d.0", i>>8, i&255),
 			AppPort: 8080, MeshPort: 15008, OutboundPort: 15001, MetricsPort: 9102,
 		})
 	}
-	return NewFleet(profiles...)
+	return resource.NewFleet(profiles...)
 }
 
 func benchInput(b *testing.B, services, proxies int) Input {
@@ -123,7 +124,7 @@ func BenchmarkPolicyEdit(b *testing.B) {
 func BenchmarkJoin(b *testing.B) {
 	in := benchInput(b, 10_000, 1000)
 	last := Translate(nil, in)
-	one := []Profile{{Service: "newcomer", AppPort: 8080, MeshPort: 15006, OutboundPort: 15001}}
+	one := []resource.Profile{{Service: "newcomer", AppPort: 8080, MeshPort: 15006, OutboundPort: 15001}}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
 		if i%2 == 0 {

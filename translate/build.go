@@ -10,6 +10,7 @@ import (
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -21,7 +22,7 @@ type state struct {
 	naming    *naming
 	authz     *authorization
 	collector *collector
-	roots     *Resource // the secret ROOTCA; nil while mTLS is off
+	roots     *resource.Resource // the secret ROOTCA; nil while mTLS is off
 
 	services  *iradix.Tree[*service]
 	proxyless *iradix.Tree[*proxyless] // of the services, while somebody asks
@@ -62,13 +63,14 @@ type build struct {
 	naming        *naming
 	authz         *authorization
 	collector     *collector
-	roots         *Resource
+	roots         *resource.Resource
 	meshChanged   bool // anything of the mesh file, or the stage
 	sameTransport bool // clusters and assignments are made as in base
 	sameGlobals   bool
 	rootsChanged  bool
 	membership    bool // a service came or went
 	catalogNames  bool // a name of the catalog came or went
+	callersMoved  bool // a service came or went, of the mesh or of the fleet alone
 
 	services  *iradix.Txn[*service]
 	proxyless *iradix.Txn[*proxyless]
@@ -80,12 +82,12 @@ type build struct {
 	changes    map[string]change
 	scopes     map[string]*scope // those brought up to date
 	workloads  map[workloadKey]*workload
-	inbound    map[string]*Resource
+	inbound    map[string]*resource.Resource
 	left       map[workloadKey]struct{} // workloads that a place left
 	leftScopes map[string]struct{}      // scopes that a place left
 
-	changed []*View
-	removed []Profile
+	changed []*resource.View
+	removed []resource.Profile
 }
 
 // Translate makes the configuration of the fleet. The result depends on in
@@ -99,7 +101,7 @@ func Translate(prev *Snapshot, in Input) *Snapshot {
 		base, before = prev.state, prev.Input
 	}
 	if in.Fleet == nil {
-		in.Fleet = NewFleet()
+		in.Fleet = resource.NewFleet()
 	}
 	b := begin(base, before, in)
 	b.translateServices()
@@ -128,7 +130,7 @@ func begin(base *state, before, in Input) *build {
 		changes:    make(map[string]change),
 		scopes:     make(map[string]*scope),
 		workloads:  make(map[workloadKey]*workload),
-		inbound:    make(map[string]*Resource),
+		inbound:    make(map[string]*resource.Resource),
 		left:       make(map[workloadKey]struct{}),
 		leftScopes: make(map[string]struct{}),
 	}
@@ -158,7 +160,7 @@ func (b *build) translateRoots() {
 	}
 	made, err := rootsSecret(b.in.Roots)
 	if err != nil {
-		b.report("roots", []Held{{Type: Secret, Name: secretRoots, Keys: []string{"security.mtls"}, Cause: err.Error()}}, nil)
+		b.report("roots", []Held{{Type: resource.Secret, Name: resource.SecretRoots, Keys: []string{"security.mtls"}, Cause: err.Error()}}, nil)
 		return
 	}
 	b.roots = made
@@ -171,7 +173,7 @@ func (b *build) translateCollector() {
 		b.report("collector", nil, nil)
 		made, err := collectorOf(b.c, entry)
 		if err != nil {
-			b.report("collector", []Held{{Type: Cluster, Name: clusterTracing, Keys: []string{"telemetry.tracing"}, Cause: err.Error()}}, nil)
+			b.report("collector", []Held{{Type: resource.Cluster, Name: resource.ClusterTracing, Keys: []string{"telemetry.tracing"}, Cause: err.Error()}}, nil)
 		} else {
 			b.collector = made.reusing(b.base.collector)
 		}
@@ -209,7 +211,7 @@ func (b *build) candidates() map[string]struct{} {
 		b.allNames(names)
 		return names
 	}
-	for catalogName := range catalogNames {
+	for _, catalogName := range catalogNames {
 		b.catalogNames = b.catalogNames || (b.base.catalog.Service(catalogName) == nil) != (b.in.Catalog.Service(catalogName) == nil)
 		b.naming.affected(catalogName, names)
 	}
@@ -271,7 +273,7 @@ func (b *build) service(name string, before *service) *service {
 	if unchanged {
 		after.cluster, after.host, after.routeKeys = before.cluster, before.host, before.routeKeys
 		for _, h := range before.held {
-			if h.Type != Endpoint {
+			if h.Type != resource.Endpoint {
 				after.held = append(after.held, h)
 			}
 		}

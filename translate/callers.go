@@ -1,14 +1,13 @@
 package translate
 
 import (
-	"fmt"
-	"regexp"
-	"strings"
+	"iter"
+	"slices"
 
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
-	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 )
 
 // A TCP service is guarded by the TLS handshake: a filter behind it would
@@ -19,61 +18,106 @@ import (
 // nobody is in no certificate. An empty list would admit everybody.
 const nobody = "nobody"
 
-// callersSecret is the secret callers/<service>.
-func (b *build) callersSecret(service string, r rules) (*Resource, error) {
+// callersSecret is the secret callers/<service>, and whether it lists callers
+// one by one.
+func (b *build) callersSecret(service string, r rules) (secret *resource.Resource, listed bool, err error) {
 	var d draft
-	admitted := b.admittedCallers(&d, r)
+	admitted, listed := b.admittedCallers(r)
 	if len(admitted) == 0 {
-		admitted = []*matcherv3.StringMatcher{exact(nobody)}
+		admitted = []policy.Principal{{Exact: nobody}}
 	}
 	validation := &tlsv3.CertificateValidationContext{TrustedCa: inline(b.in.Roots)}
-	for _, m := range admitted {
+	for _, p := range admitted {
+		m := identityMatcher(p)
 		d.checkRegex(m)
 		validation.MatchTypedSubjectAltNames = append(validation.MatchTypedSubjectAltNames, uriSAN(m))
 	}
-	name := callersPrefix + service
-	return d.finish(Secret, name, &tlsv3.Secret{
+	name := resource.SecretCallers(service)
+	secret, err = d.finish(resource.Secret, name, &tlsv3.Secret{
 		Name: name,
 		Type: &tlsv3.Secret_ValidationContext{ValidationContext: validation},
 	}, r.keys, nil)
+	return secret, listed, err
 }
 
-// admittedCallers are the identities that may open a connection. A list cannot
-// except anybody, so where a policy does, it is of the services of the mesh,
-// one by one.
-func (b *build) admittedCallers(d *draft, r rules) []*matcherv3.StringMatcher {
-	if !r.enabled || (r.allowByDefault && !r.enumerates()) {
-		return []*matcherv3.StringMatcher{prefix(b.c.anyIdentity())}
+// admittedCallers are the identities that may open a connection, each pattern
+// once. A list of names in a certificate cannot except anybody: where a policy
+// excepts one of a pattern, those of the pattern that are known are listed one
+// by one, and nobody else of it is admitted.
+func (b *build) admittedCallers(r rules) (admitted []policy.Principal, listed bool) {
+	anybody := policy.Callers{Some: []policy.Principal{{Prefix: b.c.anyIdentity()}}}
+	if !r.enabled {
+		return anybody.Some, false
 	}
-	if r.enumerates() {
-		return b.enumerateCallers(d, r)
+	allows := []policy.Callers{anybody}
+	if !r.allowByDefault {
+		allows = b.c.callersOf(r.tcpAllows())
 	}
-	var admitted []*matcherv3.StringMatcher
-	for _, p := range r.tcpAllows() {
-		some, _ := p.callers(b.c.globals)
-		for _, pattern := range some {
-			m, err := identityMatcher(pattern)
-			if err != nil {
-				d.errs = append(d.errs, err)
+	denies := b.c.callersOf(r.enforced(policy.Deny))
+	denied := func(id string) bool {
+		return slices.ContainsFunc(denies, func(c policy.Callers) bool { return c.Match(id) })
+	}
+	seen := make(map[policy.Principal]struct{})
+	admit := func(p policy.Principal) {
+		if _, twice := seen[p]; !twice {
+			seen[p] = struct{}{}
+			admitted = append(admitted, p)
+		}
+	}
+	for _, allow := range allows {
+		if len(allow.Some) == 0 {
+			allow.Some = anybody.Some
+		}
+		for _, p := range allow.Some {
+			switch {
+			case p.Exact != "":
+				if allow.Match(p.Exact) && !denied(p.Exact) {
+					admit(p)
+				}
+			case !allow.Excepts(p) && !slices.ContainsFunc(denies, func(c policy.Callers) bool { return c.Meets(p) }):
+				admit(p)
+			default:
+				listed = true
+				for name := range b.knownCallers() {
+					if id := b.c.identity(name); p.Matches(id) && allow.Match(id) && !denied(id) {
+						admit(policy.Principal{Exact: id})
+					}
+				}
+			}
+		}
+	}
+	return admitted, listed
+}
+
+// knownCallers are the names of the services of the mesh, and of those of
+// connected proxies that are registered nowhere.
+func (b *build) knownCallers() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		it := b.services.Root().Iterator()
+		for name, _, ok := it.Next(); ok; name, _, ok = it.Next() {
+			if !yield(string(name)) {
+				return
+			}
+		}
+		last := ""
+		for p := range b.in.Fleet.Profiles() {
+			if p.Service == last {
 				continue
 			}
-			admitted = append(admitted, m)
+			last = p.Service
+			if _, known := b.services.Get([]byte(p.Service)); !known && unservable(p.Service) == "" && !yield(p.Service) {
+				return
+			}
 		}
 	}
-	return admitted
 }
 
-func (b *build) enumerateCallers(d *draft, r rules) []*matcherv3.StringMatcher {
-	allows, denies := b.c.callerSets(d, r.tcpAllows()), b.c.callerSets(d, r.enforced(policy.Deny))
-	var admitted []*matcherv3.StringMatcher
-	it := b.services.Root().Iterator()
-	for name, _, ok := it.Next(); ok; name, _, ok = it.Next() {
-		id := b.c.identity(string(name))
-		if (r.allowByDefault || matchAny(allows, id)) && !matchAny(denies, id) {
-			admitted = append(admitted, exact(id))
-		}
+func (c *compiler) callersOf(policies []*rule) []policy.Callers {
+	all := make([]policy.Callers, 0, len(policies))
+	for _, p := range policies {
+		all = append(all, p.Callers(c.trustDomain))
 	}
-	return admitted
+	return all
 }
 
 // tcpAllows are the ALLOW policies that can match a connection: one with a
@@ -89,23 +133,6 @@ func (r rules) tcpAllows() []*rule {
 	return picked
 }
 
-// enumerates reports whether the callers of a TCP service can only be listed
-// one by one.
-func (r rules) enumerates() bool {
-	if !r.enabled {
-		return false
-	}
-	if len(r.enforced(policy.Deny)) > 0 {
-		return true
-	}
-	for _, p := range r.tcpAllows() {
-		if len(p.NotPrincipals)+len(p.NotSources) > 0 {
-			return !r.allowByDefault
-		}
-	}
-	return false
-}
-
 // admitPlaintextTCP reports whether a caller without a certificate, and so
 // without an identity, may open a connection while mTLS is permissive.
 func (r rules) admitPlaintextTCP() bool {
@@ -118,61 +145,4 @@ func (r rules) admitPlaintextTCP() bool {
 		}
 	}
 	return r.allowByDefault
-}
-
-// callerSet is the callers of one policy: one of some, none of not.
-type callerSet struct{ some, not []*matcherv3.StringMatcher }
-
-func (c *compiler) callerSets(d *draft, policies []*rule) []callerSet {
-	compile := func(patterns []string) []*matcherv3.StringMatcher {
-		var all []*matcherv3.StringMatcher
-		for _, pattern := range patterns {
-			m, err := identityMatcher(pattern)
-			if err != nil {
-				d.errs = append(d.errs, err)
-				continue
-			}
-			all = append(all, m)
-		}
-		return all
-	}
-	sets := make([]callerSet, 0, len(policies))
-	for _, p := range policies {
-		some, not := p.callers(c.globals)
-		sets = append(sets, callerSet{compile(some), compile(not)})
-	}
-	return sets
-}
-
-func matchAny(sets []callerSet, id string) bool {
-	for _, s := range sets {
-		if (len(s.some) == 0 || oneMatches(s.some, id)) && !oneMatches(s.not, id) {
-			return true
-		}
-	}
-	return false
-}
-
-func oneMatches(ms []*matcherv3.StringMatcher, id string) bool {
-	for _, m := range ms {
-		if matches(m, id) {
-			return true
-		}
-	}
-	return false
-}
-
-// matches is what Envoy will answer.
-func matches(m *matcherv3.StringMatcher, s string) bool {
-	switch p := m.MatchPattern.(type) {
-	case *matcherv3.StringMatcher_Exact:
-		return s == p.Exact
-	case *matcherv3.StringMatcher_Prefix:
-		return strings.HasPrefix(s, p.Prefix)
-	case *matcherv3.StringMatcher_SafeRegex:
-		ok, err := regexp.MatchString("^(?:"+p.SafeRegex.Regex+")$", s)
-		return err == nil && ok
-	default:
-		panic(fmt.Sprintf("a matcher of identities by %T", p))
-	}
 }

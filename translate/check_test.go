@@ -7,20 +7,22 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/proto"
+
+	"datapunk.dev/controlplane/resource"
 )
 
 // check holds a view to what is true of every view: whatever a resource needs
 // is in it, every message in it is valid, inside each Any too, and what Envoy
 // takes and ought not to is not there.
-func check(t *testing.T, v *View) {
+func check(t *testing.T, v *resource.View) {
 	t.Helper()
 	for kind, set := range v.Sets {
 		for r := range set.All() {
-			if r.Type != Type(kind) {
+			if r.Type != resource.Type(kind) {
 				t.Errorf("%s %s stands among the %s", typeNames[r.Type], r.Name, typeNames[kind])
 			}
 			for _, ref := range r.Refs {
-				if (ref.Type == Secret && ref.Name == secretIdentity) || v.Sets[ref.Type].Get(ref.Name) != nil {
+				if (ref.Type == resource.Secret && ref.Name == resource.SecretIdentity) || v.Sets[ref.Type].Get(ref.Name) != nil {
 					continue
 				}
 				t.Errorf("%s %s needs %s %s, which the view does not have", typeNames[kind], r.Name, typeNames[ref.Type], ref.Name)
@@ -31,7 +33,7 @@ func check(t *testing.T, v *View) {
 	}
 }
 
-func checkMessage(t *testing.T, r *Resource, m proto.Message) {
+func checkMessage(t *testing.T, r *resource.Resource, m proto.Message) {
 	t.Helper()
 	if valid, ok := m.(interface{ ValidateAll() error }); ok {
 		if err := valid.ValidateAll(); err != nil {
@@ -44,7 +46,7 @@ func checkMessage(t *testing.T, r *Resource, m proto.Message) {
 			t.Errorf("listener %s lets a second Envoy share its port", m.Name)
 		}
 	case *tlsv3.CertificateValidationContext:
-		if len(m.MatchTypedSubjectAltNames) == 0 && r.Name != secretRoots {
+		if len(m.MatchTypedSubjectAltNames) == 0 && r.Name != resource.SecretRoots {
 			t.Errorf("%s %s admits every identity", typeNames[r.Type], r.Name)
 		}
 	case *routev3.RouteConfiguration:

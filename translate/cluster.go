@@ -9,23 +9,14 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"datapunk.dev/controlplane/policy"
-)
-
-// The clusters that are no service of the mesh. No service may have one of
-// these names.
-const (
-	clusterLocalApp     = "local_app"      // the proxy's own application
-	clusterLocalAppGRPC = "local_app_grpc" // the same, over HTTP/2
-	clusterTracing      = "tracing"        // the collector of spans
-	clusterMeshAdmin    = "mesh_admin"     // static in the bootstrap: the proxy's own admin socket
-	clusterXDS          = "xds"            // static in the bootstrap: this control plane
+	"datapunk.dev/controlplane/resource"
 )
 
 // localConnectTimeout is for connections to the application, on loopback.
 const localConnectTimeout = time.Second
 
 // serviceCluster is the cluster of a service, the same bytes in every proxy.
-func serviceCluster(c *compiler, s *policy.Service) (*Resource, error) {
+func serviceCluster(c *compiler, s *policy.Service) (*resource.Resource, error) {
 	var d draft
 	mode := c.upstreamHTTP(s.Protocol)
 	cluster := &clusterv3.Cluster{
@@ -45,12 +36,12 @@ func serviceCluster(c *compiler, s *policy.Service) (*Resource, error) {
 		UpstreamConnectionOptions:     tcpKeepalive(),
 		TypedExtensionProtocolOptions: httpOptions(&d, c, mode, s.Timeout.Idle),
 	}
-	refs := []Ref{{Endpoint, s.Name}}
+	refs := []resource.Ref{resource.Endpoint.Ref(s.Name)}
 	if c.dial != tlsOff {
-		refs = append(refs, Ref{Secret, secretIdentity}, Ref{Secret, secretRoots})
+		refs = append(refs, resource.Secret.Ref(resource.SecretIdentity), resource.Secret.Ref(resource.SecretRoots))
 		c.secure(&d, cluster, s)
 	}
-	return d.finish(Cluster, s.Name, cluster, clusterKeys(s), refs)
+	return d.finish(resource.Cluster, s.Name, cluster, clusterKeys(s), refs)
 }
 
 // clusterSettings are what a cluster is made of, most often edited first.
@@ -115,25 +106,25 @@ type localKey struct {
 
 // localClusters reach the application on loopback. HTTP services have two: by
 // the application's own protocol, and over HTTP/2 for gRPC calls.
-func localClusters(c *compiler, key localKey) ([]*Resource, error) {
+func localClusters(c *compiler, key localKey) ([]*resource.Resource, error) {
 	if key.port == 0 {
 		return nil, nil
 	}
-	modes := map[string]httpMode{clusterLocalApp: http1, clusterLocalAppGRPC: http2}
+	modes := map[string]httpMode{resource.ClusterLocalApp: http1, resource.ClusterLocalAppGRPC: http2}
 	switch key.protocol {
 	case policy.HTTP2, policy.GRPC:
-		modes[clusterLocalApp] = http2
+		modes[resource.ClusterLocalApp] = http2
 	case policy.TCP:
-		modes = map[string]httpMode{clusterLocalApp: notHTTP}
+		modes = map[string]httpMode{resource.ClusterLocalApp: notHTTP}
 	}
-	var made []*Resource
-	for _, name := range []string{clusterLocalApp, clusterLocalAppGRPC} {
+	var made []*resource.Resource
+	for _, name := range []string{resource.ClusterLocalApp, resource.ClusterLocalAppGRPC} {
 		mode, ok := modes[name]
 		if !ok {
 			continue
 		}
 		var d draft
-		r, err := d.finish(Cluster, name, &clusterv3.Cluster{
+		r, err := d.finish(resource.Cluster, name, &clusterv3.Cluster{
 			Name:                          name,
 			ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 			ConnectTimeout:                duration(localConnectTimeout),

@@ -3,14 +3,14 @@ package translate
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"datapunk.dev/controlplane/resource"
 )
 
 // compiler turns settings into Envoy's messages for one translation. It
@@ -70,7 +70,7 @@ func (d *draft) pack(m message) *anypb.Any {
 
 // finish checks and encodes the resource. It is nil and an error if anything
 // is wrong.
-func (d *draft) finish(t Type, name string, m message, keys []string, refs []Ref) (*Resource, error) {
+func (d *draft) finish(t resource.Type, name string, m message, keys []string, refs []resource.Ref) (*resource.Resource, error) {
 	if err := m.ValidateAll(); err != nil {
 		d.errs = append(d.errs, err)
 	}
@@ -81,26 +81,12 @@ func (d *draft) finish(t Type, name string, m message, keys []string, refs []Ref
 	if err != nil {
 		return nil, err
 	}
-	return newResource(t, name, body, keys, refs), nil
-}
-
-func newResource(t Type, name string, body []byte, keys []string, refs []Ref) *Resource {
-	return &Resource{Type: t, Name: name, Version: version(t, body), Body: body, Keys: keys, Refs: refs}
+	return resource.New(t, name, body, keys, refs), nil
 }
 
 // encode gives equal messages equal bytes, on every replica of one build.
 func encode(m proto.Message) ([]byte, error) {
 	return proto.MarshalOptions{Deterministic: true}.Marshal(m)
-}
-
-// version is the content's hash. It guards against nobody: both what is hashed
-// and who compares are ours.
-func version(t Type, body []byte) string {
-	h := xxhash.New()
-	_, _ = h.WriteString(t.URL())
-	_, _ = h.Write(body)
-	s := strconv.FormatUint(h.Sum64(), 16)
-	return "0000000000000000"[len(s):] + s
 }
 
 func duration(d time.Duration) *durationpb.Duration { return durationpb.New(d) }

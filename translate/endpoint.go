@@ -11,6 +11,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -30,7 +31,7 @@ func (s *service) makeEndpoints(c *compiler, before *service) {
 	made, left, err := endpoints(c.globals, s.settings.Name, s.entry)
 	s.left = left
 	if err != nil {
-		s.held = append(s.held, Held{Type: Endpoint, Name: s.settings.Name, Cause: err.Error()})
+		s.held = append(s.held, Held{Type: resource.Endpoint, Name: s.settings.Name, Cause: err.Error()})
 		s.endpoints = before.endpoints
 		return
 	}
@@ -40,11 +41,11 @@ func (s *service) makeEndpoints(c *compiler, before *service) {
 // endpoints is the assignment of a service, empty if the catalog does not
 // have it: an explicit nothing, so that no proxy waits for it. The notes say
 // which instances are left out, and why.
-func endpoints(g *globals, name string, s *watch.Service) (*Resource, []string, error) {
+func endpoints(g *globals, name string, s *watch.Service) (*resource.Resource, []string, error) {
 	targets, notes := targetsOf(g, s)
 	var d draft
 	checkWeights(&d, targets)
-	r, err := d.finish(Endpoint, name, assignmentOf(g, name, targets), nil, nil)
+	r, err := d.finish(resource.Endpoint, name, assignmentOf(g, name, targets), nil, nil)
 	return r, notes, err
 }
 

@@ -26,12 +26,13 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"datapunk.dev/controlplane/internal/tool"
+	"datapunk.dev/controlplane/resource"
 )
 
 // validate has Envoy construct everything in the view, and fails the test for
 // whatever it refuses or warns of. ValidateAll cannot know what constructors
 // check; this can.
-func validate(t *testing.T, v *View) {
+func validate(t *testing.T, v *resource.View) {
 	t.Helper()
 	config, err := protojson.Marshal(staticBootstrap(t, v))
 	if err != nil {
@@ -44,7 +45,7 @@ func validate(t *testing.T, v *View) {
 
 // staticBootstrap is a bootstrap with all resources of a view in it: routes
 // and assignments inlined, so that Envoy looks at them too.
-func staticBootstrap(t *testing.T, v *View) *bootstrapv3.Bootstrap {
+func staticBootstrap(t *testing.T, v *resource.View) *bootstrapv3.Bootstrap {
 	t.Helper()
 	b := &bootstrapv3.Bootstrap{
 		Node: &corev3.Node{Id: "test", Cluster: v.Profile.Service},
@@ -52,17 +53,17 @@ func staticBootstrap(t *testing.T, v *View) *bootstrapv3.Bootstrap {
 			ApiType:             corev3.ApiConfigSource_DELTA_GRPC,
 			TransportApiVersion: corev3.ApiVersion_V3,
 			GrpcServices: []*corev3.GrpcService{{TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{
-				EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: clusterXDS},
+				EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: resource.ClusterXDS},
 			}}},
 		}},
 		StaticResources: &bootstrapv3.Bootstrap_StaticResources{
-			Clusters: []*clusterv3.Cluster{bootstrapCluster(t, clusterXDS, http2), bootstrapCluster(t, clusterMeshAdmin, http1)},
+			Clusters: []*clusterv3.Cluster{bootstrapCluster(t, resource.ClusterXDS, http2), bootstrapCluster(t, resource.ClusterMeshAdmin, http1)},
 		},
 	}
 	static := b.StaticResources
-	for r := range v.Sets[Cluster].All() {
+	for r := range v.Sets[resource.Cluster].All() {
 		c := decode(t, r, &clusterv3.Cluster{})
-		if a := v.Sets[Endpoint].Get(r.Name); a != nil && c.GetType() == clusterv3.Cluster_EDS {
+		if a := v.Sets[resource.Endpoint].Get(r.Name); a != nil && c.GetType() == clusterv3.Cluster_EDS {
 			c.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC}
 			c.EdsClusterConfig = nil
 			c.LoadAssignment = decode(t, a, &endpointv3.ClusterLoadAssignment{})
@@ -70,10 +71,10 @@ func staticBootstrap(t *testing.T, v *View) *bootstrapv3.Bootstrap {
 		static.Clusters = append(static.Clusters, c)
 	}
 	static.Secrets = []*tlsv3.Secret{identitySecret(t)}
-	for r := range v.Sets[Secret].All() {
+	for r := range v.Sets[resource.Secret].All() {
 		static.Secrets = append(static.Secrets, decode(t, r, &tlsv3.Secret{}))
 	}
-	for r := range v.Sets[Listener].All() {
+	for r := range v.Sets[resource.Listener].All() {
 		l := decode(t, r, &listenerv3.Listener{})
 		for _, chain := range l.FilterChains {
 			for _, f := range chain.Filters {
@@ -130,7 +131,7 @@ func rewrite(t *testing.T, m protoreflect.Message, edit func(proto.Message)) {
 func identitySecret(t *testing.T) *tlsv3.Secret {
 	t.Helper()
 	certificate, key := certificate(t)
-	return &tlsv3.Secret{Name: secretIdentity, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
+	return &tlsv3.Secret{Name: resource.SecretIdentity, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
 		CertificateChain: inline(certificate), PrivateKey: inline(key),
 	}}}
 }
@@ -158,13 +159,13 @@ func certificate(t testing.TB) (cert, key []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
-func inlineRoutes(t *testing.T, v *View, f *listenerv3.Filter) {
+func inlineRoutes(t *testing.T, v *resource.View, f *listenerv3.Filter) {
 	t.Helper()
 	manager := &hcmv3.HttpConnectionManager{}
 	if f.GetTypedConfig().UnmarshalTo(manager) != nil || manager.GetRds() == nil {
 		return
 	}
-	r := v.Sets[Route].Get(manager.GetRds().RouteConfigName)
+	r := v.Sets[resource.Route].Get(manager.GetRds().RouteConfigName)
 	if r == nil {
 		t.Fatalf("no route configuration %s", manager.GetRds().RouteConfigName)
 	}
@@ -191,7 +192,7 @@ func bootstrapCluster(t *testing.T, name string, mode httpMode) *clusterv3.Clust
 	}
 }
 
-func decode[M proto.Message](t testing.TB, r *Resource, m M) M {
+func decode[M proto.Message](t testing.TB, r *resource.Resource, m M) M {
 	t.Helper()
 	if err := proto.Unmarshal(r.Body, m); err != nil {
 		t.Fatalf("%s: %v", r.Name, err)

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -122,9 +123,9 @@ func readCase(t *testing.T, path string) Input {
 		}
 		services = append(services, s)
 	}
-	var profiles []Profile
+	var profiles []resource.Profile
 	for _, p := range c.Profiles {
-		profiles = append(profiles, Profile{
+		profiles = append(profiles, resource.Profile{
 			Service: p.Service, Address: p.Address, Zone: p.Zone,
 			AppPort: p.AppPort, MeshPort: p.MeshPort, OutboundPort: p.OutboundPort, MetricsPort: p.MetricsPort,
 		})
@@ -132,7 +133,7 @@ func readCase(t *testing.T, path string) Input {
 	in := Input{
 		Mesh:    parse(t, string(mesh)),
 		Catalog: watch.NewCatalog().Update(services, nil),
-		Fleet:   NewFleet(profiles...),
+		Fleet:   resource.NewFleet(profiles...),
 	}
 	if in.Mesh.MTLS.Enabled {
 		in.Roots = testRoots(t)
@@ -212,17 +213,17 @@ type renderedResource struct {
 	Body any
 }
 
-var typeNames = [NumTypes]string{"cluster", "endpoint", "secret", "listener", "route"}
+var typeNames = [resource.NumTypes]string{"cluster", "endpoint", "secret", "listener", "route"}
 
-func newMessage(t Type) proto.Message {
+func newMessage(t resource.Type) proto.Message {
 	switch t {
-	case Cluster:
+	case resource.Cluster:
 		return &clusterv3.Cluster{}
-	case Endpoint:
+	case resource.Endpoint:
 		return &endpointv3.ClusterLoadAssignment{}
-	case Secret:
+	case resource.Secret:
 		return &tlsv3.Secret{}
-	case Listener:
+	case resource.Listener:
 		return &listenerv3.Listener{}
 	default:
 		return &routev3.RouteConfiguration{}
@@ -234,7 +235,7 @@ func render(t *testing.T, s *Snapshot) []byte {
 	out := rendered{Held: s.Held, Notes: s.Notes}
 	// Two resources of one name, in different views, are told apart by
 	// a number, in the order in which they come.
-	ids, numbers := make(map[*Resource]string), make(map[string]int)
+	ids, numbers := make(map[*resource.Resource]string), make(map[string]int)
 	for v := range s.Views() {
 		view := renderedView{Profile: fmt.Sprintf("%+v", v.Profile), Missing: v.Missing, Sets: make(map[string][]string)}
 		for kind, set := range v.Sets {
@@ -261,7 +262,7 @@ func render(t *testing.T, s *Snapshot) []byte {
 	return text
 }
 
-func renderResource(t *testing.T, id string, r *Resource) *renderedResource {
+func renderResource(t *testing.T, id string, r *resource.Resource) *renderedResource {
 	t.Helper()
 	text, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(decode(t, r, newMessage(r.Type)))
 	if err != nil {

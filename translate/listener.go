@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 )
 
 // The names of listeners, the same in every view: a second name on a bound
@@ -33,7 +34,7 @@ const clientHelloTimeout = 2 * time.Second
 const connectAttempts = 3
 
 // outboundListener takes the application's HTTP calls to every service.
-func outboundListener(c *compiler, s *policy.Service, port uint16) (*Resource, error) {
+func outboundListener(c *compiler, s *policy.Service, port uint16) (*resource.Resource, error) {
 	var d draft
 	l := &listenerv3.Listener{
 		Name:                          listenerOutbound,
@@ -45,7 +46,7 @@ func outboundListener(c *compiler, s *policy.Service, port uint16) (*Resource, e
 		// share its calls, half of them under the wrong identity.
 		EnableReusePort: boolean(false),
 	}
-	return d.finish(Listener, l.Name, l, listenerKeys(s), c.httpRefs(routeOutbound))
+	return d.finish(resource.Listener, l.Name, l, listenerKeys(s), c.httpRefs(routeOutbound))
 }
 
 // tcpUpstream is a TCP service with a port of its own on loopback.
@@ -55,7 +56,7 @@ type tcpUpstream struct {
 }
 
 // outboundTCPListener takes the application's connections to one service.
-func outboundTCPListener(c *compiler, s *policy.Service, u tcpUpstream) (*Resource, error) {
+func outboundTCPListener(c *compiler, s *policy.Service, u tcpUpstream) (*resource.Resource, error) {
 	var d draft
 	name := listenerOutboundTCP + u.service
 	proxy := tcpProxy(&d, c, name, u.service, s)
@@ -69,11 +70,11 @@ func outboundTCPListener(c *compiler, s *policy.Service, u tcpUpstream) (*Resour
 		EnableReusePort:               boolean(false),
 	}
 	keys := append([]string{"services." + s.Name + ".upstreams"}, listenerKeys(s)...)
-	return d.finish(Listener, name, l, keys, []Ref{{Cluster, u.service}})
+	return d.finish(resource.Listener, name, l, keys, []resource.Ref{resource.Cluster.Ref(u.service)})
 }
 
 // inboundListener takes the calls of the mesh to the application.
-func inboundListener(c *compiler, s *policy.Service, address string, port uint16, plaintextTCP bool) (*Resource, error) {
+func inboundListener(c *compiler, s *policy.Service, address string, port uint16, plaintextTCP bool) (*resource.Resource, error) {
 	var d draft
 	l := &listenerv3.Listener{
 		Name:                          listenerInbound,
@@ -82,13 +83,13 @@ func inboundListener(c *compiler, s *policy.Service, address string, port uint16
 		PerConnectionBufferLimitBytes: u32(connectionBuffer),
 		EnableReusePort:               boolean(false),
 	}
-	var refs []Ref
+	var refs []resource.Ref
 	var secure, plain *listenerv3.FilterChain
 	if s.Protocol == policy.TCP {
-		refs = []Ref{{Cluster, clusterLocalApp}}
+		refs = []resource.Ref{resource.Cluster.Ref(resource.ClusterLocalApp)}
 		secure, plain = inboundTCPChains(&d, c, s, plaintextTCP)
 		if c.tls != tlsOff {
-			refs = append(refs, Ref{Secret, secretIdentity}, Ref{Secret, callersPrefix + s.Name})
+			refs = append(refs, resource.Secret.Ref(resource.SecretIdentity), resource.Secret.Ref(resource.SecretCallers(s.Name)))
 		}
 	} else {
 		refs = c.httpRefs(routeInbound)
@@ -96,7 +97,7 @@ func inboundListener(c *compiler, s *policy.Service, address string, port uint16
 		secure = &listenerv3.FilterChain{Name: "mtls", Filters: []*listenerv3.Filter{filter}}
 		plain = &listenerv3.FilterChain{Name: "plaintext", Filters: []*listenerv3.Filter{filter}}
 		if c.tls != tlsOff {
-			refs = append(refs, Ref{Secret, secretIdentity}, Ref{Secret, secretRoots})
+			refs = append(refs, resource.Secret.Ref(resource.SecretIdentity), resource.Secret.Ref(resource.SecretRoots))
 			secure.TransportSocket = downstreamTLS(&d, c.anyIdentity())
 		}
 	}
@@ -123,7 +124,7 @@ func inboundListener(c *compiler, s *policy.Service, address string, port uint16
 			l.FilterChains = append(l.FilterChains, plain)
 		}
 	}
-	return d.finish(Listener, l.Name, l, listenerKeys(s), refs)
+	return d.finish(resource.Listener, l.Name, l, listenerKeys(s), refs)
 }
 
 // inboundTCPChains connect to the application when the TLS handshake is done
@@ -131,7 +132,7 @@ func inboundListener(c *compiler, s *policy.Service, address string, port uint16
 // without a certificate has a chain only if nobody has to be refused.
 func inboundTCPChains(d *draft, c *compiler, s *policy.Service, plaintext bool) (secure, plain *listenerv3.FilterChain) {
 	chain := func(name string) (*listenerv3.FilterChain, *tcpproxyv3.TcpProxy) {
-		proxy := tcpProxy(d, c, listenerInbound, clusterLocalApp, s)
+		proxy := tcpProxy(d, c, listenerInbound, resource.ClusterLocalApp, s)
 		proxy.MaxDownstreamConnectionDuration = duration(connectionAge)
 		return &listenerv3.FilterChain{Name: name}, proxy
 	}
@@ -176,10 +177,10 @@ func tcpFilter(d *draft, p *tcpproxyv3.TcpProxy) *listenerv3.Filter {
 
 // httpRefs are what a listener with routes needs. Envoy does not miss a
 // tracing cluster that is not there, but the spans are lost.
-func (c *compiler) httpRefs(routes string) []Ref {
-	refs := []Ref{{Route, routes}}
+func (c *compiler) httpRefs(routes string) []resource.Ref {
+	refs := []resource.Ref{resource.Route.Ref(routes)}
 	if c.traced {
-		refs = append(refs, Ref{Cluster, clusterTracing})
+		refs = append(refs, resource.Cluster.Ref(resource.ClusterTracing))
 	}
 	return refs
 }

@@ -6,6 +6,8 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+
+	"datapunk.dev/controlplane/resource"
 )
 
 // scrapeTimeout bounds one scrape of a proxy.
@@ -17,7 +19,7 @@ const statsPath = "/stats/prometheus?usedonly"
 // metricsListener gives Prometheus the proxy's statistics and nothing else of
 // its admin interface. It keeps answering while the proxy is overloaded, which
 // is when somebody looks.
-func metricsListener(c *compiler, address string, port uint16) (*Resource, error) {
+func metricsListener(c *compiler, address string, port uint16) (*resource.Resource, error) {
 	var d draft
 	manager := &hcmv3.HttpConnectionManager{
 		StatPrefix: listenerMetrics,
@@ -40,7 +42,7 @@ func metricsListener(c *compiler, address string, port uint16) (*Resource, error
 							},
 						},
 						Action: &routev3.Route_Route{Route: &routev3.RouteAction{
-							ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: clusterMeshAdmin},
+							ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: resource.ClusterMeshAdmin},
 							PathRewrite:      statsPath,
 							Timeout:          duration(scrapeTimeout),
 						}},
@@ -62,7 +64,7 @@ func metricsListener(c *compiler, address string, port uint16) (*Resource, error
 	if len(c.metrics.path) == 0 || c.metrics.path[0] != '/' {
 		d.failf("telemetry.metrics.path: %q does not begin with /", c.metrics.path)
 	}
-	return d.finish(Listener, listenerMetrics, &listenerv3.Listener{
+	return d.finish(resource.Listener, listenerMetrics, &listenerv3.Listener{
 		Name:                  listenerMetrics,
 		Address:               socketAddress(address, port),
 		FilterChains:          []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{httpFilter(&d, manager)}}},

@@ -1,9 +1,8 @@
 package translate
 
 import (
-	"strings"
-
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -70,10 +69,9 @@ func unservable(name string) string {
 		return "it is empty"
 	case ".", "..":
 		return "it is no segment of a SPIFFE ID"
-	case "control-plane":
-		return "it is the control plane's own identity"
-	case clusterLocalApp, clusterLocalAppGRPC, clusterTracing, clusterMeshAdmin, clusterXDS:
-		return "each proxy has a cluster of that name"
+	}
+	if why := resource.Reserved(name); why != "" {
+		return why
 	}
 	for i := range len(name) {
 		switch b := name[i]; {
@@ -81,9 +79,6 @@ func unservable(name string) string {
 		default:
 			return "it is no segment of a SPIFFE ID, which has letters, digits, '.', '-' and '_' only"
 		}
-	}
-	if strings.HasSuffix(strings.ToLower(name), hostSuffix) {
-		return "names that end in " + hostSuffix + " are the second names of other services"
 	}
 	return ""
 }

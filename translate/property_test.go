@@ -10,6 +10,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -26,7 +27,7 @@ type world struct {
 	policies     []string
 	broken       bool // a policy that Envoy would refuse
 	catalog      *watch.Catalog
-	fleet        *Fleet
+	fleet        *resource.Fleet
 	roots        string
 }
 
@@ -170,9 +171,9 @@ func (w *world) editCatalog(t *rapid.T, name string) {
 }
 
 func (w *world) editFleet(t *rapid.T, name string) {
-	p := Profile{
+	p := resource.Profile{
 		Service:      name,
-		Kind:         rapid.SampledFrom([]Kind{Sidecar, Sidecar, Proxyless}).Draw(t, "kind"),
+		Kind:         rapid.SampledFrom([]resource.Kind{resource.Sidecar, resource.Sidecar, resource.Proxyless}).Draw(t, "kind"),
 		AppPort:      rapid.SampledFrom([]uint16{0, 8080, 9090}).Draw(t, "app_port"),
 		MeshPort:     15008,
 		OutboundPort: rapid.SampledFrom([]uint16{0, 15001, 6000}).Draw(t, "outbound_port"),
@@ -181,11 +182,11 @@ func (w *world) editFleet(t *rapid.T, name string) {
 	known := slices.Collect(w.fleet.Profiles())
 	switch {
 	case len(known) > 0 && rapid.Bool().Draw(t, "leave"):
-		w.fleet = w.fleet.Update(nil, []Profile{rapid.SampledFrom(known).Draw(t, "who")})
+		w.fleet = w.fleet.Update(nil, []resource.Profile{rapid.SampledFrom(known).Draw(t, "who")})
 	case rapid.IntRange(0, 4).Draw(t, "again") == 0:
-		w.fleet = NewFleet(append(known, p)...) // nothing is known of how it differs
+		w.fleet = resource.NewFleet(append(known, p)...) // nothing is known of how it differs
 	default:
-		w.fleet = w.fleet.Update([]Profile{p}, nil)
+		w.fleet = w.fleet.Update([]resource.Profile{p}, nil)
 	}
 }
 
@@ -194,7 +195,7 @@ func (w *world) editFleet(t *rapid.T, name string) {
 // one. What could not be made is the exception, and is named in Held.
 func TestHistoryDoesNotMatter(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		w := &world{services: map[string]*worldService{}, catalog: watch.NewCatalog(), fleet: NewFleet(), roots: "root 1"}
+		w := &world{services: map[string]*worldService{}, catalog: watch.NewCatalog(), fleet: resource.NewFleet(), roots: "root 1"}
 		w.mtls = rapid.SampledFrom([]string{"", "strict", "permissive"}).Draw(rt, "first mtls")
 		w.authorized = rapid.Bool().Draw(rt, "first authorized")
 		w.policies = some(rt, "first policies", worldPolicies, 4)
@@ -231,9 +232,9 @@ func compare(t *rapid.T, step int, got, want *Snapshot) {
 	if !slices.Equal(got.Notes, want.Notes) {
 		t.Fatalf("step %d: notes\n%q\nfresh\n%q", step, got.Notes, want.Notes)
 	}
-	held := make(map[Ref]bool)
+	held := make(map[resource.Ref]bool)
 	for _, h := range want.Held {
-		held[Ref{h.Type, h.Name}] = true
+		held[h.Type.Ref(h.Name)] = true
 	}
 	views := slices.Collect(want.Views())
 	if n := len(slices.Collect(got.Views())); n != len(views) {
@@ -247,9 +248,9 @@ func compare(t *rapid.T, step int, got, want *Snapshot) {
 		if !slices.Equal(g.Missing, w.Missing) {
 			t.Fatalf("step %d: missing %q, fresh %q", step, g.Missing, w.Missing)
 		}
-		for kind := range NumTypes {
+		for kind := range resource.NumTypes {
 			for _, name := range different(g.Sets[kind], w.Sets[kind]) {
-				if !held[Ref{kind, name}] {
+				if !held[kind.Ref(name)] {
 					t.Fatalf("step %d: %s %s of %+v differs from a fresh one", step, typeNames[kind], name, w.Profile)
 				}
 			}
@@ -260,7 +261,7 @@ func compare(t *rapid.T, step int, got, want *Snapshot) {
 // compareSteps fails if a snapshot does not say what it changed, or changed
 // what it had not to.
 func compareSteps(t *rapid.T, step int, last, next *Snapshot) {
-	changed := make(map[Profile]*View)
+	changed := make(map[resource.Profile]*resource.View)
 	for _, v := range next.Changed {
 		if changed[v.Profile] != nil {
 			t.Fatalf("step %d: %+v has changed twice", step, v.Profile)
@@ -272,15 +273,15 @@ func compareSteps(t *rapid.T, step int, last, next *Snapshot) {
 		switch c := changed[v.Profile]; {
 		case before == nil && c == nil:
 			t.Fatalf("step %d: %+v is new and not among the changed", step, v.Profile)
-		case before != nil && (c != nil) == v.same(before):
-			t.Fatalf("step %d: %+v: among the changed %t, and the same %t", step, v.Profile, c != nil, v.same(before))
-		case c != nil && !c.same(v):
+		case before != nil && (c != nil) == sameView(v, before):
+			t.Fatalf("step %d: %+v: among the changed %t, and the same %t", step, v.Profile, c != nil, sameView(v, before))
+		case c != nil && !sameView(c, v):
 			t.Fatalf("step %d: the changed view of %+v is not its view", step, v.Profile)
 		}
 		if before == nil {
 			continue
 		}
-		for kind := range NumTypes {
+		for kind := range resource.NumTypes {
 			names, known := v.Sets[kind].ChangedSince(before.Sets[kind])
 			actual := different(before.Sets[kind], v.Sets[kind])
 			for _, name := range actual {
@@ -304,10 +305,10 @@ func compareSteps(t *rapid.T, step int, last, next *Snapshot) {
 }
 
 // different are the names whose resources differ between two sets.
-func different(a, b *Set) []string {
+func different(a, b *resource.Set) []string {
 	var names []string
 	for r := range a.All() {
-		if o := b.Get(r.Name); o == nil || !r.same(o) {
+		if o := b.Get(r.Name); o == nil || !r.Same(o) {
 			names = append(names, r.Name)
 		}
 	}

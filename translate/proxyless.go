@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 )
 
 // proxyless is a service as gRPC's own xDS clients are served it. They dial
@@ -28,7 +29,7 @@ import (
 type proxyless struct {
 	of *service // what it was made from
 
-	listener, cluster, endpoints *Resource
+	listener, cluster, endpoints *resource.Resource
 	held                         []Held
 }
 
@@ -45,7 +46,7 @@ func (b *build) proxylessOf(s *service) *proxyless {
 	}
 	after := &proxyless{of: s}
 	if s.settings.Protocol != policy.TCP {
-		keep := func(r, last *Resource, err error, t Type, keys []string) *Resource {
+		keep := func(r, last *resource.Resource, err error, t resource.Type, keys []string) *resource.Resource {
 			if err != nil {
 				after.held = append(after.held, Held{Type: t, Name: name, Keys: keys, Cause: "proxyless: " + err.Error()})
 				return last
@@ -53,11 +54,11 @@ func (b *build) proxylessOf(s *service) *proxyless {
 			return r
 		}
 		r, err := proxylessCluster(b.c, s.settings)
-		after.cluster = keep(r, before.cluster, err, Cluster, clusterKeys(s.settings))
+		after.cluster = keep(r, before.cluster, err, resource.Cluster, clusterKeys(s.settings))
 		r, err = proxylessListener(s.settings, s.routeKeys)
-		after.listener = keep(r, before.listener, err, Listener, s.routeKeys)
+		after.listener = keep(r, before.listener, err, resource.Listener, s.routeKeys)
 		r, err = proxylessEndpoints(b.c.globals, s)
-		after.endpoints = keep(r, before.endpoints, err, Endpoint, nil)
+		after.endpoints = keep(r, before.endpoints, err, resource.Endpoint, nil)
 		if after.cluster == nil {
 			after.listener = nil // it would lead nowhere
 		}
@@ -73,7 +74,7 @@ func (b *build) forgetProxyless(name string) {
 }
 
 // proxylessListener has its routes inside: no two services share any.
-func proxylessListener(s *policy.Service, keys []string) (*Resource, error) {
+func proxylessListener(s *policy.Service, keys []string) (*resource.Resource, error) {
 	var d draft
 	route := &routev3.RouteAction{
 		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: s.Name},
@@ -106,16 +107,16 @@ func proxylessListener(s *policy.Service, keys []string) (*Resource, error) {
 		}},
 		HttpFilters: []*hcmv3.HttpFilter{router(&d)},
 	}
-	return d.finish(Listener, s.Name, &listenerv3.Listener{
+	return d.finish(resource.Listener, s.Name, &listenerv3.Listener{
 		Name:        s.Name,
 		ApiListener: &listenerv3.ApiListener{ApiListener: d.pack(manager)},
-	}, keys, []Ref{{Cluster, s.Name}})
+	}, keys, []resource.Ref{resource.Cluster.Ref(s.Name)})
 }
 
 // proxylessCluster has the settings that gRPC's clients honor. They cannot
 // tell an instance in the mesh from another, so in permissive mode, where both
 // take plaintext, they speak that.
-func proxylessCluster(c *compiler, s *policy.Service) (*Resource, error) {
+func proxylessCluster(c *compiler, s *policy.Service) (*resource.Resource, error) {
 	var d draft
 	cluster := &clusterv3.Cluster{
 		Name:                 s.Name,
@@ -128,7 +129,7 @@ func proxylessCluster(c *compiler, s *policy.Service) (*Resource, error) {
 	if c.dial == tlsStrict {
 		cluster.TransportSocket = proxylessTLS(&d, c.identity(s.Name))
 	}
-	return d.finish(Cluster, s.Name, cluster, clusterKeys(s), []Ref{{Endpoint, s.Name}})
+	return d.finish(resource.Cluster, s.Name, cluster, clusterKeys(s), []resource.Ref{resource.Endpoint.Ref(s.Name)})
 }
 
 // proxylessTLS is how a proxyless client dials a service. It has its
@@ -141,12 +142,12 @@ func proxylessCluster(c *compiler, s *policy.Service) (*Resource, error) {
 // mesh. So the identity stands in both places.
 func proxylessTLS(d *draft, identity string) *corev3.TransportSocket {
 	provider := func(certificate string) *tlsv3.CertificateProviderPluginInstance {
-		return &tlsv3.CertificateProviderPluginInstance{InstanceName: secretIdentity, CertificateName: certificate}
+		return &tlsv3.CertificateProviderPluginInstance{InstanceName: resource.SecretIdentity, CertificateName: certificate}
 	}
 	return tlsSocket(d, &tlsv3.UpstreamTlsContext{CommonTlsContext: &tlsv3.CommonTlsContext{
-		TlsCertificateProviderInstance: provider(secretIdentity),
+		TlsCertificateProviderInstance: provider(resource.SecretIdentity),
 		ValidationContextType: &tlsv3.CommonTlsContext_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{
-			CaCertificateProviderInstance: provider(secretRoots),
+			CaCertificateProviderInstance: provider(resource.SecretRoots),
 			MatchTypedSubjectAltNames:     []*tlsv3.SubjectAltNameMatcher{uriSAN(exact(identity))},
 			MatchSubjectAltNames:          []*matcherv3.StringMatcher{exact(identity)}, //nolint:staticcheck // see above
 		}},
@@ -174,7 +175,7 @@ func proxylessBalancing(d *draft, lb policy.LoadBalancing) *clusterv3.LoadBalanc
 // proxylessEndpoints are the assignment with what gRPC's clients insist on: a
 // locality has an identity and a weight, without which it is refused or passed
 // over.
-func proxylessEndpoints(g *globals, s *service) (*Resource, error) {
+func proxylessEndpoints(g *globals, s *service) (*resource.Resource, error) {
 	targets, _ := targetsOf(g, s.entry)
 	assignment := assignmentOf(g, s.settings.Name, targets)
 	for _, group := range assignment.Endpoints {
@@ -189,7 +190,7 @@ func proxylessEndpoints(g *globals, s *service) (*Resource, error) {
 	}
 	var d draft
 	checkWeights(&d, targets)
-	return d.finish(Endpoint, s.settings.Name, assignment, nil, nil)
+	return d.finish(resource.Endpoint, s.settings.Name, assignment, nil, nil)
 }
 
 // usedProxyless are the services as some proxyless client has them.

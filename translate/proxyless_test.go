@@ -32,6 +32,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 	svids "datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/watch"
 )
@@ -46,15 +47,15 @@ const proxylessFile = `mesh:
     db: {protocol: tcp}
 `
 
-func proxylessView(t *testing.T, mtls bool, port uint16) *View {
+func proxylessView(t *testing.T, mtls bool, port uint16) *resource.View {
 	t.Helper()
-	profile := Profile{Service: "client", Kind: Proxyless}
+	profile := resource.Profile{Service: "client", Kind: resource.Proxyless}
 	in := Input{
 		Mesh: parse(t, fmt.Sprintf(proxylessFile, mtls)),
 		Catalog: watch.NewCatalog().Update([]*watch.Service{{Name: "greeter", Instances: []*watch.Instance{
 			{ID: "1", Address: netip.MustParseAddr(loopback), MeshPort: port, Weight: 1},
 		}}}, nil),
-		Fleet: NewFleet(profile),
+		Fleet: resource.NewFleet(profile),
 	}
 	if mtls {
 		in.Roots = testRoots(t)
@@ -128,7 +129,7 @@ func TestProxylessClientMayHaveTheTrustBundle(t *testing.T) {
 	for mtls, want := range map[bool]int{true: 1, false: 0} {
 		view := proxylessView(t, mtls, 1)
 		check(t, view)
-		if secrets := view.Sets[Secret]; secrets.Len() != want || (secrets.Get(secretRoots) != nil) != mtls {
+		if secrets := view.Sets[resource.Secret]; secrets.Len() != want || (secrets.Get(resource.SecretRoots) != nil) != mtls {
 			t.Errorf("mTLS %t: %d secrets", mtls, secrets.Len())
 		}
 	}
@@ -171,13 +172,13 @@ func TestProxylessBalancing(t *testing.T) {
 }
 
 // xdsResolver resolves xds:/// names by a server that has the view.
-func xdsResolver(t *testing.T, view *View, providers string) resolver.Builder {
+func xdsResolver(t *testing.T, view *resource.View, providers string) resolver.Builder {
 	t.Helper()
 	ads := cachev3.NewSnapshotCache(false, cachev3.IDHash{}, nil)
 	resources := make(map[string][]types.Resource)
 	for kind, set := range view.Sets {
 		for r := range set.All() {
-			resources[Type(kind).URL()] = append(resources[Type(kind).URL()], decode(t, r, newMessage(r.Type)))
+			resources[resource.Type(kind).URL()] = append(resources[resource.Type(kind).URL()], decode(t, r, newMessage(r.Type)))
 		}
 	}
 	snapshot, err := cachev3.NewSnapshot("1", resources)
@@ -227,7 +228,7 @@ func svidFiles(t *testing.T, issuer *svids.Manager, service string) (pair [2]str
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := certificate.Secret(secretIdentity)
+	body, err := certificate.Secret(resource.SecretIdentity)
 	if err != nil {
 		t.Fatal(err)
 	}

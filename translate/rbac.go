@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 )
 
 // HTTP authorization is three filters in the inbound listener that never
@@ -57,7 +58,7 @@ func rbacOf(statPrefix string, a rbacv3.RBAC_Action) *rbacfilterv3.RBAC {
 
 // inboundConfiguration is the inbound route configuration of a service with
 // these rules. Services with the same rules share it.
-func (b *build) inboundConfiguration(r rules) (*Resource, error) {
+func (b *build) inboundConfiguration(r rules) (*resource.Resource, error) {
 	if made, ok := b.inbound[r.print]; ok {
 		return made, nil
 	}
@@ -84,7 +85,7 @@ func (b *build) inboundConfiguration(r rules) (*Resource, error) {
 // closedConfiguration admits nobody: it leaves the constant filters as they
 // are. It stands in for a configuration that could never be made, since
 // without any the proxy would not open a single listener.
-func closedConfiguration() *Resource {
+func closedConfiguration() *resource.Resource {
 	closed, err := finishInbound(&draft{}, nil, []string{"security.authorization"})
 	if err != nil {
 		panic(fmt.Sprintf("a constant is not valid: %v", err))
@@ -92,8 +93,8 @@ func closedConfiguration() *Resource {
 	return closed
 }
 
-func finishInbound(d *draft, overrides map[string]*anypb.Any, keys []string) (*Resource, error) {
-	return d.finish(Route, routeInbound, &routev3.RouteConfiguration{
+func finishInbound(d *draft, overrides map[string]*anypb.Any, keys []string) (*resource.Resource, error) {
+	return d.finish(resource.Route, routeInbound, &routev3.RouteConfiguration{
 		Name: routeInbound,
 		VirtualHosts: []*routev3.VirtualHost{{
 			Name:    "all",
@@ -101,7 +102,7 @@ func finishInbound(d *draft, overrides map[string]*anypb.Any, keys []string) (*R
 			Routes:  localRoutes(),
 		}},
 		TypedPerFilterConfig: overrides,
-	}, keys, []Ref{{Cluster, clusterLocalApp}, {Cluster, clusterLocalAppGRPC}})
+	}, keys, []resource.Ref{resource.Cluster.Ref(resource.ClusterLocalApp), resource.Cluster.Ref(resource.ClusterLocalAppGRPC)})
 }
 
 // allowRules decide what is admitted of what no DENY matched.
@@ -198,9 +199,10 @@ func (c *compiler) policies(d *draft, applied []*rule) map[string]*rbacv3.Policy
 // principal is who calls. Only a DENY and an AUDIT may mean everybody; an
 // ALLOW that names exceptions alone means everybody else of the mesh.
 func (c *compiler) principal(d *draft, p *rule) *rbacv3.Principal {
-	some, not := p.callers(c.globals)
+	callers := p.Callers(c.trustDomain)
+	some, not := callers.Some, callers.Not
 	if len(some) == 0 && p.Action == policy.Allow {
-		some = []string{c.anyIdentity() + "*"}
+		some = []policy.Principal{{Prefix: c.anyIdentity()}}
 	}
 	var all []*rbacv3.Principal
 	if len(some) > 0 {
@@ -220,14 +222,10 @@ func (c *compiler) principal(d *draft, p *rule) *rbacv3.Principal {
 }
 
 // anyOf matches a caller whose certificate has one of the identities.
-func anyOf(d *draft, patterns []string) *rbacv3.Principal {
+func anyOf(d *draft, patterns []policy.Principal) *rbacv3.Principal {
 	ids := make([]*rbacv3.Principal, 0, len(patterns))
 	for _, pattern := range patterns {
-		m, err := identityMatcher(pattern)
-		if err != nil {
-			d.errs = append(d.errs, err)
-			continue
-		}
+		m := identityMatcher(pattern)
 		d.checkRegex(m)
 		ids = append(ids, &rbacv3.Principal{Identifier: &rbacv3.Principal_Authenticated_{
 			Authenticated: &rbacv3.Principal_Authenticated{PrincipalName: m},

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 )
 
 // The names of route configurations, the same in every view.
@@ -16,10 +17,6 @@ const (
 	routeOutbound = "outbound"
 	routeInbound  = "inbound"
 )
-
-// hostSuffix makes `lake_service.mesh` another name of `lake_service`, for
-// callers whose HTTP library wants a name with a dot.
-const hostSuffix = ".mesh"
 
 // outboundHost is the virtual host of a service in the outbound route
 // configuration, encoded. It is nil for a service that does not speak HTTP.
@@ -30,7 +27,7 @@ func outboundHost(s *policy.Service) ([]byte, error) {
 	var d draft
 	host := &routev3.VirtualHost{
 		Name:                       s.Name,
-		Domains:                    []string{s.Name, s.Name + hostSuffix},
+		Domains:                    []string{s.Name, s.Name + resource.HostSuffix},
 		Routes:                     outboundRoutes(&d, s),
 		IncludeRequestAttemptCount: true,
 	}
@@ -123,7 +120,7 @@ const (
 // of one service among thousands encodes that service alone. It is what
 // encoding the whole message would give, since fields are encoded in the order
 // of their numbers.
-func outboundConfiguration(hosts [][]byte, keys []string, refs []Ref) *Resource {
+func outboundConfiguration(hosts [][]byte, keys []string, refs []resource.Ref) *resource.Resource {
 	head := protowire.AppendTag(nil, fieldName, protowire.BytesType)
 	head = protowire.AppendString(head, routeOutbound)
 	tail := protowire.AppendTag(nil, fieldIgnorePort, protowire.VarintType)
@@ -139,15 +136,15 @@ func outboundConfiguration(hosts [][]byte, keys []string, refs []Ref) *Resource 
 		body = protowire.AppendBytes(body, h)
 	}
 	body = append(body, tail...)
-	return newResource(Route, routeOutbound, body, keys, refs)
+	return resource.New(resource.Route, routeOutbound, body, keys, refs)
 }
 
 // localRoutes lead from the inbound listener to the application. They have no
 // timeout: the caller's sidecar has one, and knows the operator's wishes.
 func localRoutes() []*routev3.Route {
 	return []*routev3.Route{
-		localRoute("grpc", clusterLocalAppGRPC, &routev3.RouteMatch_GrpcRouteMatchOptions{}),
-		localRoute("http", clusterLocalApp, nil),
+		localRoute("grpc", resource.ClusterLocalAppGRPC, &routev3.RouteMatch_GrpcRouteMatchOptions{}),
+		localRoute("http", resource.ClusterLocalApp, nil),
 	}
 }
 

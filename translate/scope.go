@@ -11,22 +11,23 @@ import (
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 )
 
 // scope is the part of the mesh that some proxies may call, and what they are
 // all served for it.
 type scope struct {
 	key      string
-	kind     Kind
+	kind     resource.Kind
 	declared []string // names, sorted; nil: every service of the mesh
 
-	base      *Set              // the clusters of the services and of the collector
-	clusters  map[localKey]*Set // base, with the clusters of the application
-	endpoints *Set
-	outbound  *Resource
-	routes    *Set // outbound alone, for a proxy without an inbound listener
-	listeners *Set // of proxyless clients
-	none      *Set // of what proxyless clients do not have
+	base      *resource.Set              // the clusters of the services and of the collector
+	clusters  map[localKey]*resource.Set // base, with the clusters of the application
+	endpoints *resource.Set
+	outbound  *resource.Resource
+	routes    *resource.Set // outbound alone, for a proxy without an inbound listener
+	listeners *resource.Set // of proxyless clients
+	none      *resource.Set // of what proxyless clients do not have
 }
 
 // The keys of the scopes of services that declare no upstreams. Those of
@@ -38,7 +39,7 @@ const (
 )
 
 // scopeKey names the scope of a service's proxies.
-func scopeKey(kind Kind, s *policy.Service) (key string, declared []string) {
+func scopeKey(kind resource.Kind, s *policy.Service) (key string, declared []string) {
 	key = everyService
 	if !s.AllUpstreams {
 		declared = make([]string, 0, len(s.Upstreams))
@@ -50,7 +51,7 @@ func scopeKey(kind Kind, s *policy.Service) (key string, declared []string) {
 		sum := sha256.Sum256([]byte(strings.Join(declared, "\x00")))
 		key = hex.EncodeToString(sum[:16])
 	}
-	if kind == Proxyless {
+	if kind == resource.Proxyless {
 		key = proxylessPrefix + key
 	}
 	return key, declared
@@ -60,7 +61,7 @@ func (s *scope) every() bool { return s.declared == nil }
 
 // scope returns the scope of a service's proxies, brought up to date once in a
 // build.
-func (b *build) scope(kind Kind, settings *policy.Service) *scope {
+func (b *build) scope(kind resource.Kind, settings *policy.Service) *scope {
 	key, declared := scopeKey(kind, settings)
 	if s, ok := b.scopes[key]; ok {
 		return s
@@ -77,13 +78,13 @@ func (b *build) scope(kind Kind, settings *policy.Service) *scope {
 }
 
 // parts are what a scope takes of one of its members.
-type parts struct{ cluster, endpoints, listener *Resource }
+type parts struct{ cluster, endpoints, listener *resource.Resource }
 
-func (b *build) partsOf(kind Kind, s *service) parts {
+func (b *build) partsOf(kind resource.Kind, s *service) parts {
 	switch {
 	case s == nil:
 		return parts{}
-	case kind == Sidecar:
+	case kind == resource.Sidecar:
 		return parts{cluster: s.cluster, endpoints: s.endpoints}
 	}
 	p := b.proxylessOf(s)
@@ -91,8 +92,8 @@ func (b *build) partsOf(kind Kind, s *service) parts {
 }
 
 // lastParts are what the predecessor's scope took of the service.
-func (b *build) lastParts(kind Kind, name string, s *service) parts {
-	if s == nil || kind == Sidecar {
+func (b *build) lastParts(kind resource.Kind, name string, s *service) parts {
+	if s == nil || kind == resource.Sidecar {
 		return b.partsOf(kind, s)
 	}
 	p, ok := b.base.proxyless.Get([]byte(name))
@@ -111,15 +112,15 @@ func (b *build) newScope(s *scope) *scope {
 		endpoints.replace(nil, p.endpoints)
 		listeners.replace(nil, p.listener)
 	}
-	s.clusters = make(map[localKey]*Set)
-	s.none = NewSet()
-	if s.kind == Sidecar {
-		clusters.replace(nil, b.collector.parts(Cluster))
-		endpoints.replace(nil, b.collector.parts(Endpoint))
+	s.clusters = make(map[localKey]*resource.Set)
+	s.none = resource.NewSet()
+	if s.kind == resource.Sidecar {
+		clusters.replace(nil, b.collector.parts(resource.Cluster))
+		endpoints.replace(nil, b.collector.parts(resource.Endpoint))
 		b.reroute(s)
-		s.routes = NewSet(s.outbound)
+		s.routes = resource.NewSet(s.outbound)
 	}
-	s.base, s.endpoints, s.listeners = NewSet(clusters.put...), NewSet(endpoints.put...), NewSet(listeners.put...)
+	s.base, s.endpoints, s.listeners = resource.NewSet(clusters.put...), resource.NewSet(endpoints.put...), resource.NewSet(listeners.put...)
 	for _, name := range s.declared {
 		users, _ := b.scopesOf.Get([]byte(name))
 		b.scopesOf.Insert([]byte(name), append(slices.Clone(users), s.key))
@@ -129,7 +130,7 @@ func (b *build) newScope(s *scope) *scope {
 
 // touchScopes updates the scopes that contain a changed service. Where only
 // assignments changed nothing else of a view can; otherwise its place is stale.
-func (b *build) touchScopes(stale map[string]Profile) {
+func (b *build) touchScopes(stale map[string]resource.Profile) {
 	// Whether the places of a scope are stale.
 	touched := map[string]bool{everyService: false, proxylessToEvery: true}
 	for name, c := range b.changes {
@@ -150,22 +151,12 @@ func (b *build) touchScopes(stale map[string]Profile) {
 		b.scopes[key] = after
 		walkPrefix(b.base.placesOf, []byte(key+"\x00"), func(p *place) bool {
 			if deep {
-				stale[string(profileKey(p.profile))] = p.profile
+				stale[p.profile.Key()] = p.profile
 			} else if p.sets(after) != p.sets(before) {
 				b.changed = append(b.changed, p.view(after))
 			}
 			return true
 		})
-	}
-	if b.membership {
-		// Whoever enumerates the services of the mesh, to subtract from
-		// them, has to do it again.
-		it := b.places.Root().Iterator()
-		for key, p, ok := it.Next(); ok; key, p, ok = it.Next() {
-			if p.workload != nil && p.workload.rules.enumerates() {
-				stale[string(key)] = p.profile
-			}
-		}
 	}
 }
 
@@ -180,13 +171,13 @@ func (b *build) updateScope(before *scope) *scope {
 		endpoints.replace(was.endpoints, is.endpoints)
 		listeners.replace(was.listener, is.listener)
 		reroute = reroute || c.reroutes()
-		if before.kind == Proxyless && c.after == nil {
+		if before.kind == resource.Proxyless && c.after == nil {
 			b.forgetProxyless(name)
 		}
 	}
-	if before.kind == Sidecar && b.collector != b.base.collector {
-		clusters.replace(b.base.collector.parts(Cluster), b.collector.parts(Cluster))
-		endpoints.replace(b.base.collector.parts(Endpoint), b.collector.parts(Endpoint))
+	if before.kind == resource.Sidecar && b.collector != b.base.collector {
+		clusters.replace(b.base.collector.parts(resource.Cluster), b.collector.parts(resource.Cluster))
+		endpoints.replace(b.base.collector.parts(resource.Endpoint), b.collector.parts(resource.Endpoint))
 	}
 	after := *before
 	after.base = clusters.apply(before.base)
@@ -198,9 +189,9 @@ func (b *build) updateScope(before *scope) *scope {
 			after.clusters[key] = clusters.apply(set)
 		}
 	}
-	if reroute && before.kind == Sidecar {
+	if reroute && before.kind == resource.Sidecar {
 		b.reroute(&after)
-		after.routes = after.routes.Update([]*Resource{after.outbound}, nil)
+		after.routes = after.routes.Update([]*resource.Resource{after.outbound}, nil)
 	}
 	return &after
 }
@@ -222,11 +213,11 @@ func (b *build) changedMembers(s *scope) []string {
 
 // edits are the changes of one set.
 type edits struct {
-	put    []*Resource
+	put    []*resource.Resource
 	remove []string
 }
 
-func (e *edits) replace(before, after *Resource) {
+func (e *edits) replace(before, after *resource.Resource) {
 	switch {
 	case before == after:
 	case after == nil:
@@ -236,7 +227,7 @@ func (e *edits) replace(before, after *Resource) {
 	}
 }
 
-func (e *edits) apply(s *Set) *Set {
+func (e *edits) apply(s *resource.Set) *resource.Set {
 	if len(e.put) == 0 && len(e.remove) == 0 {
 		return s
 	}
@@ -265,7 +256,7 @@ func (b *build) members(s *scope) []*service {
 func (b *build) reroute(s *scope) {
 	members := b.members(s)
 	hosts := make([][]byte, 0, len(members))
-	refs := make([]Ref, 0, len(members))
+	refs := make([]resource.Ref, 0, len(members))
 	var keys []string
 	seen := make(map[string]struct{})
 	taken := make(map[string]string, len(members))
@@ -285,7 +276,7 @@ func (b *build) reroute(s *scope) {
 		}
 		taken[lower] = name
 		hosts = append(hosts, host)
-		refs = append(refs, Ref{Cluster, name})
+		refs = append(refs, resource.Cluster.Ref(name))
 		for _, key := range member.routeKeys {
 			if _, ok := seen[key]; !ok {
 				seen[key] = struct{}{}
@@ -307,10 +298,10 @@ func (b *build) makeClusters(s *scope, key localKey) {
 	if err != nil {
 		// Nothing in it comes from an operator but the idle timeout,
 		// which every cluster of the service has too.
-		b.report(key.report(s), []Held{{Type: Cluster, Name: clusterLocalApp, Keys: []string{"policies.timeout"}, Cause: err.Error()}}, nil)
+		b.report(key.report(s), []Held{{Type: resource.Cluster, Name: resource.ClusterLocalApp, Keys: []string{"policies.timeout"}, Cause: err.Error()}}, nil)
 		local = nil
 	}
-	s.clusters[key] = s.base.with(local)
+	s.clusters[key] = s.base.With(local)
 }
 
 func (k localKey) report(s *scope) string {
@@ -347,7 +338,7 @@ func (b *build) usedScopes(next *state) *iradix.Tree[*scope] {
 		}
 	}
 	for _, s := range review {
-		used, locals := false, make(map[localKey]*Set)
+		used, locals := false, make(map[localKey]*resource.Set)
 		walkPrefix(next.placesOf, inScope(s.key, nil), func(p *place) bool {
 			used = true
 			if set, ok := s.clusters[p.local]; ok {
@@ -383,7 +374,7 @@ func (b *build) forgetScope(s *scope) {
 	}
 }
 
-func (b *build) forgetLocals(s *scope, used map[localKey]*Set) {
+func (b *build) forgetLocals(s *scope, used map[localKey]*resource.Set) {
 	for key := range s.clusters {
 		if _, ok := used[key]; !ok {
 			b.report(key.report(s), nil, nil)

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -14,8 +15,8 @@ type service struct {
 	settings *policy.Service
 	entry    *watch.Service // the catalog's; nil if it has none
 
-	cluster   *Resource // nil if it could not be made, ever
-	endpoints *Resource
+	cluster   *resource.Resource // nil if it could not be made, ever
+	endpoints *resource.Resource
 	host      []byte // of the outbound route configuration; nil: not HTTP
 	routeKeys []string
 	held      []Held
@@ -25,7 +26,7 @@ type service struct {
 // change is one service before and after; either may be nil.
 type change struct{ before, after *service }
 
-func (s *service) clusterOrNil() *Resource {
+func (s *service) clusterOrNil() *resource.Resource {
 	if s == nil {
 		return nil
 	}
@@ -51,7 +52,7 @@ func (c change) reroutes() bool {
 func (s *service) makeCluster(c *compiler, before *service) {
 	made, err := serviceCluster(c, s.settings)
 	if err != nil {
-		s.held = append(s.held, Held{Type: Cluster, Name: s.settings.Name, Keys: clusterKeys(s.settings), Cause: err.Error()})
+		s.held = append(s.held, Held{Type: resource.Cluster, Name: s.settings.Name, Keys: clusterKeys(s.settings), Cause: err.Error()})
 		s.cluster = before.cluster
 		return
 	}
@@ -62,7 +63,7 @@ func (s *service) makeHost(before *service) {
 	s.routeKeys = settingKeys(s.settings, []string{"retry", "timeout", "load_balancing", "protocol"})
 	made, err := outboundHost(s.settings)
 	if err != nil {
-		s.held = append(s.held, Held{Type: Route, Name: routeOutbound, Keys: s.routeKeys, Cause: s.settings.Name + ": " + err.Error()})
+		s.held = append(s.held, Held{Type: resource.Route, Name: routeOutbound, Keys: s.routeKeys, Cause: s.settings.Name + ": " + err.Error()})
 		s.host = before.host
 		return
 	}

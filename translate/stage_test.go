@@ -12,6 +12,7 @@ import (
 	rbacfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	"google.golang.org/protobuf/proto"
 
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -22,9 +23,9 @@ type posture struct {
 	refuses                  bool // whom no policy admits
 }
 
-func postureOf(t *testing.T, v *View) posture {
+func postureOf(t *testing.T, v *resource.View) posture {
 	t.Helper()
-	get := func(kind Type, name string, into proto.Message) {
+	get := func(kind resource.Type, name string, into proto.Message) {
 		t.Helper()
 		r := v.Sets[kind].Get(name)
 		if r == nil {
@@ -36,22 +37,22 @@ func postureOf(t *testing.T, v *View) posture {
 	}
 	var p posture
 	var inbound listenerv3.Listener
-	get(Listener, listenerInbound, &inbound)
+	get(resource.Listener, listenerInbound, &inbound)
 	for _, chain := range inbound.FilterChains {
 		p.takesTLS = p.takesTLS || chain.TransportSocket != nil
 		p.takesPlaintext = p.takesPlaintext || chain.TransportSocket == nil
 	}
 	var cluster clusterv3.Cluster
 	var endpoints endpointv3.ClusterLoadAssignment
-	get(Cluster, "web", &cluster)
-	get(Endpoint, "web", &endpoints)
+	get(resource.Cluster, "web", &cluster)
+	get(resource.Endpoint, "web", &endpoints)
 	marked := endpoints.Endpoints[0].LbEndpoints[0].GetMetadata() != nil
 	p.speaksTLS = cluster.TransportSocket != nil || len(cluster.TransportSocketMatches) > 0
 	if p.speaksTLS != marked {
 		t.Errorf("the cluster speaks TLS: %t; the assignment says that the instance does: %t", p.speaksTLS, marked)
 	}
 	var routes routev3.RouteConfiguration
-	get(Route, routeInbound, &routes)
+	get(resource.Route, routeInbound, &routes)
 	var allow rbacfilterv3.RBACPerRoute
 	if err := routes.TypedPerFilterConfig[filterAllow].UnmarshalTo(&allow); err != nil {
 		t.Fatal(err)
@@ -68,7 +69,7 @@ func TestEachStageWorksWithItsNeighbors(t *testing.T) {
 	off := parse(t, file+"    mtls: {enabled: false}\n")
 	secured := "    authorization: {policies: [{name: all, action: ALLOW, principals: [\"spiffe://td/*\"]}]}\n"
 	web := &watch.Service{Name: "web", Instances: []*watch.Instance{{ID: "1", Address: netip.MustParseAddr("10.0.0.1"), Port: 8080, MeshPort: 15008, Weight: 1}}}
-	profile := Profile{Service: "web", AppPort: 8080, MeshPort: 15008, OutboundPort: 15001}
+	profile := resource.Profile{Service: "web", AppPort: 8080, MeshPort: 15008, OutboundPort: 15001}
 	at := func(m *Input, stage Stage) posture {
 		in := *m
 		in.Stage = stage
@@ -82,7 +83,7 @@ func TestEachStageWorksWithItsNeighbors(t *testing.T) {
 		on := parse(t, file+"    mtls: {mode: "+mode+"}\n"+secured)
 		input := Input{
 			Catalog: watch.NewCatalog().Update([]*watch.Service{web}, nil), Roots: []byte("root"),
-			Fleet: NewFleet(profile),
+			Fleet: resource.NewFleet(profile),
 		}
 		for _, to := range []string{"on", "off"} {
 			input.Mesh = on
@@ -112,7 +113,7 @@ func TestEachStageWorksWithItsNeighbors(t *testing.T) {
 // it says of an instance must not depend on which of the two it is for.
 func TestStrictAndPermissiveHaveTheSameAssignments(t *testing.T) {
 	web := &watch.Service{Name: "web", Instances: []*watch.Instance{{ID: "1", Address: netip.MustParseAddr("10.0.0.1"), Port: 8080, MeshPort: 15008, Weight: 1}}}
-	in := Input{Catalog: watch.NewCatalog().Update([]*watch.Service{web}, nil), Fleet: NewFleet(Profile{Service: "web"})}
+	in := Input{Catalog: watch.NewCatalog().Update([]*watch.Service{web}, nil), Fleet: resource.NewFleet(resource.Profile{Service: "web"})}
 	in.Mesh = parse(t, "mesh: {name: td, security: {mtls: {mode: strict}}}")
 	strict := Translate(nil, in)
 	in.Mesh = parse(t, "mesh: {name: td, security: {mtls: {mode: permissive}}}")

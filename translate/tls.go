@@ -6,6 +6,8 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"datapunk.dev/controlplane/resource"
 )
 
 // tlsMode is what sidecars speak between each other.
@@ -15,14 +17,6 @@ const (
 	tlsOff        tlsMode = iota
 	tlsPermissive         // mTLS to peers that are in the mesh, plaintext to and from the others
 	tlsStrict
-)
-
-// The names of secrets. They are SPIRE's, so that the same cluster serves
-// every proxy whoever issues its certificate.
-const (
-	secretIdentity = "default"
-	secretRoots    = "ROOTCA"
-	callersPrefix  = "callers/"
 )
 
 // sds refers to a secret over the proxy's own ADS stream. The bytes are the
@@ -55,7 +49,7 @@ func peer(uri *matcherv3.StringMatcher) *tlsv3.CommonTlsContext_CombinedValidati
 			DefaultValidationContext: &tlsv3.CertificateValidationContext{
 				MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{uriSAN(uri)},
 			},
-			ValidationContextSdsSecretConfig: sds(secretRoots),
+			ValidationContextSdsSecretConfig: sds(resource.SecretRoots),
 		},
 	}
 }
@@ -71,7 +65,7 @@ func upstreamTLS(d *draft, identity string, alpn ...string) *corev3.TransportSoc
 	return tlsSocket(d, &tlsv3.UpstreamTlsContext{
 		CommonTlsContext: &tlsv3.CommonTlsContext{
 			TlsParams:                      tls13(),
-			TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{sds(secretIdentity)},
+			TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{sds(resource.SecretIdentity)},
 			ValidationContextType:          peer(exact(identity)),
 			AlpnProtocols:                  alpn,
 		},
@@ -85,7 +79,7 @@ func downstreamTLS(d *draft, identities string) *corev3.TransportSocket {
 	return tlsSocket(d, &tlsv3.DownstreamTlsContext{
 		CommonTlsContext: &tlsv3.CommonTlsContext{
 			TlsParams:                      tls13(),
-			TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{sds(secretIdentity)},
+			TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{sds(resource.SecretIdentity)},
 			ValidationContextType:          peer(prefix(identities)),
 			AlpnProtocols:                  []string{"h2", "http/1.1"},
 		},
@@ -102,9 +96,9 @@ func callersTLS(d *draft, service string) *corev3.TransportSocket {
 	return tlsSocket(d, &tlsv3.DownstreamTlsContext{
 		CommonTlsContext: &tlsv3.CommonTlsContext{
 			TlsParams:                      tls13(),
-			TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{sds(secretIdentity)},
+			TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{sds(resource.SecretIdentity)},
 			ValidationContextType: &tlsv3.CommonTlsContext_ValidationContextSdsSecretConfig{
-				ValidationContextSdsSecretConfig: sds(callersPrefix + service),
+				ValidationContextSdsSecretConfig: sds(resource.SecretCallers(service)),
 			},
 		},
 		RequireClientCertificate:         boolean(true),
@@ -128,10 +122,10 @@ func plaintextSocket(d *draft) *corev3.TransportSocket {
 }
 
 // rootsSecret is the secret ROOTCA.
-func rootsSecret(roots []byte) (*Resource, error) {
+func rootsSecret(roots []byte) (*resource.Resource, error) {
 	var d draft
-	return d.finish(Secret, secretRoots, &tlsv3.Secret{
-		Name: secretRoots,
+	return d.finish(resource.Secret, resource.SecretRoots, &tlsv3.Secret{
+		Name: resource.SecretRoots,
 		Type: &tlsv3.Secret_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: inline(roots)}},
 	}, []string{"security.mtls"}, nil)
 }

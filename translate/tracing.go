@@ -15,6 +15,7 @@ import (
 	tracingv3 "github.com/envoyproxy/go-control-plane/envoy/type/tracing/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -44,7 +45,7 @@ func spans(d *draft, c *compiler, service string) *hcmv3.HttpConnectionManager_T
 	if t.Provider == zipkin {
 		provider.Name = "envoy.tracers.zipkin"
 		provider.ConfigType = &tracev3.Tracing_Http_TypedConfig{TypedConfig: d.pack(&tracev3.ZipkinConfig{
-			CollectorCluster:         clusterTracing,
+			CollectorCluster:         resource.ClusterTracing,
 			CollectorEndpoint:        "/api/v2/spans",
 			CollectorEndpointVersion: tracev3.ZipkinConfig_HTTP_JSON,
 			TraceId_128Bit:           true,
@@ -53,7 +54,7 @@ func spans(d *draft, c *compiler, service string) *hcmv3.HttpConnectionManager_T
 		provider.Name = "envoy.tracers.opentelemetry"
 		provider.ConfigType = &tracev3.Tracing_Http_TypedConfig{TypedConfig: d.pack(&tracev3.OpenTelemetryConfig{
 			GrpcService: &corev3.GrpcService{
-				TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: clusterTracing}},
+				TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: resource.ClusterTracing}},
 				Timeout:         duration(spanTimeout),
 			},
 			ServiceName: service,
@@ -87,7 +88,7 @@ func spans(d *draft, c *compiler, service string) *hcmv3.HttpConnectionManager_T
 // collector is the cluster of the spans' collector and, if the catalog has
 // it, its assignment. It is the same in every view.
 type collector struct {
-	cluster, endpoints *Resource
+	cluster, endpoints *resource.Resource
 }
 
 // collects reports whether the catalog's service is the collector, which is
@@ -97,11 +98,11 @@ func (g *globals) collects(s *watch.Service) bool {
 }
 
 // parts is the collector's resource of a type, or nil.
-func (c *collector) parts(t Type) *Resource {
+func (c *collector) parts(t resource.Type) *resource.Resource {
 	switch {
 	case c == nil:
 		return nil
-	case t == Cluster:
+	case t == resource.Cluster:
 		return c.cluster
 	default:
 		return c.endpoints
@@ -113,10 +114,10 @@ func (c *collector) reusing(before *collector) *collector {
 	if c == nil || before == nil {
 		return c
 	}
-	if c.cluster.same(before.cluster) {
+	if c.cluster.Same(before.cluster) {
 		c.cluster = before.cluster
 	}
-	if c.endpoints != nil && before.endpoints != nil && c.endpoints.same(before.endpoints) {
+	if c.endpoints != nil && before.endpoints != nil && c.endpoints.Same(before.endpoints) {
 		c.endpoints = before.endpoints
 	}
 	if *c == *before {
@@ -139,7 +140,7 @@ func collectorOf(c *compiler, s *watch.Service) (*collector, error) {
 	}
 	var d draft
 	cluster := &clusterv3.Cluster{
-		Name:                          clusterTracing,
+		Name:                          resource.ClusterTracing,
 		ConnectTimeout:                duration(tracingConnectTimeout),
 		PerConnectionBufferLimitBytes: u32(connectionBuffer),
 		LoadBalancingPolicy:           loadBalancing(&d, c, "least_request"),
@@ -148,12 +149,12 @@ func collectorOf(c *compiler, s *watch.Service) (*collector, error) {
 		TypedExtensionProtocolOptions: httpOptions(&d, c, mode, tracingIdleTimeout),
 	}
 	made := &collector{}
-	var refs []Ref
+	var refs []resource.Ref
 	switch {
 	case c.tracing.Endpoint == "" && s != nil:
 		cluster.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
 		cluster.EdsClusterConfig = eds()
-		refs = []Ref{{Endpoint, clusterTracing}}
+		refs = []resource.Ref{resource.Endpoint.Ref(resource.ClusterTracing)}
 		var err error
 		if made.endpoints, err = collectorEndpoints(s, port); err != nil {
 			return nil, err
@@ -171,10 +172,10 @@ func collectorOf(c *compiler, s *watch.Service) (*collector, error) {
 			kind = clusterv3.Cluster_STATIC
 		}
 		cluster.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: kind}
-		cluster.LoadAssignment = fixedAssignment(clusterTracing, host, port)
+		cluster.LoadAssignment = fixedAssignment(resource.ClusterTracing, host, port)
 	}
 	var err error
-	if made.cluster, err = d.finish(Cluster, clusterTracing, cluster, []string{"telemetry.tracing"}, refs); err != nil {
+	if made.cluster, err = d.finish(resource.Cluster, resource.ClusterTracing, cluster, []string{"telemetry.tracing"}, refs); err != nil {
 		return nil, err
 	}
 	return made, nil
@@ -182,7 +183,7 @@ func collectorOf(c *compiler, s *watch.Service) (*collector, error) {
 
 // collectorEndpoints dials the collector in plaintext; at the port that its
 // meta names, if it takes OTLP.
-func collectorEndpoints(s *watch.Service, port uint16) (*Resource, error) {
+func collectorEndpoints(s *watch.Service, port uint16) (*resource.Resource, error) {
 	var group []*endpointv3.LbEndpoint
 	for _, i := range s.Instances {
 		if i.Health > watch.Warning || !i.Address.IsValid() {
@@ -196,12 +197,12 @@ func collectorEndpoints(s *watch.Service, port uint16) (*Resource, error) {
 			Endpoint: &endpointv3.Endpoint{Address: socketAddress(i.Address.Unmap().String(), at)},
 		}})
 	}
-	assignment := &endpointv3.ClusterLoadAssignment{ClusterName: clusterTracing}
+	assignment := &endpointv3.ClusterLoadAssignment{ClusterName: resource.ClusterTracing}
 	if len(group) > 0 {
 		assignment.Endpoints = []*endpointv3.LocalityLbEndpoints{{LbEndpoints: group}}
 	}
 	var d draft
-	return d.finish(Endpoint, clusterTracing, assignment, nil, nil)
+	return d.finish(resource.Endpoint, resource.ClusterTracing, assignment, nil, nil)
 }
 
 // splitEndpoint reads HOST:PORT, or HOST with the protocol's usual port.

@@ -10,6 +10,7 @@ import (
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -42,7 +43,7 @@ func moved(before, after *Snapshot) []string {
 	names := make(map[string]struct{})
 	for v := range after.Views() {
 		old := before.View(v.Profile)
-		for kind := range NumTypes {
+		for kind := range resource.NumTypes {
 			for _, name := range different(old.Sets[kind], v.Sets[kind]) {
 				a, b := old.Sets[kind].Get(name), v.Sets[kind].Get(name)
 				if a == nil || b == nil || a.Version != b.Version {
@@ -131,12 +132,12 @@ func TestEndpointMovesOneAssignment(t *testing.T) {
 	}
 	for v := range after.Views() {
 		old := before.View(v.Profile)
-		for kind := range NumTypes {
-			if same := v.Sets[kind] == old.Sets[kind]; same == (kind == Endpoint) {
+		for kind := range resource.NumTypes {
+			if same := v.Sets[kind] == old.Sets[kind]; same == (kind == resource.Endpoint) {
 				t.Errorf("the set of %s is the same: %t", typeNames[kind], same)
 			}
 		}
-		if names, known := v.Sets[Endpoint].ChangedSince(old.Sets[Endpoint]); !known || !slices.Equal(names, []string{"lake_service"}) {
+		if names, known := v.Sets[resource.Endpoint].ChangedSince(old.Sets[resource.Endpoint]); !known || !slices.Equal(names, []string{"lake_service"}) {
 			t.Errorf("the endpoints say that %v changed (known %t)", names, known)
 		}
 	}
@@ -148,15 +149,15 @@ func TestViewsShare(t *testing.T) {
 	views := slices.Collect(snapshot.Views())
 	a, b := views[0], views[1]
 	for _, name := range []string{"lake_service", "nexus", "stream_service", "tracing"} {
-		if a.Sets[Cluster].Get(name) != b.Sets[Cluster].Get(name) {
+		if a.Sets[resource.Cluster].Get(name) != b.Sets[resource.Cluster].Get(name) {
 			t.Errorf("cluster %s is made twice", name)
 		}
 	}
-	if a.Sets[Endpoint] != b.Sets[Endpoint] {
+	if a.Sets[resource.Endpoint] != b.Sets[resource.Endpoint] {
 		t.Error("two proxies of one scope have two sets of endpoints")
 	}
 	for _, name := range []string{routeOutbound, routeInbound} {
-		if a.Sets[Route].Get(name) != b.Sets[Route].Get(name) {
+		if a.Sets[resource.Route].Get(name) != b.Sets[resource.Route].Get(name) {
 			t.Errorf("route configuration %s is made twice for one scope and one set of policies", name)
 		}
 	}
@@ -170,16 +171,16 @@ func TestScopeIsWhatIsDeclared(t *testing.T) {
 		if v.Profile.Service != "web" {
 			continue
 		}
-		if got, want := setNames(v.Sets[Cluster]), []string{"api", clusterLocalApp, clusterLocalAppGRPC, "postgres", "redis"}; !slices.Equal(got, want) {
+		if got, want := setNames(v.Sets[resource.Cluster]), []string{"api", resource.ClusterLocalApp, resource.ClusterLocalAppGRPC, "postgres", "redis"}; !slices.Equal(got, want) {
 			t.Errorf("clusters %v, want %v", got, want)
 		}
-		if got, want := setNames(v.Sets[Listener]), []string{listenerInbound, listenerOutbound, "outbound_tcp_postgres", "outbound_tcp_redis"}; !slices.Equal(got, want) {
+		if got, want := setNames(v.Sets[resource.Listener]), []string{listenerInbound, listenerOutbound, "outbound_tcp_postgres", "outbound_tcp_redis"}; !slices.Equal(got, want) {
 			t.Errorf("listeners %v, want %v", got, want)
 		}
 	}
 }
 
-func setNames(s *Set) []string {
+func setNames(s *resource.Set) []string {
 	var all []string
 	for r := range s.All() {
 		all = append(all, r.Name)
@@ -204,7 +205,7 @@ func TestWhatCannotBeMadeIsHeld(t *testing.T) {
 	in.Mesh = readCase(t, file).Mesh
 	after := Translate(before, in)
 
-	if len(after.Held) != 1 || after.Held[0].Type != Route || after.Held[0].Name != routeInbound || !strings.Contains(after.Held[0].Cause, "lake: regex") {
+	if len(after.Held) != 1 || after.Held[0].Type != resource.Route || after.Held[0].Name != routeInbound || !strings.Contains(after.Held[0].Cause, "lake: regex") {
 		t.Fatalf("held: %+v", after.Held)
 	}
 	if !slices.Contains(after.Held[0].Keys, "security.authorization.policies[3]") {
@@ -217,7 +218,7 @@ func TestWhatCannotBeMadeIsHeld(t *testing.T) {
 	// Without a last good one, nobody is admitted: better than everybody.
 	fresh := Translate(nil, in)
 	for v := range fresh.Views() {
-		closed := v.Sets[Route].Get(routeInbound).Version == closedConfiguration().Version
+		closed := v.Sets[resource.Route].Get(routeInbound).Version == closedConfiguration().Version
 		if closed != (v.Profile.Service == "lake") {
 			t.Errorf("%s: closed %t", v.Profile.Service, closed)
 		}
@@ -234,12 +235,12 @@ func TestWhatCannotBeMadeIsHeld(t *testing.T) {
 // needs no metadata.
 func TestMissingMetadata(t *testing.T) {
 	in := seedInput(t)
-	bare := Profile{Service: "nexus"}
-	in.Fleet = NewFleet(bare, Profile{Service: "nexus", Address: "nowhere", AppPort: 1, MeshPort: 2, OutboundPort: 3, MetricsPort: 4})
+	bare := resource.Profile{Service: "nexus"}
+	in.Fleet = resource.NewFleet(bare, resource.Profile{Service: "nexus", Address: "nowhere", AppPort: 1, MeshPort: 2, OutboundPort: 3, MetricsPort: 4})
 	snapshot := Translate(nil, in)
 	v := snapshot.View(bare)
-	if v.Sets[Listener].Len() != 0 || v.Sets[Cluster].Get("lake_service") == nil || v.Sets[Route].Get(routeOutbound) == nil {
-		t.Errorf("listeners %v, clusters %v", setNames(v.Sets[Listener]), setNames(v.Sets[Cluster]))
+	if v.Sets[resource.Listener].Len() != 0 || v.Sets[resource.Cluster].Get("lake_service") == nil || v.Sets[resource.Route].Get(routeOutbound) == nil {
+		t.Errorf("listeners %v, clusters %v", setNames(v.Sets[resource.Listener]), setNames(v.Sets[resource.Cluster]))
 	}
 	for _, word := range []string{"app_port", "mesh_port", "outbound_port", "metrics_port"} {
 		if !slices.ContainsFunc(v.Missing, func(m string) bool { return strings.Contains(m, word) }) {
@@ -247,8 +248,8 @@ func TestMissingMetadata(t *testing.T) {
 		}
 	}
 	for v := range snapshot.Views() {
-		if v.Profile.Address == "nowhere" && (len(v.Missing) != 1 || !slices.Equal(setNames(v.Sets[Listener]), []string{listenerOutbound})) {
-			t.Errorf("with a bad address: missing %q, listeners %v", v.Missing, setNames(v.Sets[Listener]))
+		if v.Profile.Address == "nowhere" && (len(v.Missing) != 1 || !slices.Equal(setNames(v.Sets[resource.Listener]), []string{listenerOutbound})) {
+			t.Errorf("with a bad address: missing %q, listeners %v", v.Missing, setNames(v.Sets[resource.Listener]))
 		}
 	}
 }
@@ -258,13 +259,13 @@ func TestMissingMetadata(t *testing.T) {
 func TestMetricsPortOfTheMesh(t *testing.T) {
 	in := seedInput(t)
 	in.Mesh = parse(t, "mesh: {name: m, telemetry: {metrics: {port: 9900}}}")
-	for profile, want := range map[Profile]uint32{
+	for profile, want := range map[resource.Profile]uint32{
 		{Service: "nexus"}:                    9900,
 		{Service: "nexus", MetricsPort: 9102}: 9102,
 	} {
-		in.Fleet = NewFleet(profile)
+		in.Fleet = resource.NewFleet(profile)
 		var l listenerv3.Listener
-		decode(t, Translate(nil, in).View(profile).Sets[Listener].Get(listenerMetrics), &l)
+		decode(t, Translate(nil, in).View(profile).Sets[resource.Listener].Get(listenerMetrics), &l)
 		if got := l.GetAddress().GetSocketAddress().GetPortValue(); got != want {
 			t.Errorf("%+v: port %d, want %d", profile, got, want)
 		}
@@ -275,19 +276,19 @@ func TestMetricsPortOfTheMesh(t *testing.T) {
 // second, so it is never sent.
 func TestListenersDoNotClash(t *testing.T) {
 	for _, c := range []struct {
-		profile Profile
+		profile resource.Profile
 		held    []string
 	}{
-		{Profile{AppPort: 8080, MeshPort: 15008, OutboundPort: 15001, MetricsPort: 9102}, nil},
-		{Profile{AppPort: 8080, MeshPort: 15001, OutboundPort: 15001}, []string{listenerOutbound}},
-		{Profile{Address: "10.0.0.1", AppPort: 8080, MeshPort: 15001, OutboundPort: 15001}, nil},
-		{Profile{AppPort: 8080, MeshPort: 8080, OutboundPort: 15001}, []string{listenerInbound}},
-		{Profile{Address: "10.0.0.1", AppPort: 8080, MeshPort: 8080, OutboundPort: 15001}, nil},
-		{Profile{Address: "10.0.0.1", AppPort: 8080, MeshPort: 15008, OutboundPort: 15001, MetricsPort: 15008}, []string{listenerMetrics}},
+		{resource.Profile{AppPort: 8080, MeshPort: 15008, OutboundPort: 15001, MetricsPort: 9102}, nil},
+		{resource.Profile{AppPort: 8080, MeshPort: 15001, OutboundPort: 15001}, []string{listenerOutbound}},
+		{resource.Profile{Address: "10.0.0.1", AppPort: 8080, MeshPort: 15001, OutboundPort: 15001}, nil},
+		{resource.Profile{AppPort: 8080, MeshPort: 8080, OutboundPort: 15001}, []string{listenerInbound}},
+		{resource.Profile{Address: "10.0.0.1", AppPort: 8080, MeshPort: 8080, OutboundPort: 15001}, nil},
+		{resource.Profile{Address: "10.0.0.1", AppPort: 8080, MeshPort: 15008, OutboundPort: 15001, MetricsPort: 15008}, []string{listenerMetrics}},
 	} {
 		c.profile.Service = "nexus"
 		in := seedInput(t)
-		in.Fleet = NewFleet(c.profile)
+		in.Fleet = resource.NewFleet(c.profile)
 		snapshot := Translate(nil, in)
 		var held []string
 		for _, h := range snapshot.Held {
@@ -314,7 +315,7 @@ func TestNotes(t *testing.T) {
 		}
 	}
 	for v := range snapshot.Views() {
-		if v.Sets[Cluster].Get("lake_service") == nil || v.Sets[Endpoint].Get("lake_service") == nil {
+		if v.Sets[resource.Cluster].Get("lake_service") == nil || v.Sets[resource.Endpoint].Get("lake_service") == nil {
 			t.Error("a service of the file alone has no cluster, or no empty assignment")
 		}
 	}

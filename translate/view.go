@@ -2,25 +2,25 @@ package translate
 
 import (
 	"cmp"
-	"encoding/binary"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 )
 
 // place is where a profile stands: what its view is put together from. A view
 // itself is not kept, so that a change of a scope costs nothing for each of
 // the profiles in it.
 type place struct {
-	profile   Profile
+	profile   resource.Profile
 	scope     string // key
 	local     localKey
-	workload  *workload // nil for a proxyless client
-	secrets   *Set      // of a proxyless client; nil for others
-	listeners *Set
+	workload  *workload     // nil for a proxyless client
+	secrets   *resource.Set // of a proxyless client; nil for others
+	listeners *resource.Set
 	serves    bool // has an inbound listener
 	listen    listenInput
 	missing   []string
@@ -41,23 +41,23 @@ func (l listenInput) equal(o listenInput) bool {
 }
 
 // view puts the view together.
-func (p *place) view(s *scope) *View {
-	return &View{Profile: p.profile, Sets: p.sets(s), Missing: p.missing}
+func (p *place) view(s *scope) *resource.View {
+	return &resource.View{Profile: p.profile, Sets: p.sets(s), Missing: p.missing}
 }
 
 // sets are what the view serves, of the place and of its scope.
-func (p *place) sets(s *scope) [NumTypes]*Set {
-	if s.kind == Proxyless {
-		return [NumTypes]*Set{Cluster: s.base, Endpoint: s.endpoints, Secret: p.secrets, Listener: s.listeners, Route: s.none}
+func (p *place) sets(s *scope) [resource.NumTypes]*resource.Set {
+	if s.kind == resource.Proxyless {
+		return [resource.NumTypes]*resource.Set{resource.Cluster: s.base, resource.Endpoint: s.endpoints, resource.Secret: p.secrets, resource.Listener: s.listeners, resource.Route: s.none}
 	}
 	clusters, routes := s.base, s.routes
 	if p.serves {
 		clusters, routes = s.clusters[p.local], p.workload.routes
 	}
-	return [NumTypes]*Set{Cluster: clusters, Endpoint: s.endpoints, Secret: p.workload.secrets, Listener: p.listeners, Route: routes}
+	return [resource.NumTypes]*resource.Set{resource.Cluster: clusters, resource.Endpoint: s.endpoints, resource.Secret: p.workload.secrets, resource.Listener: p.listeners, resource.Route: routes}
 }
 
-func (s *state) view(p *place) *View {
+func (s *state) view(p *place) *resource.View {
 	scope, _ := s.scopes.Get([]byte(p.scope))
 	return p.view(scope)
 }
@@ -70,28 +70,9 @@ func (p *place) workloadKey() workloadKey {
 	return p.workload.key
 }
 
-// same reports whether two views serve the same.
-func (v *View) same(o *View) bool {
+// sameView reports whether two views serve the same.
+func sameView(v, o *resource.View) bool {
 	return v.Sets == o.Sets && slices.Equal(v.Missing, o.Missing)
-}
-
-// profileKey encodes a profile so that those of one service stand together,
-// and no two profiles share a key whatever a proxy says of itself.
-func profileKey(p Profile) []byte {
-	key := servicePrefix(p.Service)
-	key = append(key, byte(p.Kind))
-	for _, s := range []string{p.Address, p.Zone} {
-		key = binary.AppendUvarint(key, uint64(len(s)))
-		key = append(key, s...)
-	}
-	for _, port := range []uint16{p.AppPort, p.MeshPort, p.OutboundPort, p.MetricsPort} {
-		key = binary.BigEndian.AppendUint16(key, port)
-	}
-	return key
-}
-
-func servicePrefix(service string) []byte {
-	return append(binary.AppendUvarint(nil, uint64(len(service))), service...)
 }
 
 // inScope is the key of a place among those of its scope.
@@ -101,28 +82,54 @@ func inScope(scope string, profile []byte) []byte {
 
 // translateViews brings the views up to date: all of them if the mesh or the
 // roots changed, else those whose scope a change touches and those that are new.
-func (b *build) translateViews(before *Fleet) {
-	stale := make(map[string]Profile)
+func (b *build) translateViews(before *resource.Fleet) {
+	stale := make(map[string]resource.Profile)
 	b.reviewFleet(before, stale)
 	if b.meshChanged || b.rootsChanged || b.collector != b.base.collector {
 		it := b.places.Root().Iterator()
 		for key, p, ok := it.Next(); ok; key, p, ok = it.Next() {
 			stale[string(key)] = p.profile
 		}
-	} else if len(b.changes) > 0 {
-		b.touchScopes(stale)
+	} else {
+		if len(b.changes) > 0 {
+			b.touchScopes(stale)
+		}
+		b.relistCallers(stale)
 	}
 	for _, key := range slices.Sorted(maps.Keys(stale)) {
 		b.place([]byte(key), stale[key])
 	}
 }
 
+// relistCallers notes the places as stale whose callers are listed one by one,
+// if a service came or went.
+func (b *build) relistCallers(stale map[string]resource.Profile) {
+	if !b.callersMoved {
+		return
+	}
+	it := b.places.Root().Iterator()
+	for key, p, ok := it.Next(); ok; key, p, ok = it.Next() {
+		if p.workload != nil && p.workload.listed {
+			stale[string(key)] = p.profile
+		}
+	}
+}
+
 // reviewFleet drops the views of profiles that no proxy has any more, and notes
 // the new profiles as stale.
-func (b *build) reviewFleet(before *Fleet, stale map[string]Profile) {
-	for _, key := range b.in.Fleet.since(before) {
-		profile, here := b.in.Fleet.tree.Get([]byte(key))
+func (b *build) reviewFleet(before *resource.Fleet, stale map[string]resource.Profile) {
+	b.callersMoved = b.membership
+	for _, key := range b.in.Fleet.ChangedSince(before) {
+		profile, here := b.in.Fleet.Get(key)
 		known, was := b.places.Get([]byte(key))
+		if here != was && !b.callersMoved {
+			service := profile.Service
+			if was {
+				service = known.profile.Service
+			}
+			_, inMesh := b.services.Get([]byte(service))
+			b.callersMoved = !inMesh && before.HasService(service) != b.in.Fleet.HasService(service)
+		}
 		switch {
 		case here && !was:
 			stale[key] = profile
@@ -139,12 +146,12 @@ func (b *build) reviewFleet(before *Fleet, stale map[string]Profile) {
 
 // place brings one profile's place up to date, and notes its view as changed
 // if it is.
-func (b *build) place(key []byte, profile Profile) {
-	if !b.in.Fleet.has(key) {
+func (b *build) place(key []byte, profile resource.Profile) {
+	if _, here := b.in.Fleet.Get(string(key)); !here {
 		return
 	}
 	before, known := b.base.places.Get(key)
-	var old *View
+	var old *resource.View
 	if known {
 		old = b.base.view(before)
 	}
@@ -153,7 +160,7 @@ func (b *build) place(key []byte, profile Profile) {
 	settings := b.settings(profile.Service, before)
 	s := b.scope(profile.Kind, settings)
 	p.scope = s.key
-	if profile.Kind == Proxyless {
+	if profile.Kind == resource.Proxyless {
 		p.listen.settings = settings
 		p.secrets = b.trustBundle(before)
 	} else {
@@ -176,21 +183,21 @@ func (b *build) place(key []byte, profile Profile) {
 	}
 	b.places.Insert(key, p)
 	b.placesOf.Insert(inScope(p.scope, key), p)
-	if v := p.view(s); old == nil || !v.same(old) {
+	if v := p.view(s); old == nil || !sameView(v, old) {
 		b.changed = append(b.changed, v)
 	}
 }
 
 // trustBundle is all that a proxyless client may have of secrets, for whoever
 // keeps its files: its certificate is never in a view.
-func (b *build) trustBundle(before *place) *Set {
+func (b *build) trustBundle(before *place) *resource.Set {
 	switch {
-	case before != nil && before.secrets.Get(secretRoots) == b.roots:
+	case before != nil && before.secrets.Get(resource.SecretRoots) == b.roots:
 		return before.secrets
 	case b.roots == nil:
-		return NewSet()
+		return resource.NewSet()
 	}
-	return NewSet(b.roots)
+	return resource.NewSet(b.roots)
 }
 
 // settings are the effective settings of a proxy's service, which the mesh
@@ -213,13 +220,13 @@ func (b *build) listen(p *place, key []byte, settings *policy.Service, before *p
 		p.listeners, p.serves, p.missing = before.listeners, before.serves, before.missing
 		return
 	}
-	last := NewSet()
+	last := resource.NewSet()
 	if before != nil {
 		last = before.listeners
 	}
 	l := &listening{c: b.c, settings: settings, profile: p.profile, last: last}
 	l.all(p.listen)
-	p.listeners, p.serves, p.missing = last.become(l.made), l.serves, l.missing
+	p.listeners, p.serves, p.missing = last.Become(l.made), l.serves, l.missing
 	b.report("view/"+string(key), l.held, nil)
 }
 
@@ -243,10 +250,10 @@ func (b *build) tcpUpstreams(settings *policy.Service) []tcpUpstream {
 type listening struct {
 	c        *compiler
 	settings *policy.Service
-	profile  Profile
-	last     *Set
+	profile  resource.Profile
+	last     *resource.Set
 
-	made    []*Resource
+	made    []*resource.Resource
 	held    []Held
 	missing []string
 	serves  bool
@@ -273,7 +280,7 @@ func (l *listening) all(in listenInput) {
 	if p.OutboundPort == 0 {
 		l.missing = append(l.missing, "outbound_port: no outbound listener")
 	} else {
-		l.add(binding{listenerOutbound, loopback, p.OutboundPort}, func() (*Resource, error) {
+		l.add(binding{listenerOutbound, loopback, p.OutboundPort}, func() (*resource.Resource, error) {
 			return outboundListener(l.c, l.settings, p.OutboundPort)
 		})
 	}
@@ -283,12 +290,12 @@ func (l *listening) all(in listenInput) {
 	case metricsPort == 0:
 		l.missing = append(l.missing, "metrics_port: no metrics listener")
 	default:
-		l.add(binding{listenerMetrics, address, metricsPort}, func() (*Resource, error) {
+		l.add(binding{listenerMetrics, address, metricsPort}, func() (*resource.Resource, error) {
 			return metricsListener(l.c, address, metricsPort)
 		})
 	}
 	for _, u := range in.upstreams {
-		l.add(binding{listenerOutboundTCP + u.service, loopback, u.port}, func() (*Resource, error) {
+		l.add(binding{listenerOutboundTCP + u.service, loopback, u.port}, func() (*resource.Resource, error) {
 			return outboundTCPListener(l.c, l.settings, u)
 		})
 	}
@@ -312,14 +319,14 @@ func (l *listening) inbound(address string, plaintextTCP bool) {
 	}
 	// The application holds its port on loopback already.
 	l.bound = append(l.bound, binding{"the application", loopback, p.AppPort})
-	l.serves = l.add(binding{listenerInbound, address, p.MeshPort}, func() (*Resource, error) {
+	l.serves = l.add(binding{listenerInbound, address, p.MeshPort}, func() (*resource.Resource, error) {
 		return inboundListener(l.c, l.settings, address, p.MeshPort, plaintextTCP)
 	})
 }
 
 // add makes a listener, unless another one has its port: Envoy would refuse
 // the second, and the whole response is then in doubt.
-func (l *listening) add(at binding, make func() (*Resource, error)) bool {
+func (l *listening) add(at binding, make func() (*resource.Resource, error)) bool {
 	for _, other := range l.bound {
 		if other.clashes(at) {
 			l.hold(at.listener, fmt.Sprintf("port %d is taken by %s", at.port, other.listener), false)
@@ -337,7 +344,7 @@ func (l *listening) add(at binding, make func() (*Resource, error)) bool {
 
 // hold keeps the last good listener, if it may stay where it is.
 func (l *listening) hold(name, cause string, keep bool) bool {
-	l.held = append(l.held, Held{Type: Listener, Name: name, Keys: listenerKeys(l.settings), Cause: l.settings.Name + ": " + cause})
+	l.held = append(l.held, Held{Type: resource.Listener, Name: name, Keys: listenerKeys(l.settings), Cause: l.settings.Name + ": " + cause})
 	last := l.last.Get(name)
 	if !keep || last == nil {
 		return false

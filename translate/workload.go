@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 )
 
 // workloadKey tells the proxies of one service apart by what their inbound
@@ -21,14 +22,15 @@ type workload struct {
 	settings *policy.Service
 	globals  *globals
 	rules    rules // the policies that apply
-	outbound *Resource
-	roots    *Resource
+	outbound *resource.Resource
+	roots    *resource.Resource
 
-	inbound *Resource // route configuration; nil for TCP
-	routes  *Set      // outbound and inbound
-	secrets *Set
+	inbound *resource.Resource // route configuration; nil for TCP
+	routes  *resource.Set      // outbound and inbound
+	secrets *resource.Set
 	// plaintextTCP admits TCP callers without a certificate.
 	plaintextTCP bool
+	listed       bool // TCP callers are listed one by one: who is known matters
 }
 
 // workload makes the workload of a proxy, with the parts of the predecessor's
@@ -49,7 +51,7 @@ func (b *build) workload(settings *policy.Service, appPort uint16, s *scope) *wo
 
 // lastWorkload is the predecessor's workload with the key, or nil.
 func (b *build) lastWorkload(key workloadKey) (last *workload) {
-	walkPrefix(b.base.places, servicePrefix(key.service), func(p *place) bool {
+	walkPrefix(b.base.places, []byte(resource.ServiceKey(key.service)), func(p *place) bool {
 		if p.workloadKey() == key {
 			last = p.workload
 		}
@@ -61,27 +63,28 @@ func (b *build) lastWorkload(key workloadKey) (last *workload) {
 func (b *build) makeWorkload(key workloadKey, settings *policy.Service, applied rules, s *scope) *workload {
 	before := b.lastWorkload(key)
 	sameRules := before != nil && before.settings == settings && before.globals == b.c.globals && before.rules.equal(applied)
-	sameCallers := !b.membership || !applied.enumerates()
+	sameCallers := before != nil && (!before.listed || !b.callersMoved)
 	if sameRules && sameCallers && before.outbound == s.outbound && before.roots == b.roots {
 		return before
 	}
 	w := &workload{key: key, settings: settings, globals: b.c.globals, rules: applied, outbound: s.outbound, roots: b.roots}
 	if before == nil {
-		before = &workload{routes: NewSet(), secrets: NewSet()}
+		before = &workload{routes: resource.NewSet(), secrets: resource.NewSet()}
 	}
 	w.plaintextTCP = applied.admitPlaintextTCP()
 	var held []Held
-	routes := []*Resource{s.outbound}
-	secrets := []*Resource{}
+	routes := []*resource.Resource{s.outbound}
+	secrets := []*resource.Resource{}
 	if b.roots != nil {
 		secrets = append(secrets, b.roots)
 	}
 	if settings.Protocol == policy.TCP {
 		if b.roots != nil {
-			callers, err := b.callersSecret(settings.Name, applied)
+			callers, listed, err := b.callersSecret(settings.Name, applied)
+			w.listed = listed
 			if err != nil {
-				held = append(held, Held{Type: Secret, Name: callersPrefix + settings.Name, Keys: applied.keys, Cause: err.Error()})
-				callers = before.secrets.Get(callersPrefix + settings.Name)
+				held = append(held, Held{Type: resource.Secret, Name: resource.SecretCallers(settings.Name), Keys: applied.keys, Cause: err.Error()})
+				callers = before.secrets.Get(resource.SecretCallers(settings.Name))
 			}
 			if callers != nil {
 				secrets = append(secrets, callers)
@@ -90,7 +93,7 @@ func (b *build) makeWorkload(key workloadKey, settings *policy.Service, applied 
 	} else {
 		inbound, err := b.inboundConfiguration(applied)
 		if err != nil {
-			held = append(held, Held{Type: Route, Name: routeInbound, Keys: applied.keys, Cause: settings.Name + ": " + err.Error()})
+			held = append(held, Held{Type: resource.Route, Name: routeInbound, Keys: applied.keys, Cause: settings.Name + ": " + err.Error()})
 			inbound = before.inbound
 			if inbound == nil {
 				inbound = closedConfiguration()
@@ -100,8 +103,8 @@ func (b *build) makeWorkload(key workloadKey, settings *policy.Service, applied 
 		routes = append(routes, inbound)
 	}
 	b.report(key.report(), held, nil)
-	w.routes = before.routes.become(routes)
-	w.secrets = before.secrets.become(secrets)
+	w.routes = before.routes.Become(routes)
+	w.secrets = before.secrets.Become(secrets)
 	return w
 }
 
@@ -110,7 +113,7 @@ func (b *build) makeWorkload(key workloadKey, settings *policy.Service, applied 
 func (b *build) forgetWorkloads(next *state) {
 	for key := range b.left {
 		used := false
-		walkPrefix(next.places, servicePrefix(key.service), func(p *place) bool {
+		walkPrefix(next.places, []byte(resource.ServiceKey(key.service)), func(p *place) bool {
 			used = p.workloadKey() == key
 			return !used
 		})

@@ -13,7 +13,7 @@ import (
 	"net/netip"
 	"slices"
 
-	iradix "github.com/hashicorp/go-immutable-radix/v2"
+	"datapunk.dev/controlplane/resource"
 )
 
 // Health is what the catalog says of an instance.
@@ -89,25 +89,18 @@ func (s *Service) Equal(o *Service) bool {
 // Catalog is one state of the catalog. The zero value is not useful; start
 // from [NewCatalog].
 type Catalog struct {
-	services *iradix.Tree[*Service]
-	lineage  *lineage
-	seq      uint64 // position within the lineage
-	from     uint64 // the position that changed is relative to
-	changed  map[string]struct{}
+	services *resource.Tree[*Service]
+	history  resource.History
 }
-
-// lineage ties catalogs that descend from one another; those of two lineages
-// can only be compared whole.
-type lineage struct{ _ byte }
 
 // NewCatalog returns an empty catalog that descends from nothing.
 func NewCatalog() *Catalog {
-	return &Catalog{services: iradix.New[*Service](), lineage: &lineage{}}
+	return &Catalog{services: resource.NewTree[*Service](), history: resource.NewHistory()}
 }
 
 // Service returns the service with the catalog's name, or nil.
 func (c *Catalog) Service(name string) *Service {
-	s, _ := c.services.Get([]byte(name))
+	s, _ := c.services.Get(name)
 	return s
 }
 
@@ -115,67 +108,38 @@ func (c *Catalog) Service(name string) *Service {
 func (c *Catalog) Len() int { return c.services.Len() }
 
 // Services iterates over all services in the order of their names.
-func (c *Catalog) Services() iter.Seq[*Service] {
-	return func(yield func(*Service) bool) {
-		it := c.services.Root().Iterator()
-		for _, s, ok := it.Next(); ok; _, s, ok = it.Next() {
-			if !yield(s) {
-				return
-			}
-		}
-	}
-}
+func (c *Catalog) Services() iter.Seq[*Service] { return c.services.Values() }
 
 // Update returns the successor of c with the services put in and the names
 // removed. What is equal to what c has is no change; if nothing changes,
 // Update returns c itself.
 func (c *Catalog) Update(put []*Service, remove []string) *Catalog {
-	txn := c.services.Txn()
-	changed := make(map[string]struct{})
+	edit := c.services.Edit()
+	var changed []string
 	for _, s := range put {
-		if old, ok := txn.Get([]byte(s.Name)); ok && old.Equal(s) {
+		if old, ok := edit.Get(s.Name); ok && old.Equal(s) {
 			continue
 		}
-		txn.Insert([]byte(s.Name), s)
-		changed[s.Name] = struct{}{}
+		edit.Put(s.Name, s)
+		changed = append(changed, s.Name)
 	}
 	for _, name := range remove {
-		if _, ok := txn.Delete([]byte(name)); ok {
-			changed[name] = struct{}{}
+		if _, ok := edit.Delete(name); ok {
+			changed = append(changed, name)
 		}
 	}
 	if len(changed) == 0 {
 		return c
 	}
-	return &Catalog{services: txn.Commit(), lineage: c.lineage, seq: c.seq + 1, from: c.seq, changed: changed}
+	return &Catalog{services: edit.Tree(), history: c.history.Then(changed)}
 }
 
-// After returns c with the changes of skipped, its predecessor, added: what a
-// reader must see that never saw skipped.
-func (c *Catalog) After(skipped *Catalog) *Catalog {
-	if skipped == nil || skipped == c || c.lineage != skipped.lineage || c.from != skipped.seq {
-		return c
-	}
-	merged := *c
-	merged.from = skipped.from
-	merged.changed = maps.Clone(skipped.changed)
-	if merged.changed == nil {
-		merged.changed = make(map[string]struct{})
-	}
-	maps.Copy(merged.changed, c.changed)
-	return &merged
-}
-
-// ChangedSince returns the names of the services that may differ between base
-// and c. It is false when that is not known and the two must be compared whole.
-func (c *Catalog) ChangedSince(base *Catalog) (map[string]struct{}, bool) {
-	switch {
-	case base == nil || c.lineage != base.lineage:
+// ChangedSince returns the names of the services that may differ between base,
+// an earlier state of the same catalog, and c; a name may come twice. It is false
+// when that is not known, and the two must be compared whole.
+func (c *Catalog) ChangedSince(base *Catalog) ([]string, bool) {
+	if base == nil {
 		return nil, false
-	case c.seq == base.seq:
-		return nil, true
-	case c.from == base.seq:
-		return c.changed, true
 	}
-	return nil, false
+	return c.history.Since(base.history)
 }

@@ -14,15 +14,15 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"datapunk.dev/controlplane/resource"
+
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-
-	"datapunk.dev/controlplane/translate"
 )
 
 // assignmentOf returns a ClusterLoadAssignment of ten instances.
-func assignmentOf(name, version string) *translate.Resource {
+func assignmentOf(name, version string) *resource.Resource {
 	m := &endpointpb.ClusterLoadAssignment{ClusterName: name, Endpoints: []*endpointpb.LocalityLbEndpoints{{}}}
 	for i := range 10 {
 		m.Endpoints[0].LbEndpoints = append(m.Endpoints[0].LbEndpoints, &endpointpb.LbEndpoint{
@@ -37,11 +37,11 @@ func assignmentOf(name, version string) *translate.Resource {
 	if err != nil {
 		panic(err)
 	}
-	return &translate.Resource{Type: translate.Endpoint, Name: name, Version: version, Body: body}
+	return &resource.Resource{Type: resource.Endpoint, Name: name, Version: version, Body: body}
 }
 
 // clusterOf returns a cluster of the size of a real one.
-func clusterOf(name string) *translate.Resource {
+func clusterOf(name string) *resource.Resource {
 	r := cluster(name, "1")
 	r.Body = append(r.Body, 0xfa, 0x3f, 0xbc, 0x05) // field 1023, 700 bytes
 	r.Body = append(r.Body, make([]byte, 700)...)
@@ -51,7 +51,7 @@ func clusterOf(name string) *translate.Resource {
 func benchWorld(s *Server, services int) (*world, []string) {
 	w := newWorld(s)
 	names := make([]string, services)
-	all := make([]*translate.Resource, 0, 2*services)
+	all := make([]*resource.Resource, 0, 2*services)
 	for i := range services {
 		names[i] = fmt.Sprintf("service-%04d", i)
 		all = append(all, clusterOf(names[i]), assignmentOf(names[i], "1"))

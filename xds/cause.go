@@ -4,7 +4,7 @@ import (
 	"regexp"
 	"strings"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // Why a proxy refused a resource: for what the resource is, or for something on
@@ -82,15 +82,15 @@ var textCauses = []struct {
 const constraint = "Proto constraint validation failed"
 
 // addedPrefixes are what Envoy writes before the cause, and the name.
-var addedPrefixes = [translate.NumTypes]string{
-	translate.Cluster:  "Error adding/updating cluster(s) ",
-	translate.Listener: "Error adding/updating listener(s) ",
+var addedPrefixes = [resource.NumTypes]string{
+	resource.Cluster:  "Error adding/updating cluster(s) ",
+	resource.Listener: "Error adding/updating listener(s) ",
 }
 
 // ownCause says what on the proxy's own machine or in its build made it refuse
 // a resource, which was alone in its response; empty: the resource did. The
 // text is normalized.
-func ownCause(t translate.Type, name, text string) string {
+func ownCause(t resource.Type, name, text string) string {
 	if p := addedPrefixes[t]; p != "" {
 		text = strings.TrimPrefix(text, p+name+": ")
 	}

@@ -12,11 +12,11 @@ import (
 	tcppb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // tcpListener is one that a real Envoy takes, but for what a test changes.
-func tcpListener(port int, change func(*listenerpb.Listener, *tcppb.TcpProxy)) *translate.Resource {
+func tcpListener(port int, change func(*listenerpb.Listener, *tcppb.TcpProxy)) *resource.Resource {
 	proxy := &tcppb.TcpProxy{StatPrefix: "x", ClusterSpecifier: &tcppb.TcpProxy_Cluster{Cluster: "a"}}
 	filter := &listenerpb.Filter{Name: "envoy.filters.network.tcp_proxy"}
 	l := &listenerpb.Listener{
@@ -53,7 +53,7 @@ func TestEnvoyCauses(t *testing.T) {
 			free := freePort(t)
 			for _, tt := range []struct {
 				want string
-				bad  *translate.Resource
+				bad  *resource.Resource
 			}{
 				{causeAddressInUse, tcpListener(busy, func(*listenerpb.Listener, *tcppb.TcpProxy) {})},
 				{causeNoAddress, tcpListener(free, func(l *listenerpb.Listener, _ *tcppb.TcpProxy) {

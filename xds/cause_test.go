@@ -3,7 +3,7 @@ package xds
 import (
 	"testing"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // The texts are those of Envoy 1.40, but for the ports and paths.
@@ -11,7 +11,7 @@ func TestCausesOfARefusal(t *testing.T) {
 	const added = "Error adding/updating listener(s) l4: "
 	const addedCluster = "Error adding/updating cluster(s) l4: "
 	for _, tt := range []struct {
-		typ        translate.Type
+		typ        resource.Type
 		text, want string
 	}{
 		{lds, added + "cannot bind '127.0.0.1:15001': Address already in use", causeAddressInUse},

@@ -16,14 +16,14 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"datapunk.dev/controlplane/resource"
+
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerpb "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routepb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-
-	"datapunk.dev/controlplane/translate"
 )
 
 // wire is a gRPC stream without a transport.
@@ -101,7 +101,7 @@ func newClient(t *testing.T) *client {
 	return &client{
 		wire: &wire{
 			ctx: ctx, close: cancel, codec: newCodec(),
-			in: make(chan []byte, 100), out: make(chan []byte, 1000), ended: make(chan error, translate.NumTypes),
+			in: make(chan []byte, 100), out: make(chan []byte, 1000), ended: make(chan error, resource.NumTypes),
 		},
 		t: t, node: &corepb.Node{Id: "nexus-1", Cluster: "nexus"},
 	}
@@ -179,7 +179,7 @@ type deltaClient struct{ *client }
 
 func openDelta(t *testing.T, s *Server) deltaClient { return deltaClient{open(t, s, delta, "")} }
 
-func (c deltaClient) request(t translate.Type, change ...func(*discovery.DeltaDiscoveryRequest)) {
+func (c deltaClient) request(t resource.Type, change ...func(*discovery.DeltaDiscoveryRequest)) {
 	c.t.Helper()
 	r := &discovery.DeltaDiscoveryRequest{Node: c.takeNode(), TypeUrl: t.URL()}
 	for _, f := range change {
@@ -188,18 +188,18 @@ func (c deltaClient) request(t translate.Type, change ...func(*discovery.DeltaDi
 	c.send(r)
 }
 
-func (c deltaClient) subscribe(t translate.Type, names ...string) {
+func (c deltaClient) subscribe(t resource.Type, names ...string) {
 	c.t.Helper()
 	c.request(t, func(r *discovery.DeltaDiscoveryRequest) { r.ResourceNamesSubscribe = names })
 }
 
-func (c deltaClient) unsubscribe(t translate.Type, names ...string) {
+func (c deltaClient) unsubscribe(t resource.Type, names ...string) {
 	c.t.Helper()
 	c.request(t, func(r *discovery.DeltaDiscoveryRequest) { r.ResourceNamesUnsubscribe = names })
 }
 
 // reconnect subscribes and reports versions: "name", "version", and so on.
-func (c deltaClient) reconnect(t translate.Type, names []string, versions ...string) {
+func (c deltaClient) reconnect(t resource.Type, names []string, versions ...string) {
 	c.t.Helper()
 	c.request(t, func(r *discovery.DeltaDiscoveryRequest) {
 		r.ResourceNamesSubscribe = names
@@ -257,7 +257,7 @@ func (c deltaClient) peek(want string) *discovery.DeltaDiscoveryResponse {
 }
 
 func summary(m *discovery.DeltaDiscoveryResponse) string {
-	t, _ := translate.TypeOf(m.TypeUrl)
+	t, _ := resource.TypeOf(m.TypeUrl)
 	parts := []string{typeName(t)}
 	for _, r := range m.Resources {
 		parts = append(parts, r.Name+"@"+r.Version)
@@ -271,15 +271,15 @@ func summary(m *discovery.DeltaDiscoveryResponse) string {
 // sotwClient speaks the state-of-the-world protocol.
 type sotwClient struct {
 	*client
-	names    map[translate.Type][]string
-	accepted map[translate.Type]string // version
+	names    map[resource.Type][]string
+	accepted map[resource.Type]string // version
 }
 
 func openSotw(t *testing.T, s *Server) sotwClient {
-	return sotwClient{open(t, s, sotw, ""), map[translate.Type][]string{}, map[translate.Type]string{}}
+	return sotwClient{open(t, s, sotw, ""), map[resource.Type][]string{}, map[resource.Type]string{}}
 }
 
-func (c sotwClient) subscribe(t translate.Type, names ...string) {
+func (c sotwClient) subscribe(t resource.Type, names ...string) {
 	c.t.Helper()
 	c.names[t] = names
 	c.send(&discovery.DiscoveryRequest{
@@ -298,7 +298,7 @@ func (c sotwClient) next() *discovery.DiscoveryResponse {
 
 func (c sotwClient) ack(m *discovery.DiscoveryResponse) {
 	c.t.Helper()
-	t, _ := translate.TypeOf(m.TypeUrl)
+	t, _ := resource.TypeOf(m.TypeUrl)
 	c.accepted[t] = m.VersionInfo
 	c.send(&discovery.DiscoveryRequest{
 		TypeUrl: m.TypeUrl, ResponseNonce: m.Nonce, VersionInfo: m.VersionInfo, ResourceNames: c.names[t],
@@ -307,7 +307,7 @@ func (c sotwClient) ack(m *discovery.DiscoveryResponse) {
 
 func (c sotwClient) nack(m *discovery.DiscoveryResponse, message string) {
 	c.t.Helper()
-	t, _ := translate.TypeOf(m.TypeUrl)
+	t, _ := resource.TypeOf(m.TypeUrl)
 	c.send(&discovery.DiscoveryRequest{
 		TypeUrl: m.TypeUrl, ResponseNonce: m.Nonce, VersionInfo: c.accepted[t], ResourceNames: c.names[t],
 		ErrorDetail: &rpcstatus.Status{Code: 13, Message: message},
@@ -332,26 +332,26 @@ func (c sotwClient) peek(want string) *discovery.DiscoveryResponse {
 
 // identify returns the name and version of a resource that res made: SotW
 // resources have no version of their own.
-func (w *world) identify(t *testing.T, typ translate.Type, body []byte) (name, version string) {
+func (w *world) identify(t *testing.T, typ resource.Type, body []byte) (name, version string) {
 	t.Helper()
 	var err error
 	switch typ {
-	case translate.Cluster:
+	case resource.Cluster:
 		m := &clusterpb.Cluster{}
 		err = proto.Unmarshal(body, m)
 		name, version = m.Name, m.AltStatName
-	case translate.Endpoint:
+	case resource.Endpoint:
 		m := &endpointpb.ClusterLoadAssignment{}
 		err = proto.Unmarshal(body, m)
 		name = m.ClusterName
 		for v := range m.NamedEndpoints {
 			version = v
 		}
-	case translate.Listener:
+	case resource.Listener:
 		m := &listenerpb.Listener{}
 		err = proto.Unmarshal(body, m)
 		name, version = m.Name, m.StatPrefix
-	case translate.Route:
+	case resource.Route:
 		m := &routepb.RouteConfiguration{}
 		err = proto.Unmarshal(body, m)
 		name, version = m.Name, m.InternalOnlyHeaders[0]
@@ -364,7 +364,7 @@ func (w *world) identify(t *testing.T, typ translate.Type, body []byte) (name, v
 
 // sotwSummary is "cluster a b": SotW resources have no versions of their own.
 func sotwSummary(t *testing.T, m *discovery.DiscoveryResponse) string {
-	typ, _ := translate.TypeOf(m.TypeUrl)
+	typ, _ := resource.TypeOf(m.TypeUrl)
 	parts := []string{typeName(typ)}
 	for _, r := range m.Resources {
 		if r.TypeUrl != m.TypeUrl {

@@ -12,10 +12,10 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"datapunk.dev/controlplane/resource"
+
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-
-	"datapunk.dev/controlplane/translate"
 )
 
 // What holds for both protocols, word for word.
@@ -23,16 +23,16 @@ import (
 // speaker is a client that does not show which protocol it speaks.
 type speaker interface {
 	on() *client
-	subscribe(t translate.Type, names ...string)
+	subscribe(t resource.Type, names ...string)
 	// come is the first request of a stream for a type, from a client that has
 	// the world.
-	come(w *world, t translate.Type, names ...string)
+	come(w *world, t resource.Type, names ...string)
 	take(w *world, ack bool) string
 }
 
 func (c *client) on() *client { return c }
 
-func (c deltaClient) come(w *world, t translate.Type, names ...string) {
+func (c deltaClient) come(w *world, t resource.Type, names ...string) {
 	var versions []string
 	for r := range w.sets[t].All() {
 		if len(names) == 0 || slices.Contains(names, r.Name) {
@@ -52,14 +52,14 @@ func (c deltaClient) take(_ *world, ack bool) string {
 	return summary(m)
 }
 
-func (c sotwClient) come(w *world, t translate.Type, names ...string) {
+func (c sotwClient) come(w *world, t resource.Type, names ...string) {
 	c.accepted[t] = newOffers(newJury(0)).of(w.sets[t], nil).digest.String()
 	c.subscribe(t, names...)
 }
 
 func (c sotwClient) take(w *world, ack bool) string {
 	m := c.next()
-	t, _ := translate.TypeOf(m.TypeUrl)
+	t, _ := resource.TypeOf(m.TypeUrl)
 	parts := []string{typeName(t)}
 	for _, r := range m.Resources {
 		name, version := w.identify(c.t, t, r.Value)
@@ -293,7 +293,7 @@ func TestNode(t *testing.T) {
 		for _, p := range []protocol{delta, sotw} {
 			protocolTest(tt.name+", "+p.String(), t, func(t *testing.T, w *world) {
 				c := open(t, w.server, p, "")
-				request := func(n *corepb.Node, typ translate.Type) {
+				request := func(n *corepb.Node, typ resource.Type) {
 					if p == delta {
 						c.send(&discovery.DeltaDiscoveryRequest{Node: n, TypeUrl: typ.URL()})
 					} else {

@@ -3,7 +3,7 @@ package xds
 import (
 	"slices"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // handleDelta takes in a DeltaDiscoveryRequest.
@@ -25,7 +25,7 @@ func (f *feed) handleDelta(r *request) {
 	if first {
 		f.sub = subscription{active: true, names: noNames}
 	}
-	if f.typ == translate.Secret {
+	if f.typ == resource.Secret {
 		s.secrets.authorize(r)
 	}
 	if r.all {
@@ -55,8 +55,8 @@ func (f *feed) reconnected(versions map[string]string) {
 	if len(versions) > 0 && len(f.sub.names.names) == 0 {
 		f.owed = false // it started long ago, and waits for nothing
 	}
-	if f.typ == translate.Endpoint && s.aggregated &&
-		(!s.feeds[translate.Cluster].sub.active || s.order.everyCluster) {
+	if f.typ == resource.Endpoint && s.aggregated &&
+		(!s.feeds[resource.Cluster].sub.active || s.order.everyCluster) {
 		// A stream that was lost between CDS and EDS comes back with EDS
 		// first: Envoy has the clusters, and they wait for assignments that
 		// it calls current.
@@ -66,17 +66,17 @@ func (f *feed) reconnected(versions map[string]string) {
 		if !f.sub.has(name) || version == "" {
 			continue
 		}
-		if f.typ == translate.Endpoint {
+		if f.typ == resource.Endpoint {
 			if _, ok := s.order.rewarm[name]; ok {
 				continue
 			}
 		}
-		if f.typ == translate.Secret && leased(name) && !s.secrets.adopt(name, version) {
+		if f.typ == resource.Secret && leased(name) && !s.secrets.adopt(name, version) {
 			continue
 		}
 		f.note(name, &diff{version: version})
 	}
-	if f.typ == translate.Endpoint {
+	if f.typ == resource.Endpoint {
 		s.order.rewarm = nil
 	}
 }

@@ -7,17 +7,17 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"datapunk.dev/controlplane/resource"
 
-	"datapunk.dev/controlplane/translate"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 )
 
 const (
-	cds = translate.Cluster
-	eds = translate.Endpoint
-	sds = translate.Secret
-	lds = translate.Listener
-	rds = translate.Route
+	cds = resource.Cluster
+	eds = resource.Endpoint
+	sds = resource.Secret
+	lds = resource.Listener
+	rds = resource.Route
 )
 
 // protocolTest runs a test in a bubble with a published world, over ADS: once

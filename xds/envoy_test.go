@@ -30,7 +30,7 @@ import (
 	hcmpb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 
 	"datapunk.dev/controlplane/internal/tool"
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // A real Envoy on the other end of the stream, delta and SotW.
@@ -72,7 +72,7 @@ func TestEnvoy(t *testing.T) {
 				}
 				load.wantNoFailure(t)
 			})
-			for _, bad := range []*translate.Resource{
+			for _, bad := range []*resource.Resource{
 				invalidCluster("bad", "1"), // kills the whole response
 				refusedCluster("bad", "2"), // the rest is applied
 			} {
@@ -182,7 +182,7 @@ type envoy struct {
 	resources atomic.Int64 // sent since the last restart
 }
 
-func startEnvoy(t *testing.T, p protocol, more ...*translate.Resource) *envoy {
+func startEnvoy(t *testing.T, p protocol, more ...*resource.Resource) *envoy {
 	t.Helper()
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }))
 	t.Cleanup(app.Close)
@@ -373,12 +373,12 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-func encode(t translate.Type, name, version string, m proto.Message, refs ...translate.Ref) *translate.Resource {
+func encode(t resource.Type, name, version string, m proto.Message, refs ...resource.Ref) *resource.Resource {
 	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
 		panic(err)
 	}
-	return &translate.Resource{Type: t, Name: name, Version: version, Body: body, Refs: refs}
+	return &resource.Resource{Type: t, Name: name, Version: version, Body: body, Refs: refs}
 }
 
 func pack(m proto.Message) *anypb.Any {
@@ -403,17 +403,17 @@ func edsClusterProto(name string, connect time.Duration) *clusterpb.Cluster {
 	}
 }
 
-func edsCluster(name, version string, connect time.Duration) *translate.Resource {
+func edsCluster(name, version string, connect time.Duration) *resource.Resource {
 	return encode(cds, name, version, edsClusterProto(name, connect))
 }
 
 // invalidCluster breaks a constraint of the proto.
-func invalidCluster(name, version string) *translate.Resource {
+func invalidCluster(name, version string) *resource.Resource {
 	return encode(cds, name, version, edsClusterProto(name, -time.Second))
 }
 
 // refusedCluster is one that only Envoy's constructor refuses.
-func refusedCluster(name, version string) *translate.Resource {
+func refusedCluster(name, version string) *resource.Resource {
 	c := edsClusterProto(name, time.Second)
 	c.OutlierDetection = &clusterpb.OutlierDetection{
 		BaseEjectionTime: durationpb.New(time.Minute), MaxEjectionTime: durationpb.New(time.Second),
@@ -421,7 +421,7 @@ func refusedCluster(name, version string) *translate.Resource {
 	return encode(cds, name, version, c)
 }
 
-func (e *envoy) assignment(name, version string) *translate.Resource {
+func (e *envoy) assignment(name, version string) *resource.Resource {
 	a := e.app.(*net.TCPAddr)
 	return encode(eds, name, version, &endpointpb.ClusterLoadAssignment{
 		ClusterName: name,
@@ -437,7 +437,7 @@ func address(port int) *corepb.Address {
 	}}}
 }
 
-func httpListener(port int) *translate.Resource {
+func httpListener(port int) *resource.Resource {
 	return encode(lds, "outbound", "1", &listenerpb.Listener{
 		Name:    "outbound",
 		Address: address(port),
@@ -458,9 +458,9 @@ func httpListener(port int) *translate.Resource {
 }
 
 // routesTo returns a route configuration of /a to cluster a, and so on.
-func routesTo(version string, clusters ...string) *translate.Resource {
+func routesTo(version string, clusters ...string) *resource.Resource {
 	host := &routepb.VirtualHost{Name: "all", Domains: []string{"*"}}
-	var refs []translate.Ref
+	var refs []resource.Ref
 	for _, c := range clusters {
 		host.Routes = append(host.Routes, &routepb.Route{
 			Match: &routepb.RouteMatch{PathSpecifier: &routepb.RouteMatch_Path{Path: "/" + c}},
@@ -468,7 +468,7 @@ func routesTo(version string, clusters ...string) *translate.Resource {
 				ClusterSpecifier: &routepb.RouteAction_Cluster{Cluster: c},
 			}},
 		})
-		refs = append(refs, translate.Ref{Type: cds, Name: c})
+		refs = append(refs, resource.Ref{Type: cds, Name: c})
 	}
 	return encode(rds, "outbound", version, &routepb.RouteConfiguration{
 		Name: "outbound", VirtualHosts: []*routepb.VirtualHost{host},

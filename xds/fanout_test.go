@@ -24,10 +24,10 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"datapunk.dev/controlplane/resource"
+
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-
-	"datapunk.dev/controlplane/translate"
 )
 
 // BenchmarkFanOut is the engine behind grpc-go on loopback, a connection a
@@ -200,7 +200,7 @@ func (f fleet) follow(i int) error {
 	}
 	names := f.names(i)
 	node := &corepb.Node{Id: strconv.Itoa(i), Cluster: "nexus"}
-	for _, t := range []translate.Type{cds, eds} {
+	for _, t := range []resource.Type{cds, eds} {
 		if err := tell(stream, f.request(t, node, names, "", "")); err != nil {
 			return err
 		}
@@ -226,7 +226,7 @@ func (f fleet) follow(i int) error {
 			}
 			return nil
 		})
-		t, _ := translate.TypeOf(typeURL)
+		t, _ := resource.TypeOf(typeURL)
 		if p == delta {
 			err = tell(stream, &discovery.DeltaDiscoveryRequest{TypeUrl: typeURL, ResponseNonce: nonce})
 		} else {
@@ -238,7 +238,7 @@ func (f fleet) follow(i int) error {
 	}
 }
 
-func (f fleet) request(t translate.Type, node *corepb.Node, names []string, version, nonce string) proto.Message {
+func (f fleet) request(t resource.Type, node *corepb.Node, names []string, version, nonce string) proto.Message {
 	if t == cds {
 		names = nil
 	}

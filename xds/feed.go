@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // feed is the state of one type on one stream: what the client asked for, what
@@ -17,7 +17,7 @@ import (
 // is found by asking the new offer what differs from base.
 type feed struct {
 	stream *stream
-	typ    translate.Type
+	typ    resource.Type
 
 	sub      subscription
 	accepted bool   // the client has acknowledged something on this stream
@@ -40,15 +40,15 @@ type feed struct {
 // diff is what the client has of one name, where that is not what base says.
 // The zero value: it has nothing.
 type diff struct {
-	has     *translate.Resource // the last that it took, as far as is known
-	version string              // what it says it has (initial_resource_versions)
-	tell    bool                // it must be told: it asked, or it rejected a response with the name
-	asked   bool                // it asked for the name by itself, and is to be answered
-	held    *hold               // the content that it rejected
-	lent    *translate.Resource // what it had before, to be sent to it
-	kept    bool                // it keeps what it has: that is in quarantine which should replace it
-	suspect bool                // it was in a rejected response: to be sent alone
-	since   time.Time           // when it first had to wait for a cluster
+	has     *resource.Resource // the last that it took, as far as is known
+	version string             // what it says it has (initial_resource_versions)
+	tell    bool               // it must be told: it asked, or it rejected a response with the name
+	asked   bool               // it asked for the name by itself, and is to be answered
+	held    *hold              // the content that it rejected
+	lent    *resource.Resource // what it had before, to be sent to it
+	kept    bool               // it keeps what it has: that is in quarantine which should replace it
+	suspect bool               // it was in a rejected response: to be sent alone
+	since   time.Time          // when it first had to wait for a cluster
 }
 
 // push sends all that the client lacks and may have now. While the sender is
@@ -74,7 +74,7 @@ func (s *stream) pushInOrder(v *view, now time.Time) {
 	for t := range s.feeds {
 		s.feeds[t].push(v, now)
 	}
-	for _, t := range [...]translate.Type{translate.Cluster, translate.Secret, translate.Endpoint} {
+	for _, t := range [...]resource.Type{resource.Cluster, resource.Secret, resource.Endpoint} {
 		if f := &s.feeds[t]; f.postponed {
 			f.push(v, now)
 		}
@@ -237,11 +237,11 @@ func (f *feed) noted(name string) *diff {
 }
 
 // has returns what the client has of a name that is not in diffs.
-func (f *feed) has(name string) *translate.Resource {
-	if f.typ == translate.Secret && leased(name) {
+func (f *feed) has(name string) *resource.Resource {
+	if f.typ == resource.Secret && leased(name) {
 		return f.stream.secrets.sent[name]
 	}
-	if f.base == nil || f.typ == translate.Secret && !f.stream.secrets.mayHave(name) {
+	if f.base == nil || f.typ == resource.Secret && !f.stream.secrets.mayHave(name) {
 		return nil
 	}
 	return f.base.get(name)
@@ -379,9 +379,9 @@ func (d *diff) known() string {
 }
 
 // target returns the resource that the client is to have, nil for none.
-func (f *feed) target(v *view, name string, d *diff) (*translate.Resource, error) {
+func (f *feed) target(v *view, name string, d *diff) (*resource.Resource, error) {
 	switch {
-	case f.typ != translate.Secret:
+	case f.typ != resource.Secret:
 	case !f.stream.secrets.mayHave(name):
 		return nil, ErrNoSecret
 	case leased(name):
@@ -418,9 +418,9 @@ func (f *feed) dispatch(v *view, p *parcel, encode func(nonce string) *frame, no
 	s.server.metrics.pushed(f.typ, fr.size)
 	s.status.sent(f.typ, p.version)
 	switch f.typ {
-	case translate.Cluster:
+	case resource.Cluster:
 		s.order.clustersSent(s, p.changes)
-	case translate.Secret:
+	case resource.Secret:
 		s.secrets.wasSent(p.changes)
 	}
 	s.send(fr)

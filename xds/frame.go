@@ -4,7 +4,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // Field numbers of envoy.service.discovery.v3.DiscoveryResponse,
@@ -36,7 +36,7 @@ type frame struct {
 }
 
 // newFrame encodes a response.
-func newFrame(p protocol, t translate.Type, version, nonce string, resources []*translate.Resource, removed []string) *frame {
+func newFrame(p protocol, t resource.Type, version, nonce string, resources []*resource.Resource, removed []string) *frame {
 	data, size := encodeResponse(p, t, version, nonce, resources, removed)
 	return &frame{data: data, size: size}
 }
@@ -52,7 +52,7 @@ func (p *parcel) frame(nonce string) *frame {
 
 // encodeResponse encodes a response. The field order is free in protobuf, so what
 // differs between streams, the nonce, comes last.
-func encodeResponse(p protocol, t translate.Type, version, nonce string, resources []*translate.Resource, removed []string) (mem.BufferSlice, int) {
+func encodeResponse(p protocol, t resource.Type, version, nonce string, resources []*resource.Resource, removed []string) (mem.BufferSlice, int) {
 	url := t.URL()
 	own, shared := 0, 0
 	for _, r := range resources {
@@ -98,18 +98,18 @@ func encodeResponse(p protocol, t translate.Type, version, nonce string, resourc
 
 // anySize and entrySize are the lengths of the Any of a resource and of the
 // Resource message around it.
-func anySize(url string, r *translate.Resource) int {
+func anySize(url string, r *resource.Resource) int {
 	return stringSize(anyTypeURL, url) + protowire.SizeTag(anyValue) + protowire.SizeBytes(len(r.Body))
 }
 
-func entrySize(url string, r *translate.Resource) int {
+func entrySize(url string, r *resource.Resource) int {
 	return stringSize(resourceName, r.Name) + stringSize(resourceVersion, r.Version) +
 		protowire.SizeTag(resourceBody) + protowire.SizeBytes(anySize(url, r))
 }
 
 // headSize is the length of all that precedes the body of a resource in a
 // response.
-func headSize(p protocol, url string, r *translate.Resource) int {
+func headSize(p protocol, url string, r *resource.Resource) int {
 	whole := anySize(url, r)
 	if p == delta {
 		whole = entrySize(url, r)
@@ -117,7 +117,7 @@ func headSize(p protocol, url string, r *translate.Resource) int {
 	return protowire.SizeTag(responseResources) + protowire.SizeBytes(whole) - len(r.Body)
 }
 
-func appendHead(b []byte, p protocol, url string, r *translate.Resource) []byte {
+func appendHead(b []byte, p protocol, url string, r *resource.Resource) []byte {
 	b = protowire.AppendTag(b, responseResources, protowire.BytesType)
 	if p == delta {
 		b = protowire.AppendVarint(b, uint64(entrySize(url, r)))

@@ -17,11 +17,11 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"datapunk.dev/controlplane/resource"
+
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	clusterservice "github.com/envoyproxy/go-control-plane/envoy/service/cluster/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-
-	"datapunk.dev/controlplane/translate"
 )
 
 func TestMain(m *testing.M) {
@@ -126,7 +126,7 @@ func TestOverGRPC(t *testing.T) {
 // Bodies above and below the limit for copying arrive as they are, in order.
 func TestLargeBodiesAreShared(t *testing.T) {
 	s := testServer()
-	var all []*translate.Resource
+	var all []*resource.Resource
 	for i := range 40 {
 		r := cluster(string(rune('A'+i)), "1")
 		if i%3 == 0 {

@@ -15,6 +15,8 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/xds"
 
+	"datapunk.dev/controlplane/resource"
+
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -23,8 +25,6 @@ import (
 	routerpb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmpb "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
-
-	"datapunk.dev/controlplane/translate"
 )
 
 // grpc-go's own xDS client: SotW, everything by name, and not our code. It
@@ -32,7 +32,7 @@ import (
 func TestGRPCClient(t *testing.T) {
 	s := testServer()
 	w := newWorld(s)
-	w.profile.Kind = translate.Proxyless
+	w.profile.Kind = resource.Proxyless
 	one, two := backend(t), backend(t)
 	w.put(apiListener("lake"), vhost("lake", "1", "lake"), lakeCluster("lake"), lakeEndpoints("lake", "1", one)).publish()
 	addr := listen(t, s)
@@ -84,7 +84,7 @@ func TestGRPCClient(t *testing.T) {
 	call(one)
 
 	p := s.Proxies()
-	if len(p) != 1 || p[0].Profile.Kind != translate.Proxyless {
+	if len(p) != 1 || p[0].Profile.Kind != resource.Proxyless {
 		t.Fatalf("%+v", p)
 	}
 	for name, ts := range p[0].Types {
@@ -116,7 +116,7 @@ func backend(t *testing.T) net.Addr {
 	return l.Addr()
 }
 
-func apiListener(name string) *translate.Resource {
+func apiListener(name string) *resource.Resource {
 	return encode(lds, name, "1", &listenerpb.Listener{
 		Name: name,
 		ApiListener: &listenerpb.ApiListener{ApiListener: pack(&hcmpb.HttpConnectionManager{
@@ -128,7 +128,7 @@ func apiListener(name string) *translate.Resource {
 	})
 }
 
-func vhost(name, version, cluster string) *translate.Resource {
+func vhost(name, version, cluster string) *resource.Resource {
 	return encode(rds, name, version, &routepb.RouteConfiguration{
 		Name: name,
 		VirtualHosts: []*routepb.VirtualHost{{
@@ -138,10 +138,10 @@ func vhost(name, version, cluster string) *translate.Resource {
 				Action: &routepb.Route_Route{Route: &routepb.RouteAction{ClusterSpecifier: &routepb.RouteAction_Cluster{Cluster: cluster}}},
 			}},
 		}},
-	}, translate.Ref{Type: cds, Name: cluster})
+	}, resource.Ref{Type: cds, Name: cluster})
 }
 
-func lakeCluster(name string) *translate.Resource {
+func lakeCluster(name string) *resource.Resource {
 	return encode(cds, name, "1", &clusterpb.Cluster{
 		Name:                 name,
 		ClusterDiscoveryType: &clusterpb.Cluster_Type{Type: clusterpb.Cluster_EDS},
@@ -149,7 +149,7 @@ func lakeCluster(name string) *translate.Resource {
 	})
 }
 
-func lakeEndpoints(name, version string, to net.Addr) *translate.Resource {
+func lakeEndpoints(name, version string, to net.Addr) *resource.Resource {
 	return encode(eds, name, fmt.Sprint(version), &endpointpb.ClusterLoadAssignment{
 		ClusterName: name,
 		Endpoints: []*endpointpb.LocalityLbEndpoints{{

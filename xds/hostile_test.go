@@ -18,10 +18,10 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"datapunk.dev/controlplane/resource"
+
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-
-	"datapunk.dev/controlplane/translate"
 )
 
 // What a client does to itself must be its own affair.
@@ -176,7 +176,7 @@ func TestASlowReaderOverGRPC(t *testing.T) {
 }
 
 // large returns a resource of more than a window.
-func large(name, version string) *translate.Resource {
+func large(name, version string) *resource.Resource {
 	r := endpoint(name, version)
 	r.Body = append(r.Body, 0xfa, 0x3f, 0x80, 0x80, 0x40) // field 1023, 1 MiB
 	r.Body = append(r.Body, make([]byte, 1<<20)...)

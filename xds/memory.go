@@ -4,7 +4,7 @@ import (
 	"maps"
 	"time"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // What a proxy has refused is remembered beyond its stream, so that one that
@@ -37,21 +37,21 @@ type expiry struct {
 
 type refuser struct {
 	until   time.Time
-	refused map[translate.Ref]*refusal
+	refused map[resource.Ref]*refusal
 }
 
 // refusal is one content that a proxy refused. It is immutable.
 type refusal struct {
 	version string
-	depends uint64              // see hold; without what the lease has
-	before  *translate.Resource // what the proxy had, nil for nothing
+	depends uint64             // see hold; without what the lease has
+	before  *resource.Resource // what the proxy had, nil for nothing
 	nack    *Nack
 }
 
 func newMemory() *memory { return &memory{nodes: make(map[string]*refuser)} }
 
 // add remembers a refusal.
-func (m *memory) add(node string, ref translate.Ref, r *refusal) {
+func (m *memory) add(node string, ref resource.Ref, r *refusal) {
 	n := m.doubt(node)
 	switch {
 	case n.refused[ref] != nil:
@@ -79,7 +79,7 @@ func (m *memory) doubt(node string) *refuser {
 			m.drop(m.queue[0].node)
 			m.queue = m.queue[1:]
 		}
-		n = &refuser{refused: make(map[translate.Ref]*refusal)}
+		n = &refuser{refused: make(map[resource.Ref]*refusal)}
 		m.nodes[node] = n
 		m.queue = append(m.queue, expiry{node, time.Now().Add(rememberRefusals)})
 	}
@@ -88,7 +88,7 @@ func (m *memory) doubt(node string) *refuser {
 }
 
 // of returns what is remembered of a node, and whether anything is.
-func (m *memory) of(node string) (map[translate.Ref]*refusal, bool) {
+func (m *memory) of(node string) (map[resource.Ref]*refusal, bool) {
 	if n := m.nodes[node]; n != nil {
 		return maps.Clone(n.refused), true
 	}
@@ -103,7 +103,7 @@ func (m *memory) extend(node string) {
 }
 
 // forget drops a refusal: the proxy has acknowledged something.
-func (m *memory) forget(node string, ref translate.Ref) {
+func (m *memory) forget(node string, ref resource.Ref) {
 	if n := m.nodes[node]; n != nil && n.refused[ref] != nil {
 		delete(n.refused, ref)
 		m.count--
@@ -130,14 +130,14 @@ func (m *memory) expire(connected func(node string) bool) {
 
 // remember notes that the client refused a resource, alone in its response.
 func (s *stream) remember(v *view, c change, n *Nack) {
-	if c.res.Type == translate.Secret && leased(c.name) {
+	if c.res.Type == resource.Secret && leased(c.name) {
 		return // there is no second one like it
 	}
 	r := &refusal{version: c.res.Version, depends: dependencies(v, 0, c.res), before: c.before, nack: n}
 	s.refuses = true
 	s.server.mu.Lock()
 	defer s.server.mu.Unlock()
-	s.server.memory.add(s.node.id, translate.Ref{Type: c.res.Type, Name: c.name}, r)
+	s.server.memory.add(s.node.id, resource.Ref{Type: c.res.Type, Name: c.name}, r)
 }
 
 // doubt notes that what the client has is not what its version says: it may
@@ -149,7 +149,7 @@ func (s *stream) doubt() {
 }
 
 // forget drops what is remembered of names that the client has acknowledged.
-func (s *stream) forget(t translate.Type, changes []change) {
+func (s *stream) forget(t resource.Type, changes []change) {
 	if !s.refuses {
 		return
 	}
@@ -157,7 +157,7 @@ func (s *stream) forget(t translate.Type, changes []change) {
 	defer s.server.mu.Unlock()
 	for _, c := range changes {
 		if !c.stays {
-			s.server.memory.forget(s.node.id, translate.Ref{Type: t, Name: c.name})
+			s.server.memory.forget(s.node.id, resource.Ref{Type: t, Name: c.name})
 		}
 	}
 }
@@ -165,8 +165,8 @@ func (s *stream) forget(t translate.Type, changes []change) {
 // recall puts a hold on a resource that the client refused on an earlier
 // stream. What it had then is sent to it, unless it said that it has something.
 // It does so once: from there on the stream itself knows.
-func (s *stream) recall(v *view, target *translate.Resource, d *diff) {
-	ref := translate.Ref{Type: target.Type, Name: target.Name}
+func (s *stream) recall(v *view, target *resource.Resource, d *diff) {
+	ref := resource.Ref{Type: target.Type, Name: target.Name}
 	r := s.recalled[ref]
 	if r == nil {
 		return

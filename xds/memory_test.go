@@ -8,7 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 func TestRefusalsAreRemembered(t *testing.T) {
@@ -81,7 +81,7 @@ func TestRefusalsAreRemembered(t *testing.T) {
 	typeTest("a change of what it depends on ends it", t, func(t *testing.T, w *world) {
 		w.put(secret("ROOTCA", "1")).publish()
 		c := connected(t, w)
-		w.put(listener("in", "2", translate.Ref{Type: sds, Name: "ROOTCA"})).publish()
+		w.put(listener("in", "2", resource.Ref{Type: sds, Name: "ROOTCA"})).publish()
 		c.wantSent("listener in@2", "listener in@2")
 		c.close()
 		w.put(secret("ROOTCA", "2")).publish()
@@ -136,10 +136,10 @@ func TestTheMemoryIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		for i := range maxRefusers + 100 {
-			m.add(fmt.Sprint("node-", i), translate.Ref{Name: "a"}, &refusal{})
+			m.add(fmt.Sprint("node-", i), resource.Ref{Name: "a"}, &refusal{})
 		}
 		for i := range 2 * maxRefusedResources {
-			m.add("one", translate.Ref{Name: fmt.Sprint(i)}, &refusal{})
+			m.add("one", resource.Ref{Name: fmt.Sprint(i)}, &refusal{})
 		}
 		if len(m.nodes) != maxRefusers || len(m.queue) != maxRefusers || len(m.nodes["one"].refused) != maxRefusedResources {
 			t.Errorf("%d nodes, %d in the queue, %d refusals of one", len(m.nodes), len(m.queue), len(m.nodes["one"].refused))

@@ -5,7 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // metrics are those of the whole server. No label has a value that a client
@@ -25,7 +25,7 @@ type metrics struct {
 	panics       prometheus.Counter
 	quarantined  prometheus.Gauge
 
-	byType [translate.NumTypes]typeMetrics
+	byType [resource.NumTypes]typeMetrics
 }
 
 // typeMetrics are the metrics of one type that every push touches.
@@ -65,7 +65,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 	}
 	for t := range m.byType {
-		name := typeName(translate.Type(t))
+		name := typeName(resource.Type(t))
 		m.byType[t] = typeMetrics{
 			pushes: m.pushes.WithLabelValues(name), bytes: m.bytes.WithLabelValues(name),
 			acks: m.acks.WithLabelValues(name), latency: m.latency.WithLabelValues(name),
@@ -82,22 +82,22 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-func (m *metrics) pushed(t translate.Type, bytes int) {
+func (m *metrics) pushed(t resource.Type, bytes int) {
 	m.byType[t].pushes.Inc()
 	m.byType[t].bytes.Add(float64(bytes))
 }
 
-func (m *metrics) acked(t translate.Type, after time.Duration) {
+func (m *metrics) acked(t resource.Type, after time.Duration) {
 	m.byType[t].acks.Inc()
 	m.byType[t].latency.Observe(after.Seconds())
 }
 
-var typeNames = [translate.NumTypes]string{
-	translate.Cluster:  "cluster",
-	translate.Endpoint: "endpoint",
-	translate.Secret:   "secret",
-	translate.Listener: "listener",
-	translate.Route:    "route",
+var typeNames = [resource.NumTypes]string{
+	resource.Cluster:  "cluster",
+	resource.Endpoint: "endpoint",
+	resource.Secret:   "secret",
+	resource.Listener: "listener",
+	resource.Route:    "route",
 }
 
-func typeName(t translate.Type) string { return typeNames[t] }
+func typeName(t resource.Type) string { return typeNames[t] }

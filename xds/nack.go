@@ -8,7 +8,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // What happens after a NACK.
@@ -33,7 +33,7 @@ type hold struct {
 	depends uint64
 }
 
-func (h *hold) stands(s *stream, v *view, target *translate.Resource) bool {
+func (h *hold) stands(s *stream, v *view, target *resource.Resource) bool {
 	if target == nil {
 		return h.version == ""
 	}
@@ -47,13 +47,13 @@ func (h *hold) stands(s *stream, v *view, target *translate.Resource) bool {
 // dependencies sums up the versions of all that a resource refers to in the
 // view, directly or not. Leases is how many secrets of the lease were sent. An
 // assignment is no dependency: nothing is refused for its endpoints but itself.
-func dependencies(v *view, leases uint64, r *translate.Resource) uint64 {
+func dependencies(v *view, leases uint64, r *resource.Resource) uint64 {
 	h := xxhash.New()
-	walkRefs(v, r, func(ref translate.Ref, to *translate.Resource) {
+	walkRefs(v, r, func(ref resource.Ref, to *resource.Resource) {
 		_, _ = h.WriteString(ref.Name)
 		switch {
-		case ref.Type == translate.Endpoint:
-		case ref.Type == translate.Secret && leased(ref.Name):
+		case ref.Type == resource.Endpoint:
+		case ref.Type == resource.Secret && leased(ref.Name):
 			_, _ = h.WriteString(strconv.FormatUint(leases, 10))
 		case to != nil:
 			_, _ = h.WriteString(to.Version)
@@ -64,12 +64,12 @@ func dependencies(v *view, leases uint64, r *translate.Resource) uint64 {
 
 // secretsSent reports whether the client was sent the view's state of all
 // secrets that the resource depends on and that it asked for.
-func (s *stream) secretsSent(v *view, r *translate.Resource) bool {
-	f := &s.feeds[translate.Secret]
+func (s *stream) secretsSent(v *view, r *resource.Resource) bool {
+	f := &s.feeds[resource.Secret]
 	sent := true
-	walkRefs(v, r, func(ref translate.Ref, _ *translate.Resource) {
-		if ref.Type == translate.Secret && f.sub.has(ref.Name) &&
-			(f.base != v.offers[translate.Secret] || f.diffs[ref.Name] != nil) {
+	walkRefs(v, r, func(ref resource.Ref, _ *resource.Resource) {
+		if ref.Type == resource.Secret && f.sub.has(ref.Name) &&
+			(f.base != v.offers[resource.Secret] || f.diffs[ref.Name] != nil) {
 			sent = false
 		}
 	})
@@ -77,10 +77,10 @@ func (s *stream) secretsSent(v *view, r *translate.Resource) bool {
 }
 
 // walkRefs calls f with all that a resource refers to, directly or not.
-func walkRefs(v *view, r *translate.Resource, f func(translate.Ref, *translate.Resource)) {
-	seen := make(map[translate.Ref]struct{})
-	var walk func(refs []translate.Ref)
-	walk = func(refs []translate.Ref) {
+func walkRefs(v *view, r *resource.Resource, f func(resource.Ref, *resource.Resource)) {
+	seen := make(map[resource.Ref]struct{})
+	var walk func(refs []resource.Ref)
+	walk = func(refs []resource.Ref) {
 		for _, ref := range refs {
 			if _, ok := seen[ref]; ok {
 				continue
@@ -103,7 +103,7 @@ func (f *feed) rejected(r *response, message string) {
 	if f.fullState() {
 		s.doubt()
 	}
-	if f.fullState() && (f.claims != "" && !f.accepted || s.slot.profile.Kind == translate.Proxyless) {
+	if f.fullState() && (f.claims != "" && !f.accepted || s.slot.profile.Kind == resource.Proxyless) {
 		// It came with a state of which only the version is known, or is gRPC,
 		// which takes all but the bad one. What a response lacks it would
 		// delete, though it works with that: so there are no smaller ones, and
@@ -257,11 +257,11 @@ func (f *feed) report(r *response, message string) *Nack {
 
 // blamed returns the resource that a NACK is about, if that is certain: the
 // only one of the response, or the only one that the message names.
-func blamed(changes []change, message string) *translate.Resource {
+func blamed(changes []change, message string) *resource.Resource {
 	if len(changes) == 1 {
 		return changes[0].res
 	}
-	var found *translate.Resource
+	var found *resource.Resource
 	for _, c := range changes {
 		if c.res == nil || !mentions(message, c.name) {
 			continue

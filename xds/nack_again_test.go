@@ -8,7 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // What a client is told after a NACK when it asks again, comes again, or falls
@@ -85,7 +85,7 @@ func TestSotwStateAfterANack(t *testing.T) {
 		c.expect("cluster a@2 b@2 c@1")
 	})
 	typeTest("nor is gRPC, which has taken all but the bad one", t, func(t *testing.T, w *world) {
-		w.profile.Kind = translate.Proxyless
+		w.profile.Kind = resource.Proxyless
 		w.put(listener("new", "bad")).publish()
 		c := openSotw(t, w.server)
 		c.node.UserAgentName = "gRPC Go"

@@ -9,7 +9,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // node is what the server keeps of envoy.config.core.v3.Node.
@@ -181,9 +181,9 @@ const grpcAgents = "gRPC "
 // profile returns what the configuration of the proxy depends on. Metadata
 // that is missing or makes no sense leaves its field empty: the view says what
 // it had to leave out.
-func (n *node) profile() translate.Profile {
+func (n *node) profile() resource.Profile {
 	m := &n.metadata
-	p := translate.Profile{
+	p := resource.Profile{
 		Service:      n.cluster,
 		Address:      m.address,
 		Zone:         m.zone,
@@ -193,7 +193,7 @@ func (n *node) profile() translate.Profile {
 		MetricsPort:  port(m.metricsPort),
 	}
 	if strings.HasPrefix(n.agent, grpcAgents) {
-		p.Kind = translate.Proxyless
+		p.Kind = resource.Proxyless
 	}
 	if _, err := netip.ParseAddr(p.Address); err != nil {
 		p.Address = ""

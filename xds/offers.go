@@ -3,7 +3,7 @@ package xds
 import (
 	"maps"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // offers makes the offers of all views. Views with the same set, and the same in
@@ -11,7 +11,7 @@ import (
 // profiles read it, and in proportion to what changed. [Server.mu] guards it.
 type offers struct {
 	jury   *jury
-	plain  map[*translate.Set]*shared
+	plain  map[*resource.Set]*shared
 	grafts map[graft]*offer
 	steps  map[step]struct{} // those of the current publication
 }
@@ -20,21 +20,21 @@ type offers struct {
 type graft struct {
 	on       *offer
 	cause    *quarantine
-	resource *translate.Resource
+	resource *resource.Resource
 }
 
 // shared is the offer of a whole set, and how many views use the set.
 type shared struct {
 	offer *offer
-	kind  translate.Kind
+	kind  resource.Kind
 	views int
 }
 
 // step is one set in the place of another.
-type step struct{ from, to *translate.Set }
+type step struct{ from, to *resource.Set }
 
 func newOffers(j *jury) *offers {
-	return &offers{jury: j, plain: make(map[*translate.Set]*shared), grafts: make(map[graft]*offer), steps: make(map[step]struct{})}
+	return &offers{jury: j, plain: make(map[*resource.Set]*shared), grafts: make(map[graft]*offer), steps: make(map[step]struct{})}
 }
 
 // published is called after the views of a snapshot were made.
@@ -42,7 +42,7 @@ func (o *offers) published() {
 	clear(o.steps)
 	maps.DeleteFunc(o.grafts, func(g graft, _ *offer) bool { return o.plain[g.on.set] == nil || g.cause.views == 0 })
 	if o.jury.overgrown() {
-		o.jury.retain(func(yield func(translate.Kind, *translate.Resource) bool) {
+		o.jury.retain(func(yield func(resource.Kind, *resource.Resource) bool) {
 			for set, s := range o.plain {
 				for r := range set.All() {
 					if !yield(s.kind, r) {
@@ -55,7 +55,7 @@ func (o *offers) published() {
 }
 
 // view returns the view that follows old, which may be nil and is given up.
-func (o *offers) view(old *view, kind translate.Kind, sets [translate.NumTypes]*translate.Set, missing []string) *view {
+func (o *offers) view(old *view, kind resource.Kind, sets [resource.NumTypes]*resource.Set, missing []string) *view {
 	next := &view{missing: missing}
 	for t, set := range sets {
 		if set == nil {
@@ -100,8 +100,8 @@ func (o *offers) graft(on *offer, s substitute) *offer {
 
 // of returns the offer of all that is in the set. Its cost is in proportion to
 // what changed since before, which may be nil.
-func (o *offers) of(set *translate.Set, before *offer) *offer {
-	var base *translate.Set
+func (o *offers) of(set *resource.Set, before *offer) *offer {
+	var base *resource.Set
 	d := digest(0)
 	if before != nil {
 		base = before.set

@@ -7,7 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // Options configure a [Server]. Only Logger is required.
@@ -17,7 +17,7 @@ type Options struct {
 	Metrics prometheus.Registerer
 	// OnFleet is told when the set of distinct profiles changes. Calls come one
 	// at a time, from a goroutine that holds up no stream.
-	OnFleet func(*translate.Fleet)
+	OnFleet func(*resource.Fleet)
 	// Authenticate says who opened a stream, from its context. An error refuses
 	// the stream. Nil is plaintext mode: a proxy is what its node.cluster says,
 	// and no private key is sent to anyone.

@@ -3,7 +3,7 @@ package xds
 import (
 	"time"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // order is the make-before-break of one stream.
@@ -32,12 +32,12 @@ type order struct {
 // mayAdd reports whether the client may have the resource already. A route or
 // listener waits until the client has acknowledged, which for Envoy means
 // warmed, each new cluster that it names, but not for ever.
-func (s *stream) mayAdd(v *view, r *translate.Resource, d *diff, now time.Time) bool {
-	if r.Type != translate.Route && r.Type != translate.Listener {
+func (s *stream) mayAdd(v *view, r *resource.Resource, d *diff, now time.Time) bool {
+	if r.Type != resource.Route && r.Type != resource.Listener {
 		return true
 	}
 	for _, ref := range r.Refs {
-		if ref.Type != translate.Cluster || s.clusterReady(v, ref.Name) {
+		if ref.Type != resource.Cluster || s.clusterReady(v, ref.Name) {
 			continue
 		}
 		if d.since.IsZero() {
@@ -58,8 +58,8 @@ func (s *stream) mayAdd(v *view, r *translate.Resource, d *diff, now time.Time) 
 // acknowledged the cluster, or some version of it, or will not get it: it
 // refused it, or did not ask.
 func (s *stream) clusterReady(v *view, name string) bool {
-	f := &s.feeds[translate.Cluster]
-	if !f.sub.active || !f.sub.has(name) || v.get(translate.Cluster, name) == nil {
+	f := &s.feeds[resource.Cluster]
+	if !f.sub.active || !f.sub.has(name) || v.get(resource.Cluster, name) == nil {
 		return true
 	}
 	if d := f.diffs[name]; d != nil {
@@ -78,22 +78,22 @@ func (s *stream) clusterReady(v *view, name string) bool {
 
 // mayRemove reports whether resources of the type may be removed now: once the
 // client has acknowledged all that may have stopped to need them.
-func (s *stream) mayRemove(t translate.Type, v *view, now time.Time) bool {
+func (s *stream) mayRemove(t resource.Type, v *view, now time.Time) bool {
 	switch t {
-	case translate.Listener, translate.Route:
+	case resource.Listener, resource.Route:
 		return true
-	case translate.Cluster:
-		return s.settled(translate.Listener, v, now) && s.settled(translate.Route, v, now)
+	case resource.Cluster:
+		return s.settled(resource.Listener, v, now) && s.settled(resource.Route, v, now)
 	default:
-		return s.settled(translate.Listener, v, now) && s.settled(translate.Route, v, now) &&
-			s.settled(translate.Cluster, v, now)
+		return s.settled(resource.Listener, v, now) && s.settled(resource.Route, v, now) &&
+			s.settled(resource.Cluster, v, now)
 	}
 }
 
 // settled reports whether the client has acknowledged the view's state of the
 // type. A response that is not answered for long counts as acknowledged; a
 // rejected one never: the client still works with what was before.
-func (s *stream) settled(t translate.Type, v *view, now time.Time) bool {
+func (s *stream) settled(t resource.Type, v *view, now time.Time) bool {
 	f := &s.feeds[t]
 	if !f.sub.active {
 		return true
@@ -117,8 +117,8 @@ func (s *stream) settled(t translate.Type, v *view, now time.Time) bool {
 // response is supplied by management server even though there is no change in
 // endpoints." Without it Envoy waits 15 s before it uses the changed cluster.
 func (o *order) clustersSent(s *stream, changes []change) {
-	f := &s.feeds[translate.Endpoint]
-	if !f.sub.active && s.feeds[translate.Cluster].reported == 0 {
+	f := &s.feeds[resource.Endpoint]
+	if !f.sub.active && s.feeds[resource.Cluster].reported == 0 {
 		o.everyCluster = true
 		return
 	}
@@ -141,9 +141,9 @@ func (o *order) clustersSent(s *stream, changes []change) {
 }
 
 // assignment returns the name of a cluster's ClusterLoadAssignment.
-func assignment(cluster *translate.Resource) string {
+func assignment(cluster *resource.Resource) string {
 	for _, ref := range cluster.Refs {
-		if ref.Type == translate.Endpoint {
+		if ref.Type == resource.Endpoint {
 			return ref.Name
 		}
 	}

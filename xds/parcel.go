@@ -7,7 +7,7 @@ import (
 
 	"google.golang.org/grpc/mem"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // parcel is what a response holds, but for its nonce. Clients in the same state
@@ -86,7 +86,7 @@ const maxMask = 64
 // state of its own or the first in its state.
 func (f *feed) shared(v *view) *parcel {
 	s := f.stream
-	if f.typ != translate.Cluster && f.typ != translate.Endpoint ||
+	if f.typ != resource.Cluster && f.typ != resource.Endpoint ||
 		len(f.diffs) > 0 || len(f.trials) > 0 || len(s.recalled) > 0 || f.base == nil && f.claims != "" {
 		return nil
 	}
@@ -166,7 +166,7 @@ func (f *feed) parcel(v *view, t *transition) *parcel {
 }
 
 // pack puts changes into a parcel, not encoded yet.
-func (f *feed) pack(v *view, changes []change) (p *parcel, resources []*translate.Resource, removed []string) {
+func (f *feed) pack(v *view, changes []change) (p *parcel, resources []*resource.Resource, removed []string) {
 	p = &parcel{changes: changes, version: v.offers[f.typ].digest.String()}
 	if f.stream.protocol == sotw {
 		resources, p.version = f.stateOfTheWorld(v, changes)

@@ -11,9 +11,9 @@ import (
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
-	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"datapunk.dev/controlplane/resource"
 
-	"datapunk.dev/controlplane/translate"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 )
 
 // Any history of changes, subscriptions, acknowledgements and rejections
@@ -70,7 +70,7 @@ func history(rt *rapid.T, w *world, models []*model) {
 
 // change changes one resource. One whose version is a multiple of 5 is bad.
 func (w *world) change(rt *rapid.T) {
-	typ := rapid.SampledFrom([]translate.Type{cds, eds, lds, rds}).Draw(rt, "type")
+	typ := rapid.SampledFrom([]resource.Type{cds, eds, lds, rds}).Draw(rt, "type")
 	name := rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(rt, "name")
 	if rapid.IntRange(0, 3).Draw(rt, "remove") == 0 {
 		w.remove(typ, name)
@@ -97,27 +97,27 @@ type model struct {
 	client   *client
 	t        *testing.T
 	id       string
-	names    map[translate.Type][]string
-	has      map[translate.Type]map[string]string // name to version
-	accepted map[translate.Type]string            // version_info
-	nonce    map[translate.Type]string
-	settled  map[translate.Type]bool // it has accepted something on this stream
+	names    map[resource.Type][]string
+	has      map[resource.Type]map[string]string // name to version
+	accepted map[resource.Type]string            // version_info
+	nonce    map[resource.Type]string
+	settled  map[resource.Type]bool // it has accepted something on this stream
 }
 
 func newModel(t *testing.T, w *world, p protocol, id string) *model {
-	m := &model{protocol: p, world: w, t: t, id: id, names: map[translate.Type][]string{eds: {"a"}, rds: {"a"}}}
-	m.has = map[translate.Type]map[string]string{cds: {}, eds: {}, lds: {}, rds: {}}
-	m.accepted = map[translate.Type]string{}
+	m := &model{protocol: p, world: w, t: t, id: id, names: map[resource.Type][]string{eds: {"a"}, rds: {"a"}}}
+	m.has = map[resource.Type]map[string]string{cds: {}, eds: {}, lds: {}, rds: {}}
+	m.accepted = map[resource.Type]string{}
 	m.connect()
 	return m
 }
 
-var modelTypes = []translate.Type{cds, eds, lds, rds}
+var modelTypes = []resource.Type{cds, eds, lds, rds}
 
 func (m *model) connect() {
 	m.client = open(m.t, m.world.server, m.protocol, "")
 	m.client.node.Id = m.id
-	m.nonce, m.settled = map[translate.Type]string{}, map[translate.Type]bool{}
+	m.nonce, m.settled = map[resource.Type]string{}, map[resource.Type]bool{}
 	for _, typ := range modelTypes {
 		if m.protocol == delta {
 			m.client.send(&discovery.DeltaDiscoveryRequest{
@@ -138,7 +138,7 @@ func (m *model) reconnect() {
 
 // subscribe changes the names of assignments or routes; there is always one.
 func (m *model) subscribe(rt *rapid.T) {
-	typ := rapid.SampledFrom([]translate.Type{eds, rds}).Draw(rt, "type")
+	typ := rapid.SampledFrom([]resource.Type{eds, rds}).Draw(rt, "type")
 	names := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "b", "c", "d"}), 1, 4, rapid.ID).Draw(rt, "names")
 	var add, drop []string
 	for _, n := range names {
@@ -182,7 +182,7 @@ func (m *model) answerDelta(b []byte) {
 	if err := proto.Unmarshal(b, r); err != nil {
 		m.t.Fatal(err)
 	}
-	typ, _ := translate.TypeOf(r.TypeUrl)
+	typ, _ := resource.TypeOf(r.TypeUrl)
 	c := deltaClient{m.client}
 	for _, res := range r.Resources {
 		if bad(res.Version) {
@@ -199,7 +199,7 @@ func (m *model) answerDelta(b []byte) {
 	c.ack(r)
 }
 
-func (m *model) take(typ translate.Type, name, version string) {
+func (m *model) take(typ resource.Type, name, version string) {
 	if typ == cds || typ == lds || slices.Contains(m.names[typ], name) {
 		m.has[typ][name] = version
 	}
@@ -210,7 +210,7 @@ func (m *model) answerSotw(b []byte) {
 	if err := proto.Unmarshal(b, r); err != nil {
 		m.t.Fatal(err)
 	}
-	typ, _ := translate.TypeOf(r.TypeUrl)
+	typ, _ := resource.TypeOf(r.TypeUrl)
 	m.nonce[typ] = r.Nonce
 	c := sotwClient{m.client, m.names, m.accepted}
 	got := map[string]string{}

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // A content that several proxies refuse, one by one and each for certain, is
@@ -33,12 +33,12 @@ const forgetQuarantine = 10 * time.Minute
 
 // content is what a resource is, in all views of the kind.
 type content struct {
-	kind          translate.Kind
-	typ           translate.Type
+	kind          resource.Kind
+	typ           resource.Type
 	name, version string
 }
 
-func contentOf(k translate.Kind, r *translate.Resource) content {
+func contentOf(k resource.Kind, r *resource.Resource) content {
 	return content{kind: k, typ: r.Type, name: r.Name, version: r.Version}
 }
 
@@ -53,7 +53,7 @@ type jury struct {
 	// quarantines are those in force, oldest first.
 	quarantines []*quarantine
 
-	open [translate.NumTypes]atomic.Int64 // trials without a verdict
+	open [resource.NumTypes]atomic.Int64 // trials without a verdict
 }
 
 // trial is what proxies said of one content.
@@ -68,7 +68,7 @@ type trial struct {
 // resource. It is told of the pointer: equal resources that were made apart,
 // for two profiles, need not have followed on the same.
 type succession struct {
-	resource, before *translate.Resource
+	resource, before *resource.Resource
 	continuous       bool // in one set, not by another one
 }
 
@@ -104,7 +104,7 @@ type Quarantined struct {
 }
 
 // vouch tells the jury what the client acknowledged.
-func (s *stream) vouch(t translate.Type, p *parcel) {
+func (s *stream) vouch(t resource.Type, p *parcel) {
 	if len(p.changes) == 0 || p.proven.Load() {
 		return
 	}
@@ -116,8 +116,8 @@ func (s *stream) vouch(t translate.Type, p *parcel) {
 }
 
 // accuse tells the jury what the client refused, alone in its response.
-func (s *stream) accuse(v *view, r *translate.Resource, n *Nack) {
-	if r.Type == translate.Secret && leased(r.Name) {
+func (s *stream) accuse(v *view, r *resource.Resource, n *Nack) {
+	if r.Type == resource.Secret && leased(r.Name) {
 		return // it is this proxy's and no other's
 	}
 	c, depends, j := contentOf(s.slot.profile.Kind, r), dependencies(v, 0, r), s.server.jury
@@ -139,7 +139,7 @@ func newJury(quorum int) *jury {
 
 // published brings what the set has and before had not to trial. Before may be
 // nil.
-func (j *jury) published(kind translate.Kind, set *translate.Set, before *offer) {
+func (j *jury) published(kind resource.Kind, set *resource.Set, before *offer) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if before != nil {
@@ -153,7 +153,7 @@ func (j *jury) published(kind translate.Kind, set *translate.Set, before *offer)
 		}
 	}
 	for r := range set.All() {
-		var old *translate.Resource
+		var old *resource.Resource
 		if before != nil {
 			old = before.get(r.Name)
 		}
@@ -161,7 +161,7 @@ func (j *jury) published(kind translate.Kind, set *translate.Set, before *offer)
 	}
 }
 
-func (j *jury) enter(kind translate.Kind, r, before *translate.Resource, continuous bool) {
+func (j *jury) enter(kind resource.Kind, r, before *resource.Resource, continuous bool) {
 	c := contentOf(kind, r)
 	t := j.trials[c]
 	if t == nil {
@@ -192,7 +192,7 @@ func (j *jury) enter(kind translate.Kind, r, before *translate.Resource, continu
 }
 
 // predecessor returns the acknowledged content that r followed on, or nil.
-func (t *trial) predecessor(r *translate.Resource) *translate.Resource {
+func (t *trial) predecessor(r *resource.Resource) *resource.Resource {
 	for _, s := range t.after {
 		if s.resource == r {
 			return s.before
@@ -203,7 +203,7 @@ func (t *trial) predecessor(r *translate.Resource) *translate.Resource {
 
 // accepted notes that a node acknowledged the changes. It reports whether all
 // of them are proven now, and whether that has ended a quarantine.
-func (j *jury) accepted(kind translate.Kind, typ translate.Type, node string, changes []change) (proven, lifted bool) {
+func (j *jury) accepted(kind resource.Kind, typ resource.Type, node string, changes []change) (proven, lifted bool) {
 	if j.open[typ].Load() == 0 {
 		return true, false
 	}
@@ -277,14 +277,14 @@ func (j *jury) confine(q *quarantine) {
 // substitute replaces what is in quarantine in the offers of a view that
 // follows old, which may be nil. Its cost is in proportion to the number of
 // quarantines.
-func (j *jury) substitute(v, old *view, kind translate.Kind, graft func(*offer, substitute) *offer) {
+func (j *jury) substitute(v, old *view, kind resource.Kind, graft func(*offer, substitute) *offer) {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
 	if len(j.quarantines) == 0 {
 		return
 	}
 	// In an order in which what a resource depends on comes first.
-	for _, t := range [...]translate.Type{translate.Secret, translate.Endpoint, translate.Cluster, translate.Route, translate.Listener} {
+	for _, t := range [...]resource.Type{resource.Secret, resource.Endpoint, resource.Cluster, resource.Route, resource.Listener} {
 		var before *offer
 		if old != nil {
 			before = old.offers[t]
@@ -313,7 +313,7 @@ func (j *jury) substitute(v, old *view, kind translate.Kind, graft func(*offer, 
 }
 
 // fallback returns the last acknowledged content of the place, or nil.
-func (j *jury) fallback(kind translate.Kind, r *translate.Resource) *translate.Resource {
+func (j *jury) fallback(kind resource.Kind, r *resource.Resource) *resource.Resource {
 	for range maxRefusedStates {
 		t := j.trials[contentOf(kind, r)]
 		if t == nil {
@@ -395,7 +395,7 @@ func (j *jury) overgrown() bool {
 
 // retain drops the trials of all but the given contents and of those in
 // quarantine.
-func (j *jury) retain(served iter.Seq2[translate.Kind, *translate.Resource]) {
+func (j *jury) retain(served iter.Seq2[resource.Kind, *resource.Resource]) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	kept := make(map[content]*trial, j.kept)

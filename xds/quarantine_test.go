@@ -11,7 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // proxies returns n delta clients, each a node of its own, that have all
@@ -259,7 +259,7 @@ func TestQuarantine(t *testing.T) {
 		fresh.expect("cluster a@3 b@1 c@2")
 	})
 	protocolTest("a listener leaves quarantine when its secret changes", t, func(t *testing.T, w *world) {
-		in := listener("in", "2", translate.Ref{Type: sds, Name: "ROOTCA"})
+		in := listener("in", "2", resource.Ref{Type: sds, Name: "ROOTCA"})
 		w.put(secret("ROOTCA", "1")).publish()
 		var all []deltaClient
 		for i := range 3 {
@@ -305,7 +305,7 @@ func TestQuarantine(t *testing.T) {
 		fresh.node.Id, fresh.node.Metadata = "nexus-9", metadataOf(t, map[string]any{"address": "10.0.0.2"})
 		fresh.subscribe(cds)
 		fresh.expect("cluster a@1 b@1")
-		offered := func(p translate.Profile) *offer { return w.server.slots[p].view.Load().offers[cds] }
+		offered := func(p resource.Profile) *offer { return w.server.slots[p].view.Load().offers[cds] }
 		if offered(w.profile) != offered(other) {
 			t.Error("each has an offer of its own: every response would be encoded for each")
 		}

@@ -4,21 +4,21 @@ import (
 	"slices"
 	"time"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // change is one resource put, or removed (res is nil), in a response.
 type change struct {
 	name   string
-	res    *translate.Resource
-	before *translate.Resource // what the client had
-	fresh  bool                // the client had nothing of that name
-	stays  bool                // res is not what the view has, and remains in diffs
+	res    *resource.Resource
+	before *resource.Resource // what the client had
+	fresh  bool               // the client had nothing of that name
+	stays  bool               // res is not what the view has, and remains in diffs
 }
 
 // having is the change that sends what the client has, nil for nothing,
 // instead of what the view has.
-func (c change) having(r *translate.Resource) change {
+func (c change) having(r *resource.Resource) change {
 	c.res, c.stays = r, true
 	return c
 }
@@ -52,8 +52,8 @@ func (f *feed) forgetUnanswered() {
 	}
 }
 
-func split(changes []change) (resources []*translate.Resource, removed []string) {
-	resources = make([]*translate.Resource, 0, len(changes))
+func split(changes []change) (resources []*resource.Resource, removed []string) {
+	resources = make([]*resource.Resource, 0, len(changes))
 	for _, c := range changes {
 		if c.res == nil {
 			removed = append(removed, c.name)

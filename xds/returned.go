@@ -1,6 +1,6 @@
 package xds
 
-import "datapunk.dev/controlplane/translate"
+import "datapunk.dev/controlplane/resource"
 
 // What a client that comes back says that it has. It has acknowledged that, to
 // this control plane before its restart or to another one, so it speaks for the
@@ -9,8 +9,8 @@ import "datapunk.dev/controlplane/translate"
 
 // brought returns the resource of the snapshot that the client came with, be it
 // in quarantine or not; nil if it came with none, or with another version.
-func (f *feed) brought(name string, d *diff) *translate.Resource {
-	if d.version == "" || f.typ == translate.Secret && !f.stream.secrets.mayHave(name) {
+func (f *feed) brought(name string, d *diff) *resource.Resource {
+	if d.version == "" || f.typ == resource.Secret && !f.stream.secrets.mayHave(name) {
 		return nil
 	}
 	if r := f.base.set.Get(name); r != nil && r.Version == d.version {

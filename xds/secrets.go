@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // Issuer has a certificate for each proxy.
@@ -60,10 +60,10 @@ const maxRefusals = 64
 type secrets struct {
 	stream *stream
 	lease  Lease
-	sent   map[string]*translate.Resource // of the lease: what the client has
-	fresh  map[string]*translate.Resource // of the lease: what it is to have
-	count  uint64                         // how many of the lease were sent
-	err    error                          // why there is no certificate, until retry
+	sent   map[string]*resource.Resource // of the lease: what the client has
+	fresh  map[string]*resource.Resource // of the lease: what it is to have
+	count  uint64                        // how many of the lease were sent
+	err    error                         // why there is no certificate, until retry
 	retry  time.Time
 
 	refused map[string]struct{} // names that were logged
@@ -125,7 +125,7 @@ func (c *secrets) refuse(name string) {
 
 // get returns the secret of the lease that the client is to have. With again,
 // it is needed in full, even if the client has it.
-func (c *secrets) get(name string, again bool) (*translate.Resource, error) {
+func (c *secrets) get(name string, again bool) (*resource.Resource, error) {
 	if r := c.fresh[name]; r != nil && (r.Body != nil || !again) {
 		return r, nil
 	}
@@ -146,7 +146,7 @@ func (c *secrets) get(name string, again bool) (*translate.Resource, error) {
 		return nil, c.failed(name, err)
 	}
 	c.err = nil
-	r := &translate.Resource{Type: translate.Secret, Name: name, Version: secret.Version, Body: secret.Body}
+	r := &resource.Resource{Type: resource.Secret, Name: name, Version: secret.Version, Body: secret.Body}
 	c.put(&c.fresh, r)
 	s.status.certified(secret.Version, secret.Serial, secret.Expires)
 	return r, nil
@@ -183,7 +183,7 @@ func (c *secrets) adopt(name, version string) bool {
 	if err := c.take(); err != nil || !c.lease.Adopt(version) {
 		return false
 	}
-	r := &translate.Resource{Type: translate.Secret, Name: name, Version: version}
+	r := &resource.Resource{Type: resource.Secret, Name: name, Version: version}
 	c.put(&c.fresh, r)
 	c.put(&c.sent, r)
 	c.stream.status.certified(version, "", time.Time{})
@@ -198,7 +198,7 @@ func (c *secrets) refresh() {
 	}
 	clear(c.fresh)
 	c.err = nil
-	f := &s.feeds[translate.Secret]
+	f := &s.feeds[resource.Secret]
 	if f.base == nil {
 		return
 	}
@@ -217,9 +217,9 @@ func (c *secrets) wasSent(changes []change) {
 	}
 }
 
-func (c *secrets) put(m *map[string]*translate.Resource, r *translate.Resource) {
+func (c *secrets) put(m *map[string]*resource.Resource, r *resource.Resource) {
 	if *m == nil {
-		*m = make(map[string]*translate.Resource)
+		*m = make(map[string]*resource.Resource)
 	}
 	(*m)[r.Name] = r
 }

@@ -14,9 +14,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"datapunk.dev/controlplane/resource"
 
-	"datapunk.dev/controlplane/translate"
+	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 )
 
 // authority issues secrets whose version is a count.
@@ -209,7 +209,7 @@ func TestSecrets(t *testing.T) {
 		c.expect("secret default@v2")
 	})
 	secretTest("a listener refused for its certificate is sent again with the next", t, func(t *testing.T, w *world, a *authority) {
-		w.put(listener("in", "2", translate.Ref{Type: sds, Name: "default"})).publish()
+		w.put(listener("in", "2", resource.Ref{Type: sds, Name: "default"})).publish()
 		c := openDelta(t, w.server)
 		c.subscribe(lds)
 		c.nack(c.peek("listener in@2"), "refused")

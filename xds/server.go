@@ -22,6 +22,7 @@ import (
 	xdsstream "github.com/envoyproxy/go-control-plane/pkg/server/stream/v3"
 	xdsserver "github.com/envoyproxy/go-control-plane/pkg/server/v3"
 
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/translate"
 )
 
@@ -38,14 +39,14 @@ type Server struct {
 	offers   *offers
 	state    state // nil until the first Publish: nothing is served
 	draining bool
-	slots    map[translate.Profile]*slot
+	slots    map[resource.Profile]*slot
 	streams  map[*stream]struct{}
 	nodes    map[string]*stream // by node.id, its newest ADS stream
 	memory   *memory
 
-	fleet     *translate.Fleet               // that OnFleet was last called with
-	moved     map[translate.Profile]struct{} // came or left since
-	reporting bool                           // OnFleet is about to be called, or was in this interval
+	fleet     *resource.Fleet               // that OnFleet was last called with
+	moved     map[resource.Profile]struct{} // came or left since
+	reporting bool                          // OnFleet is about to be called, or was in this interval
 }
 
 // New returns a server that refuses streams until [Server.Publish] is called.
@@ -59,12 +60,12 @@ func New(o Options) *Server {
 		budget:  newBudget(),
 		jury:    j,
 		offers:  newOffers(j),
-		slots:   make(map[translate.Profile]*slot),
+		slots:   make(map[resource.Profile]*slot),
 		streams: make(map[*stream]struct{}),
 		nodes:   make(map[string]*stream),
 		memory:  newMemory(),
-		fleet:   translate.NewFleet(),
-		moved:   make(map[translate.Profile]struct{}),
+		fleet:   resource.NewFleet(),
+		moved:   make(map[resource.Profile]struct{}),
 	}
 }
 
@@ -133,11 +134,11 @@ func (s *Server) Publish(snapshot *translate.Snapshot) {
 
 // state is what the server needs of a snapshot.
 type state interface {
-	View(translate.Profile) *translate.View
-	Views() iter.Seq[*translate.View]
+	View(resource.Profile) *resource.View
+	Views() iter.Seq[*resource.View]
 }
 
-func (s *Server) publish(next state, changed []*translate.View) {
+func (s *Server) publish(next state, changed []*resource.View) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	first := s.state == nil
@@ -155,7 +156,7 @@ func (s *Server) publish(next state, changed []*translate.View) {
 }
 
 // offer makes the sets what the slot's streams are to have.
-func (s *Server) offer(sl *slot, sets [translate.NumTypes]*translate.Set, missing []string) {
+func (s *Server) offer(sl *slot, sets [resource.NumTypes]*resource.Set, missing []string) {
 	old := sl.view.Load()
 	v := s.offers.view(old, sl.profile.Kind, sets, missing)
 	sl.view.Store(v)
@@ -224,7 +225,7 @@ func (s *Server) enter(st *stream) error {
 // identify puts a stream whose node is known into the slot of its profile.
 // The newest ADS stream of a node.id wins: a proxy that lost its connection is
 // back before the server notices that the old one is dead.
-func (s *Server) identify(st *stream, p translate.Profile) {
+func (s *Server) identify(st *stream, p resource.Profile) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sl := s.slots[p]
@@ -252,8 +253,8 @@ func (s *Server) identify(st *stream, p translate.Profile) {
 // joins reports whether a stream may stand beside an older one of its node.id:
 // gRPC's own client opens one for each service that a process calls. One from
 // elsewhere is a rival all the same.
-func (s *stream) joins(old *stream, p translate.Profile) bool {
-	return p.Kind == translate.Proxyless && old.slot != nil && old.slot.profile == p && s.status.host() == old.status.host()
+func (s *stream) joins(old *stream, p resource.Profile) bool {
+	return p.Kind == resource.Proxyless && old.slot != nil && old.slot.profile == p && s.status.host() == old.status.host()
 }
 
 // leave takes a stream out. The profile goes with its last stream.
@@ -286,7 +287,7 @@ const fleetInterval = 10 * time.Millisecond
 
 // reportFleet has OnFleet called, since a profile came or left: at once, or with
 // all changes of the interval that is running. The caller holds mu.
-func (s *Server) reportFleet(p translate.Profile) {
+func (s *Server) reportFleet(p resource.Profile) {
 	if s.options.OnFleet == nil {
 		return
 	}
@@ -304,7 +305,7 @@ func (s *Server) report() {
 		s.mu.Unlock()
 		return
 	}
-	var came, left []translate.Profile
+	var came, left []resource.Profile
 	for p := range s.moved {
 		if s.slots[p] != nil {
 			came = append(came, p)

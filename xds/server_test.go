@@ -16,11 +16,11 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"datapunk.dev/controlplane/resource"
+
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	typepb "github.com/envoyproxy/go-control-plane/envoy/type/v3"
-
-	"datapunk.dev/controlplane/translate"
 )
 
 func (c deltaClient) deltaNode(n *corepb.Node) {
@@ -47,9 +47,9 @@ func TestNothingIsServedBeforeTheFirstSnapshot(t *testing.T) {
 // until there is a view for it.
 func TestFleet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var fleets [][]translate.Profile
+		var fleets [][]resource.Profile
 		s := testServer(func(o *Options) {
-			o.OnFleet = func(f *translate.Fleet) {
+			o.OnFleet = func(f *resource.Fleet) {
 				fleets = append(fleets, slices.Collect(f.Profiles()))
 			}
 		})
@@ -61,10 +61,10 @@ func TestFleet(t *testing.T) {
 		})
 		c.subscribe(cds)
 		c.silence("its view is not there")
-		want := translate.Profile{
+		want := resource.Profile{
 			Service: "nexus", Address: "10.0.0.1", Zone: "a", AppPort: 8080, MeshPort: 20000, OutboundPort: 15001,
 		}
-		if diff := cmp.Diff([][]translate.Profile{{want}}, fleets); diff != "" {
+		if diff := cmp.Diff([][]resource.Profile{{want}}, fleets); diff != "" {
 			t.Fatal(diff)
 		}
 		w := newWorld(s, cluster("a", "1"))
@@ -127,7 +127,7 @@ func TestTheNewestStreamOfANodeWins(t *testing.T) {
 		}
 	})
 	protocolTest("the streams of gRPC's own client are no rivals", t, func(t *testing.T, w *world) {
-		w.profile.Kind = translate.Proxyless
+		w.profile.Kind = resource.Proxyless
 		w.publish()
 		app := func(name, want string) sotwClient {
 			c := openSotw(t, w.server)

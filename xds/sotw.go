@@ -1,8 +1,6 @@
 package xds
 
-import (
-	"datapunk.dev/controlplane/translate"
-)
+import "datapunk.dev/controlplane/resource"
 
 // handleSotw takes in a DiscoveryRequest.
 //
@@ -34,7 +32,7 @@ func (f *feed) handleSotw(r *request) {
 		f.claims = r.version
 		f.answer = true
 	}
-	if f.typ == translate.Secret {
+	if f.typ == resource.Secret {
 		s.secrets.authorize(r)
 	}
 	f.resubscribe(r, first)
@@ -104,20 +102,20 @@ func (f *feed) resubscribe(r *request, first bool) {
 // needed by the client must be included, even if they did not change since the
 // last response." What a response lacks, the client deletes.
 func (f *feed) fullState() bool {
-	return f.stream.protocol == sotw && (f.typ == translate.Cluster || f.typ == translate.Listener)
+	return f.stream.protocol == sotw && (f.typ == resource.Cluster || f.typ == resource.Listener)
 }
 
 // stateOfTheWorld returns what a response must hold so that the client has the
 // changes, and the version of that. What waits, for an acknowledgement or
 // because it was rejected, stays in as the client has it.
-func (f *feed) stateOfTheWorld(v *view, changes []change) ([]*translate.Resource, string) {
+func (f *feed) stateOfTheWorld(v *view, changes []change) ([]*resource.Resource, string) {
 	if !f.fullState() {
 		resources, _ := split(changes)
 		return resources, v.offers[f.typ].digest.String()
 	}
-	var resources []*translate.Resource
+	var resources []*resource.Resource
 	version := digest(0)
-	add := func(r *translate.Resource) {
+	add := func(r *resource.Resource) {
 		resources = append(resources, r)
 		version = version.toggle(r.Name, r.Version)
 	}

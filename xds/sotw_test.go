@@ -6,7 +6,7 @@ import (
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 func TestSotw(t *testing.T) {
@@ -55,7 +55,7 @@ func TestSotw(t *testing.T) {
 		c.silence("nothing is subscribed to")
 	})
 	typeTest("gRPC has no legacy wildcard", t, func(t *testing.T, w *world) {
-		w.profile.Kind = translate.Proxyless
+		w.profile.Kind = resource.Proxyless
 		w.publish()
 		c := openSotw(t, w.server)
 		c.node = &corepb.Node{Id: "app-1", Cluster: "nexus", UserAgentName: "gRPC Go"}

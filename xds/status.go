@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // State says whether a proxy has the configuration that it should have.
@@ -33,7 +33,7 @@ type ProxyStatus struct {
 	Protocol  string    `json:"protocol"`          // "delta" or "sotw"
 	Connected time.Time `json:"connected"`
 
-	Profile translate.Profile `json:"profile"`
+	Profile resource.Profile `json:"profile"`
 	// Missing says what its configuration lacks for want of metadata.
 	Missing []string `json:"missing,omitempty"`
 	// Types is keyed by cluster, endpoint, secret, listener, route.
@@ -56,7 +56,7 @@ func (p ProxyStatus) MarshalJSON() ([]byte, error) {
 		MetricsPort  uint16 `json:"metrics_port,omitempty"`
 	}
 	kind := "sidecar"
-	if p.Profile.Kind == translate.Proxyless {
+	if p.Profile.Kind == resource.Proxyless {
 		kind = "proxyless"
 	}
 	return json.Marshal(struct {
@@ -113,7 +113,7 @@ type streamStatus struct {
 	slot  *slot // nil until the node is known
 	view  *view // the newest that the stream has looked at
 	proxy ProxyStatus
-	types [translate.NumTypes]TypeStatus
+	types [resource.NumTypes]TypeStatus
 }
 
 func (t *streamStatus) opened(peer string) {
@@ -125,7 +125,7 @@ func (t *streamStatus) opened(peer string) {
 	}
 }
 
-func (t *streamStatus) identified(n *node, sl *slot, recalled map[translate.Ref]*refusal) {
+func (t *streamStatus) identified(n *node, sl *slot, recalled map[resource.Ref]*refusal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.slot = sl
@@ -150,19 +150,19 @@ func (t *streamStatus) host() string {
 	return host
 }
 
-func (t *streamStatus) sent(typ translate.Type, version string) {
+func (t *streamStatus) sent(typ resource.Type, version string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.types[typ].Sent = version
 }
 
-func (t *streamStatus) acknowledged(typ translate.Type, version string) {
+func (t *streamStatus) acknowledged(typ resource.Type, version string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.types[typ].Acknowledged = version
 }
 
-func (t *streamStatus) rejected(typ translate.Type, n *Nack) {
+func (t *streamStatus) rejected(typ resource.Type, n *Nack) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.types[typ].LastNack = n
@@ -274,15 +274,15 @@ func (s *stream) snapshotStatus() (ProxyStatus, bool) {
 	p.Protocol, p.aggregated = s.protocol.String(), s.aggregated
 	p.Types = make(map[string]TypeStatus, len(t.types))
 	for i, ts := range t.types {
-		ts.State = t.stateNow(translate.Type(i))
-		p.Types[typeName(translate.Type(i))] = ts
+		ts.State = t.stateNow(resource.Type(i))
+		p.Types[typeName(resource.Type(i))] = ts
 	}
 	return p, true
 }
 
 // stateNow is the state of a type with respect to the newest view. The caller
 // holds mu.
-func (t *streamStatus) stateNow(typ translate.Type) State {
+func (t *streamStatus) stateNow(typ resource.Type) State {
 	state := t.types[typ].State
 	// A view that was published and that the stream is about to look at.
 	if next := t.slot.view.Load(); state == Synced && next != t.view && next.offers[typ] != t.view.offers[typ] {
@@ -302,7 +302,7 @@ func (s *Server) Settled() bool {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		for typ := range t.types {
-			if t.slot != nil && t.stateNow(translate.Type(typ)) == Pending {
+			if t.slot != nil && t.stateNow(resource.Type(typ)) == Pending {
 				return true
 			}
 		}

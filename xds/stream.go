@@ -15,7 +15,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // stream is one xDS stream. The goroutine that runs [stream.run] owns every
@@ -31,23 +31,23 @@ import (
 type stream struct {
 	server     *Server
 	protocol   protocol
-	aggregated bool           // ADS; else the stream is for only
-	only       translate.Type // the one type of a separate discovery service
-	wakeup     chan struct{}  // of one place: something has changed
-	ended      chan error     // of one place: why the server ends the stream
-	secretsDue atomic.Bool    // the lease has something new
+	aggregated bool          // ADS; else the stream is for only
+	only       resource.Type // the one type of a separate discovery service
+	wakeup     chan struct{} // of one place: something has changed
+	ended      chan error    // of one place: why the server ends the stream
+	secretsDue atomic.Bool   // the lease has something new
 	status     streamStatus
 
 	log        *slog.Logger
 	credential *Credential // nil in plaintext mode
 	node       *node       // nil until the first request
 	slot       *slot       // nil until the first request
-	feeds      [translate.NumTypes]feed
+	feeds      [resource.NumTypes]feed
 	order      order
 	secrets    secrets
 	nonces     uint64
 	counted    nameCount                  // of all feeds, as the budget has it
-	recalled   map[translate.Ref]*refusal // of earlier streams, until each is looked at
+	recalled   map[resource.Ref]*refusal // of earlier streams, until each is looked at
 	refuses    bool                       // the memory may hold refusals of this node
 	doubted    bool                       // it refused something not long ago: its version_info may not be true
 
@@ -74,12 +74,12 @@ func (s *Server) serve(p protocol, gs grpc.ServerStream, typeURL string) (err er
 	defer st.contain(&err)
 	if !st.aggregated {
 		var ok bool
-		if st.only, ok = translate.TypeOf(typeURL); !ok {
+		if st.only, ok = resource.TypeOf(typeURL); !ok {
 			return status.Errorf(codes.Unimplemented, "resources of type %s are not served", typeURL)
 		}
 	}
 	for t := range st.feeds {
-		st.feeds[t] = feed{stream: st, typ: translate.Type(t)}
+		st.feeds[t] = feed{stream: st, typ: resource.Type(t)}
 	}
 	if st.credential, err = s.authenticate(gs.Context()); err != nil {
 		s.metrics.refused.WithLabelValues("unauthenticated").Inc()
@@ -270,7 +270,7 @@ func (s *stream) handle(r *request) error {
 	if err != nil {
 		return err
 	}
-	if typ == translate.NumTypes {
+	if typ == resource.NumTypes {
 		return nil
 	}
 	f := &s.feeds[typ]
@@ -300,7 +300,7 @@ func (s *stream) begin(n *node) error {
 
 // typeOf returns the type of a request, or NumTypes for one that is not
 // served: on ADS an unknown type is no reason to end the others.
-func (s *stream) typeOf(r *request) (translate.Type, error) {
+func (s *stream) typeOf(r *request) (resource.Type, error) {
 	if !s.aggregated {
 		if r.typeURL != "" && r.typeURL != s.only.URL() {
 			return 0, status.Errorf(codes.InvalidArgument, "a request for %s on the service of %s", r.typeURL, s.only.URL())
@@ -310,13 +310,13 @@ func (s *stream) typeOf(r *request) (translate.Type, error) {
 	if r.typeURL == "" {
 		return 0, status.Error(codes.InvalidArgument, "a request without a type on an aggregated stream")
 	}
-	t, ok := translate.TypeOf(r.typeURL)
+	t, ok := resource.TypeOf(r.typeURL)
 	if !ok {
 		if !s.unknown {
 			s.unknown = true
 			s.log.Warn("request of a type that is not served", "type", r.typeURL)
 		}
-		return translate.NumTypes, nil
+		return resource.NumTypes, nil
 	}
 	return t, nil
 }

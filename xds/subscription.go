@@ -1,6 +1,6 @@
 package xds
 
-import "datapunk.dev/controlplane/translate"
+import "datapunk.dev/controlplane/resource"
 
 // subscription is what a client has asked for of one type.
 //
@@ -26,9 +26,9 @@ func (s *subscription) has(name string) bool {
 }
 
 // hasLegacyWildcard reports whether requests without names mean everything.
-func hasLegacyWildcard(t translate.Type, k translate.Kind) bool {
+func hasLegacyWildcard(t resource.Type, k resource.Kind) bool {
 	// gRPC always names what it wants: an empty list wants nothing.
-	return (t == translate.Cluster || t == translate.Listener) && k != translate.Proxyless
+	return (t == resource.Cluster || t == resource.Listener) && k != resource.Proxyless
 }
 
 // subscribe adds names, and has each of them told.

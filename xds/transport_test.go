@@ -23,9 +23,9 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 
-	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"datapunk.dev/controlplane/resource"
 
-	"datapunk.dev/controlplane/translate"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 )
 
 // transport is a way on which the test clients reach the server.
@@ -200,7 +200,7 @@ func method(p protocol, typeURL string) string {
 		}
 		return "/envoy.service.discovery.v3.AggregatedDiscoveryService/" + m
 	}
-	typ, _ := translate.TypeOf(typeURL)
+	typ, _ := resource.TypeOf(typeURL)
 	name := typeName(typ)
 	title := strings.ToUpper(name[:1]) + name[1:]
 	verb := "Stream"

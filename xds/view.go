@@ -8,30 +8,30 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 )
 
 // slot is the place of a profile's current view. Streams of the profile hold
 // the slot; publishing swaps the view in it.
 type slot struct {
-	profile translate.Profile
+	profile resource.Profile
 	view    atomic.Pointer[view] // nil: not built yet
 	streams map[*stream]struct{} // guarded by Server.mu
 }
 
 // view is what a slot's streams read: an offer of each type.
 type view struct {
-	offers  [translate.NumTypes]*offer
+	offers  [resource.NumTypes]*offer
 	missing []string
 }
 
 // get returns the resource that the view's clients are to have, or nil.
-func (v *view) get(t translate.Type, name string) *translate.Resource {
+func (v *view) get(t resource.Type, name string) *resource.Resource {
 	return v.offers[t].get(name)
 }
 
 // sets returns what the snapshot says.
-func (v *view) sets() (sets [translate.NumTypes]*translate.Set) {
+func (v *view) sets() (sets [resource.NumTypes]*resource.Set) {
 	for t, o := range v.offers {
 		sets[t] = o.set
 	}
@@ -43,7 +43,7 @@ func (v *view) sets() (sets [translate.NumTypes]*translate.Set) {
 // sets, at the same cost.
 type offer struct {
 	id  uint64 // no other has it
-	set *translate.Set
+	set *resource.Set
 	// instead is what is served in the place of quarantined contents, by name;
 	// nil most often.
 	instead map[string]substitute
@@ -56,19 +56,19 @@ type offer struct {
 // so as not to keep it.
 var offerIDs atomic.Uint64
 
-func newOffer(set *translate.Set, d digest) *offer {
+func newOffer(set *resource.Set, d digest) *offer {
 	return &offer{id: offerIDs.Add(1), set: set, digest: d, whole: d}
 }
 
 // substitute is the last content of a place that some proxy acknowledged.
 type substitute struct {
 	cause    *quarantine
-	withheld *translate.Resource
-	resource *translate.Resource // nil if there was none: a client keeps what it has
+	withheld *resource.Resource
+	resource *resource.Resource // nil if there was none: a client keeps what it has
 }
 
 // get returns what is served under the name, or nil.
-func (o *offer) get(name string) *translate.Resource {
+func (o *offer) get(name string) *resource.Resource {
 	if o.instead != nil {
 		if s, ok := o.instead[name]; ok {
 			return s.resource
@@ -105,11 +105,11 @@ func (o *offer) equal(p *offer) bool {
 }
 
 // all iterates over what is served, in the order of names.
-func (o *offer) all() iter.Seq[*translate.Resource] {
+func (o *offer) all() iter.Seq[*resource.Resource] {
 	if o.instead == nil {
 		return o.set.All()
 	}
-	return func(yield func(*translate.Resource) bool) {
+	return func(yield func(*resource.Resource) bool) {
 		for r := range o.set.All() {
 			if s, ok := o.instead[r.Name]; ok {
 				r = s.resource
@@ -140,7 +140,7 @@ func (o *offer) changedSince(base *offer) ([]string, bool) {
 	return names, true
 }
 
-var noResources = translate.NewSet()
+var noResources = resource.NewSet()
 
 // digest sums up names and versions of resources, in any order. Adding a
 // resource twice takes it out again.

@@ -149,11 +149,6 @@ func (p *plane) locate(keys []string) string {
 	return p.mesh.Load().Source(keys[0]).String()
 }
 
-func (p *plane) scrape() admin.Scrape {
-	m := p.mesh.Load().Metrics
-	return admin.Scrape{Enabled: m.Enabled, Path: m.Path, Interval: m.ScrapeInterval, Port: m.Port}
-}
-
 // readiness is false until the first snapshot: before that every answer to an
 // Envoy would be a deletion. What is held afterwards does not make it false.
 func (p *plane) readiness() admin.Readiness {

@@ -136,7 +136,7 @@ func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh)
 	}
 	adminServer := &http.Server{
 		Handler: admin.Handler(p.log, admin.Sources{
-			Readiness: p.readiness, Proxies: p.xds.Proxies, Scrape: p.scrape, Metrics: registry,
+			Readiness: p.readiness, Proxies: p.xds.Proxies, Registered: p.registered, Scrape: p.scrape, Metrics: registry,
 		}),
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       time.Minute,

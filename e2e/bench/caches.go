@@ -10,11 +10,11 @@ import (
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
-	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	gcp "github.com/envoyproxy/go-control-plane/pkg/server/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/translate"
 )
 
@@ -56,13 +56,13 @@ func newCache(kind string, w world) (*caches, error) {
 		if err != nil {
 			return nil, err
 		}
-		clusters := cache.NewLinearCache(resource.ClusterType, cache.WithInitialResources(byName(g.clusters)))
-		c.endpoints = cache.NewLinearCache(resource.EndpointType, cache.WithInitialResources(byName(g.endpoints)))
+		clusters := cache.NewLinearCache(resource.Cluster.URL(), cache.WithInitialResources(byName(g.clusters)))
+		c.endpoints = cache.NewLinearCache(resource.Endpoint.URL(), cache.WithInitialResources(byName(g.endpoints)))
 		c.groups["client"] = g
 		c.cache = &cache.MuxCache{
 			Classify:      func(r *cache.Request) string { return r.GetTypeUrl() },
 			ClassifyDelta: func(r *cache.DeltaRequest) string { return r.GetTypeUrl() },
-			Caches:        map[string]cache.Cache{resource.ClusterType: clusters, resource.EndpointType: c.endpoints},
+			Caches:        map[string]cache.Cache{resource.Cluster.URL(): clusters, resource.Endpoint.URL(): c.endpoints},
 		}
 		return c, nil
 	}
@@ -83,16 +83,16 @@ func newCache(kind string, w world) (*caches, error) {
 	return c, nil
 }
 
-func newGroup(v *translate.View) (*group, error) {
+func newGroup(v *resource.View) (*group, error) {
 	g := &group{index: make(map[string]int)}
-	for r := range v.Sets[translate.Cluster].All() {
+	for r := range v.Sets[resource.Cluster].All() {
 		m := &clusterv3.Cluster{}
 		if err := proto.Unmarshal(r.Body, m); err != nil {
 			return nil, err
 		}
 		g.clusters = append(g.clusters, m)
 	}
-	for r := range v.Sets[translate.Endpoint].All() {
+	for r := range v.Sets[resource.Endpoint].All() {
 		if serviceNumber([]byte(r.Name)) < 0 {
 			continue // no stream asks for it, and by SotW this cache answers only who asks for all
 		}
@@ -117,8 +117,8 @@ func byName(resources []types.Resource) map[string]types.Resource {
 func (c *caches) publish(client string) error {
 	g := c.groups[client]
 	g.version++
-	s, err := cache.NewSnapshot(strconv.Itoa(g.version), map[resource.Type][]types.Resource{
-		resource.ClusterType: g.clusters, resource.EndpointType: g.endpoints,
+	s, err := cache.NewSnapshot(strconv.Itoa(g.version), map[string][]types.Resource{
+		resource.Cluster.URL(): g.clusters, resource.Endpoint.URL(): g.endpoints,
 	})
 	if err != nil {
 		return err

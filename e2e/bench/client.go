@@ -12,12 +12,13 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
-	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	"datapunk.dev/controlplane/resource"
 )
 
 // fleet is the proxies: ADS streams, each on a connection of its own, that ask
@@ -101,7 +102,7 @@ func connect(ctx context.Context, s *subject, w world) (*fleet, error) {
 	for i := range w.Streams {
 		names := w.upstreams(i)
 		if shared.url == "" || w.Scope > 0 {
-			shared = named(resource.EndpointType, names)
+			shared = named(resource.Endpoint.URL(), names)
 		}
 		p, err := f.open(s.xds, i, shared, len(names))
 		if err != nil {
@@ -144,9 +145,9 @@ func (f *fleet) open(addr string, id int, endpoints request, want int) (*proxy, 
 		return nil, err
 	}
 	// The node is field 1 of a delta request and field 2 of the other.
-	var hello proto.Message = &discovery.DeltaDiscoveryRequest{Node: f.node(id), TypeUrl: resource.ClusterType}
+	var hello proto.Message = &discovery.DeltaDiscoveryRequest{Node: f.node(id), TypeUrl: resource.Cluster.URL()}
 	if f.w.SotW {
-		hello = &discovery.DiscoveryRequest{Node: f.node(id), TypeUrl: resource.ClusterType}
+		hello = &discovery.DiscoveryRequest{Node: f.node(id), TypeUrl: resource.Cluster.URL()}
 	}
 	first, err := proto.Marshal(hello)
 	if err == nil {
@@ -207,7 +208,7 @@ func (p *proxy) take(m encoded, at time.Time) error {
 	// What is wanted of a response has the same number in both variants.
 	answers := request{url: string(field(m, 4))}
 	p.news = p.news[:0]
-	if answers.url == resource.EndpointType {
+	if answers.url == resource.Endpoint.URL() {
 		answers.body = p.endpoints.body
 		p.assignments(m, at)
 	}
@@ -225,7 +226,7 @@ func (p *proxy) take(m encoded, at time.Time) error {
 			(*arrived)(a)
 		}
 	}
-	if p.fleet.sidecars && answers.url == resource.ClusterType {
+	if p.fleet.sidecars && answers.url == resource.Cluster.URL() {
 		return p.askFor(clusterNames(m))
 	}
 	return nil
@@ -242,7 +243,7 @@ func (p *proxy) askFor(names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	return p.stream.SendMsg(named(resource.EndpointType, names).message(false, nil, nil))
+	return p.stream.SendMsg(named(resource.Endpoint.URL(), names).message(false, nil, nil))
 }
 
 // clusterNames are those of a delta response's clusters that are services.

@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -66,7 +66,7 @@ func TestAPlaceIsReadFromWhatIsServed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		set := views[w.client(0)].Sets[translate.Endpoint]
+		set := views[w.client(0)].Sets[resource.Endpoint]
 		if got := place(set.Get(serviceName(1)).Body); got != n {
 			t.Errorf("place %d, want %d", got, n)
 		}

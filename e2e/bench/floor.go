@@ -5,14 +5,13 @@ import (
 	"sync"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -63,17 +62,17 @@ func newFloor(w world) (*floor, error) {
 	}
 	for client, v := range views {
 		f.full[client] = [2]encoded{
-			respond(resource.ClusterType, v.Sets[translate.Cluster]), respond(resource.EndpointType, v.Sets[translate.Endpoint]),
+			respond(resource.Cluster.URL(), v.Sets[resource.Cluster]), respond(resource.Endpoint.URL(), v.Sets[resource.Endpoint]),
 		}
 		f.names[client] = make(map[string]bool)
-		for r := range v.Sets[translate.Endpoint].All() {
+		for r := range v.Sets[resource.Endpoint].All() {
 			f.names[client][r.Name] = true
 		}
 	}
 	return f, nil
 }
 
-func respond(url string, set *translate.Set) encoded {
+func respond(url string, set *resource.Set) encoded {
 	r := &discovery.DeltaDiscoveryResponse{TypeUrl: url, Nonce: "1", SystemVersionInfo: "1"}
 	for res := range set.All() {
 		r.Resources = append(r.Resources, &discovery.Resource{
@@ -155,10 +154,10 @@ func (f *floor) prepare(service, n int) error {
 	if err != nil {
 		return err
 	}
-	changed := translate.NewSet(views["client"].Sets[translate.Endpoint].Get(one.Name))
+	changed := resource.NewSet(views["client"].Sets[resource.Endpoint].Get(one.Name))
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.prepared[[2]int{service, n}] = respond(resource.EndpointType, changed)
+	f.prepared[[2]int{service, n}] = respond(resource.Endpoint.URL(), changed)
 	return nil
 }
 

@@ -26,6 +26,7 @@ import (
 
 	"datapunk.dev/controlplane/internal/consulagent"
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/watch"
@@ -121,7 +122,7 @@ func translateCosts(sizes []int) (costs []cost, err error) {
 // assignment that it makes.
 func encodingAlone(s *translate.Snapshot, service, size string) (cost, error) {
 	var assignment endpointv3.ClusterLoadAssignment
-	if err := proto.Unmarshal(s.View(profile(serviceName(0))).Sets[translate.Endpoint].Get(service).Body, &assignment); err != nil {
+	if err := proto.Unmarshal(s.View(profile(serviceName(0))).Sets[resource.Endpoint].Get(service).Body, &assignment); err != nil {
 		return cost{}, err
 	}
 	return costOf("floor: encode its assignment, of "+size, 2000, func(int) error {
@@ -130,12 +131,12 @@ func encodingAlone(s *translate.Snapshot, service, size string) (cost, error) {
 	})
 }
 
-func fleetOf(n int) *translate.Fleet {
-	profiles := make([]translate.Profile, n)
+func fleetOf(n int) *resource.Fleet {
+	profiles := make([]resource.Profile, n)
 	for i := range profiles {
 		profiles[i] = profile(serviceName(i))
 	}
-	return translate.NewFleet(profiles...)
+	return resource.NewFleet(profiles...)
 }
 
 // editedMesh is the seed file with an override for one service.

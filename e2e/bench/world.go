@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/watch"
 )
@@ -159,26 +160,26 @@ func (w world) catalog() *watch.Catalog {
 }
 
 // profile is what the servers take a stream of the service for.
-func profile(service string) translate.Profile {
-	return translate.Profile{Service: service, OutboundPort: 15001}
+func profile(service string) resource.Profile {
+	return resource.Profile{Service: service, OutboundPort: 15001}
 }
 
 // views are what the clients of the world are to have of a catalog.
-func (w world) views(catalog *watch.Catalog) (map[string]*translate.View, error) {
+func (w world) views(catalog *watch.Catalog) (map[string]*resource.View, error) {
 	m, err := w.mesh()
 	if err != nil {
 		return nil, err
 	}
 	clients := w.clients()
-	var profiles []translate.Profile
+	var profiles []resource.Profile
 	for client := range clients {
 		profiles = append(profiles, profile(client))
 	}
 	snapshot := translate.Translate(nil, translate.Input{
 		Mesh: m, Catalog: catalog, Roots: roots,
-		Fleet: translate.NewFleet(profiles...),
+		Fleet: resource.NewFleet(profiles...),
 	})
-	views := make(map[string]*translate.View, len(clients))
+	views := make(map[string]*resource.View, len(clients))
 	for client := range clients {
 		views[client] = snapshot.View(profile(client))
 	}

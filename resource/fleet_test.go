@@ -1,4 +1,4 @@
-package translate
+package resource
 
 import (
 	"fmt"
@@ -13,14 +13,14 @@ func TestWhatDiffersBetweenTwoFleets(t *testing.T) {
 	if start.Update([]Profile{member(1)}, []Profile{member(2)}) != start {
 		t.Error("a fleet in which nobody came or left is another one")
 	}
-	for _, steps := range []int{1, 5, maxLog, maxLog + 1, 3 * maxLog} {
+	for _, steps := range []int{1, 5, maxSteps, maxSteps + 1, 3 * maxSteps} {
 		f := start
 		for i := range steps {
 			f = f.Update([]Profile{member(i + 2)}, nil)
 		}
 		f = f.Update(nil, []Profile{member(0)})
 		for what, got := range map[string][]string{
-			"descended": f.since(start), "made anew": NewFleet(profilesOf(f)...).since(start), "the first": f.since(nil),
+			"descended": f.ChangedSince(start), "made anew": NewFleet(profilesOf(f)...).ChangedSince(start), "the first": f.ChangedSince(nil),
 		} {
 			changed := make(map[string]bool)
 			for _, key := range got {
@@ -28,14 +28,14 @@ func TestWhatDiffersBetweenTwoFleets(t *testing.T) {
 			}
 			for i := range steps + 2 {
 				now, before := i > 0, i < 2 && what != "the first"
-				if now != before && !changed[string(profileKey(member(i)))] {
+				if now != before && !changed[member(i).Key()] {
 					t.Errorf("%s, %d steps: s%d is not said to differ", what, steps, i)
 				}
 			}
 		}
 	}
 	few := start.Update([]Profile{member(2)}, nil)
-	if got := few.since(start); len(got) != 1 {
+	if got := few.ChangedSince(start); len(got) != 1 {
 		t.Errorf("one step changed %d profiles", len(got))
 	}
 }

@@ -1,30 +1,26 @@
-package translate
+package resource
 
-import (
-	"iter"
-
-	iradix "github.com/hashicorp/go-immutable-radix/v2"
-)
+import "iter"
 
 // Set is an immutable set of resources of one type, in the order of their
 // names, which knows what its last steps changed.
 type Set struct {
-	tree    *iradix.Tree[*Resource]
-	history history
+	tree    *Tree[*Resource]
+	history History
 }
 
 // NewSet returns a set of the given resources that descends from nothing.
 func NewSet(resources ...*Resource) *Set {
-	txn := iradix.New[*Resource]().Txn()
+	edit := NewTree[*Resource]().Edit()
 	for _, r := range resources {
-		txn.Insert([]byte(r.Name), r)
+		edit.Put(r.Name, r)
 	}
-	return &Set{tree: txn.Commit(), history: newHistory()}
+	return &Set{tree: edit.Tree(), history: NewHistory()}
 }
 
 // Get returns the resource with the name, or nil.
 func (s *Set) Get(name string) *Resource {
-	r, _ := s.tree.Get([]byte(name))
+	r, _ := s.tree.Get(name)
 	return r
 }
 
@@ -32,16 +28,7 @@ func (s *Set) Get(name string) *Resource {
 func (s *Set) Len() int { return s.tree.Len() }
 
 // All iterates over the resources in the order of their names.
-func (s *Set) All() iter.Seq[*Resource] {
-	return func(yield func(*Resource) bool) {
-		it := s.tree.Root().Iterator()
-		for _, r, ok := it.Next(); ok; _, r, ok = it.Next() {
-			if !yield(r) {
-				return
-			}
-		}
-	}
-}
+func (s *Set) All() iter.Seq[*Resource] { return s.tree.Values() }
 
 // Update returns the successor of s with resources put in and names removed.
 // If nothing changes, Update returns s itself. Its cost is in proportion to
@@ -49,22 +36,25 @@ func (s *Set) All() iter.Seq[*Resource] {
 // of ChangedSince, even if it came from other keys of the mesh file or needs
 // others.
 func (s *Set) Update(put []*Resource, remove []string) *Set {
-	txn := s.tree.Txn()
+	if len(put) == 0 && len(remove) == 0 {
+		return s
+	}
+	edit := s.tree.Edit()
 	var names []string
 	touched := false
 	for _, r := range put {
-		old, ok := txn.Get([]byte(r.Name))
-		if ok && old.same(r) {
+		old, ok := edit.Get(r.Name)
+		if ok && old.Same(r) {
 			continue
 		}
-		txn.Insert([]byte(r.Name), r)
+		edit.Put(r.Name, r)
 		touched = true
 		if !ok || old.Version != r.Version {
 			names = append(names, r.Name)
 		}
 	}
 	for _, name := range remove {
-		if _, ok := txn.Delete([]byte(name)); ok {
+		if _, ok := edit.Delete(name); ok {
 			names = append(names, name)
 		}
 	}
@@ -72,13 +62,13 @@ func (s *Set) Update(put []*Resource, remove []string) *Set {
 		if !touched {
 			return s
 		}
-		return &Set{tree: txn.Commit(), history: s.history}
+		return &Set{tree: edit.Tree(), history: s.history}
 	}
-	return &Set{tree: txn.Commit(), history: s.history.then(names)}
+	return &Set{tree: edit.Tree(), history: s.history.Then(names)}
 }
 
-// become returns the successor of s that has exactly the resources.
-func (s *Set) become(resources []*Resource) *Set {
+// Become returns the successor of s that has exactly the resources.
+func (s *Set) Become(resources []*Resource) *Set {
 	wanted := make(map[string]struct{}, len(resources))
 	for _, r := range resources {
 		wanted[r.Name] = struct{}{}
@@ -92,14 +82,14 @@ func (s *Set) become(resources []*Resource) *Set {
 	return s.Update(resources, remove)
 }
 
-// with returns a set with the resources of s and some more, which descends
+// With returns a set with the resources of s and some more, which descends
 // from nothing. It shares what it can with s.
-func (s *Set) with(resources []*Resource) *Set {
-	txn := s.tree.Txn()
+func (s *Set) With(resources []*Resource) *Set {
+	edit := s.tree.Edit()
 	for _, r := range resources {
-		txn.Insert([]byte(r.Name), r)
+		edit.Put(r.Name, r)
 	}
-	return &Set{tree: txn.Commit(), history: newHistory()}
+	return &Set{tree: edit.Tree(), history: NewHistory()}
 }
 
 // ChangedSince returns the names that may differ between base, an earlier
@@ -109,5 +99,5 @@ func (s *Set) ChangedSince(base *Set) ([]string, bool) {
 	if base == nil {
 		return nil, false
 	}
-	return s.history.since(base.history)
+	return s.history.Since(base.history)
 }

@@ -1,4 +1,4 @@
-package translate
+package resource
 
 import (
 	"fmt"
@@ -63,18 +63,26 @@ func TestSetTakesNewOriginsInSilence(t *testing.T) {
 func TestSetRemembersSoManySteps(t *testing.T) {
 	first := NewSet()
 	sets := []*Set{first}
-	for i := range maxLog + 5 {
+	for i := range maxSteps + maxNames + 5 {
 		sets = append(sets, sets[i].Update([]*Resource{res(fmt.Sprint(i), "1")}, nil))
 	}
 	last := sets[len(sets)-1]
 	for i, s := range sets {
 		changed, known := last.ChangedSince(s)
 		behind := len(sets) - 1 - i
-		if known != (behind <= maxLog) {
-			t.Errorf("%d steps behind: known %t", behind, known)
+		if behind < maxNames/2 && !known {
+			t.Errorf("%d steps behind: the changes are not known", behind)
 		}
-		if known && len(changed) != behind {
+		if len(changed) > maxNames+maxSteps {
 			t.Errorf("%d steps behind: %d names", behind, len(changed))
+		}
+		if known && behind < maxSteps/2 && len(changed) != behind {
+			t.Errorf("%d steps behind: %d names", behind, len(changed))
+		}
+		for j := i; known && j < len(sets)-1; j++ {
+			if !slices.Contains(changed, fmt.Sprint(j)) {
+				t.Fatalf("%d steps behind: %d is not among the changed", behind, j)
+			}
 		}
 	}
 	if _, known := first.ChangedSince(last); known {
@@ -84,7 +92,7 @@ func TestSetRemembersSoManySteps(t *testing.T) {
 
 func TestSetsOfOtherDescentAreComparedWhole(t *testing.T) {
 	s := NewSet(res("a", "1"))
-	other := s.with([]*Resource{res("b", "1")})
+	other := s.With([]*Resource{res("b", "1")})
 	if got, want := names(other), []string{"a=1", "b=1"}; !slices.Equal(got, want) {
 		t.Errorf("with b it is %v, want %v", got, want)
 	}
@@ -98,14 +106,14 @@ func TestSetsOfOtherDescentAreComparedWhole(t *testing.T) {
 
 func TestSetBecomes(t *testing.T) {
 	s := NewSet(res("a", "1"), res("b", "1"))
-	next := s.become([]*Resource{res("b", "1"), res("c", "1")})
+	next := s.Become([]*Resource{res("b", "1"), res("c", "1")})
 	if got, want := names(next), []string{"b=1", "c=1"}; !slices.Equal(got, want) {
 		t.Errorf("it became %v, want %v", got, want)
 	}
 	if changed, known := next.ChangedSince(s); !known || len(changed) != 2 {
 		t.Errorf("changed %v (known %t), want a and c", changed, known)
 	}
-	if next.become([]*Resource{res("c", "1"), res("b", "1")}) != next {
+	if next.Become([]*Resource{res("c", "1"), res("b", "1")}) != next {
 		t.Error("becoming what it is made another set")
 	}
 }

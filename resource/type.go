@@ -1,0 +1,41 @@
+package resource
+
+// Type is a kind of xDS resource.
+type Type uint8
+
+// The types that the mesh uses, in the order in which they are added. Removals
+// go the other way.
+const (
+	Cluster Type = iota
+	Endpoint
+	Secret
+	Listener
+	Route
+	NumTypes
+)
+
+// types has what each type is called: in the protocol, and by people in the log,
+// in metrics and in the status of a proxy.
+var types = [NumTypes]struct{ url, name string }{
+	Cluster:  {"type.googleapis.com/envoy.config.cluster.v3.Cluster", "cluster"},
+	Endpoint: {"type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment", "endpoint"},
+	Secret:   {"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret", "secret"},
+	Listener: {"type.googleapis.com/envoy.config.listener.v3.Listener", "listener"},
+	Route:    {"type.googleapis.com/envoy.config.route.v3.RouteConfiguration", "route"},
+}
+
+// URL returns the type URL of the xDS protocol.
+func (t Type) URL() string { return types[t].url }
+
+// String returns the type's name for people.
+func (t Type) String() string { return types[t].name }
+
+// TypeOf returns the type with the type URL.
+func TypeOf(url string) (Type, bool) {
+	for t, known := range types {
+		if known.url == url {
+			return Type(t), true
+		}
+	}
+	return 0, false
+}
