@@ -82,16 +82,6 @@ func (s *Set) Become(resources []*Resource) *Set {
 	return s.Update(resources, remove)
 }
 
-// With returns a set with the resources of s and some more, which descends
-// from nothing. It shares what it can with s.
-func (s *Set) With(resources []*Resource) *Set {
-	edit := s.tree.Edit()
-	for _, r := range resources {
-		edit.Put(r.Name, r)
-	}
-	return &Set{tree: edit.Tree(), history: NewHistory()}
-}
-
 // ChangedSince returns the names that may differ between base, an earlier
 // state of the same set, and s; a name may come twice. It is false when that
 // is not known, and the two must be compared whole.

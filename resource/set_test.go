@@ -92,7 +92,7 @@ func TestSetRemembersSoManySteps(t *testing.T) {
 
 func TestSetsOfOtherDescentAreComparedWhole(t *testing.T) {
 	s := NewSet(res("a", "1"))
-	other := s.With([]*Resource{res("b", "1")})
+	other := NewSet(res("a", "1"), res("b", "1"))
 	if got, want := names(other), []string{"a=1", "b=1"}; !slices.Equal(got, want) {
 		t.Errorf("with b it is %v, want %v", got, want)
 	}

@@ -17,7 +17,7 @@ type accessLogKey policy.AccessLogs
 
 // accessLog is how a listener logs what it served; nothing if the file has
 // access logs off.
-func accessLog(d *draft, c *compiler) []*accesslogv3.AccessLog {
+func accessLog(d *builder, c *compiler) []*accesslogv3.AccessLog {
 	logs := c.accessLogs
 	if !logs.Enabled {
 		return nil

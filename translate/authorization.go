@@ -52,10 +52,17 @@ type rules struct {
 	enabled        bool
 	allowByDefault bool
 	applied        []*rule
-	byPort         bool // another port might give other rules
 	check          checkRequest
 	keys           []string
 	print          string
+}
+
+// byPort reports whether a policy of calls to the service depends on the
+// application's port.
+func (a *authorization) byPort(service string) bool {
+	return a.enabled && slices.ContainsFunc(a.policies, func(p *rule) bool {
+		return includes(p.Destinations, p.NotDestinations, service) && len(p.Ports)+len(p.NotPorts) > 0
+	})
 }
 
 // checkRequest is what an active check asks of the application; zero if it asks
@@ -78,7 +85,6 @@ func (a *authorization) rulesFor(service string, appPort uint16) rules {
 		if !includes(p.Destinations, p.NotDestinations, service) {
 			continue
 		}
-		r.byPort = r.byPort || len(p.Ports)+len(p.NotPorts) > 0
 		if !includes(p.Ports, p.NotPorts, appPort) {
 			continue
 		}

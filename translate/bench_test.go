@@ -82,7 +82,7 @@ func BenchmarkFull(b *testing.B) {
 
 // BenchmarkEndpoint changes one instance of one service.
 func BenchmarkEndpoint(b *testing.B) {
-	for _, size := range [][2]int{{100, 100}, {10_000, 1}, {10_000, 1000}} {
+	for _, size := range [][2]int{{100, 100}, {10_000, 1}, {10_000, 1000}, {1000, 20_000}} {
 		b.Run(fmt.Sprintf("services=%d/profiles=%d", size[0], size[1]), func(b *testing.B) {
 			in := benchInput(b, size[0], size[1])
 			last := Translate(nil, in)
@@ -92,7 +92,7 @@ func BenchmarkEndpoint(b *testing.B) {
 				in.Catalog = in.Catalog.Update(states[i%2:i%2+1], nil)
 				last = Translate(last, in)
 			}
-			if len(last.Changed) == 0 {
+			if len(last.ChangedScopes) == 0 {
 				b.Fatal("nothing changed")
 			}
 		})
@@ -101,7 +101,7 @@ func BenchmarkEndpoint(b *testing.B) {
 
 // BenchmarkPolicyEdit changes the retries of one service.
 func BenchmarkPolicyEdit(b *testing.B) {
-	for _, size := range [][2]int{{100, 100}, {10_000, 1}, {10_000, 1000}} {
+	for _, size := range [][2]int{{100, 100}, {10_000, 1}, {10_000, 1000}, {1000, 20_000}} {
 		b.Run(fmt.Sprintf("services=%d/profiles=%d", size[0], size[1]), func(b *testing.B) {
 			in := benchInput(b, size[0], size[1])
 			last := Translate(nil, in)
@@ -113,7 +113,7 @@ func BenchmarkPolicyEdit(b *testing.B) {
 				b.StartTimer()
 				last = Translate(last, in)
 			}
-			if len(last.Changed) == 0 {
+			if len(last.ChangedScopes) == 0 {
 				b.Fatal("nothing changed")
 			}
 		})

@@ -3,11 +3,8 @@ package translate
 import (
 	"bytes"
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
-
-	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/resource"
@@ -23,14 +20,16 @@ type state struct {
 	authz     *authorization
 	collector *collector
 	roots     *resource.Resource // the secret ROOTCA; nil while mTLS is off
+	rootsSet  *resource.Set      // it alone
 
-	services  *iradix.Tree[*service]
-	proxyless *iradix.Tree[*proxyless] // of the services, while somebody asks
-	scopes    *iradix.Tree[*scope]
-	scopesOf  *iradix.Tree[[]string] // service → keys of the scopes that declare it
-	places    *iradix.Tree[*place]   // profile → what makes its view
-	placesOf  *iradix.Tree[*place]   // the same, by scope and profile
-	reports   *iradix.Tree[report]
+	services  *resource.Tree[*service]
+	proxyless *resource.Tree[*proxyless] // of the services, while somebody asks
+	scopes    *resource.Tree[*scope]
+	scopesOf  *resource.Tree[[]string] // service → keys of the scopes that declare it
+	groups    *resource.Tree[*group]
+	proxies   *resource.Tree[*proxy] // by the key of the profile
+	locals    *resource.Tree[local]
+	reports   *resource.Tree[report]
 
 	meshNotes []string
 }
@@ -44,13 +43,15 @@ type report struct {
 func emptyState() *state {
 	return &state{
 		catalog:   watch.NewCatalog(),
-		services:  iradix.New[*service](),
-		proxyless: iradix.New[*proxyless](),
-		scopes:    iradix.New[*scope](),
-		scopesOf:  iradix.New[[]string](),
-		places:    iradix.New[*place](),
-		placesOf:  iradix.New[*place](),
-		reports:   iradix.New[report](),
+		rootsSet:  resource.NewSet(),
+		services:  resource.NewTree[*service](),
+		proxyless: resource.NewTree[*proxyless](),
+		scopes:    resource.NewTree[*scope](),
+		scopesOf:  resource.NewTree[[]string](),
+		groups:    resource.NewTree[*group](),
+		proxies:   resource.NewTree[*proxy](),
+		locals:    resource.NewTree[local](),
+		reports:   resource.NewTree[report](),
 	}
 }
 
@@ -64,6 +65,7 @@ type build struct {
 	authz         *authorization
 	collector     *collector
 	roots         *resource.Resource
+	rootsSet      *resource.Set
 	meshChanged   bool // anything of the mesh file, or the stage
 	sameTransport bool // clusters and assignments are made as in base
 	sameGlobals   bool
@@ -72,22 +74,29 @@ type build struct {
 	catalogNames  bool // a name of the catalog came or went
 	callersMoved  bool // a service came or went, of the mesh or of the fleet alone
 
-	services  *iradix.Txn[*service]
-	proxyless *iradix.Txn[*proxyless]
-	scopesOf  *iradix.Txn[[]string]
-	places    *iradix.Txn[*place]
-	placesOf  *iradix.Txn[*place]
-	reports   *iradix.Txn[report]
+	services  *resource.TreeEdit[*service]
+	proxyless *resource.TreeEdit[*proxyless]
+	scopes    *resource.TreeEdit[*scope]
+	scopesOf  *resource.TreeEdit[[]string]
+	groups    *resource.TreeEdit[*group]
+	proxies   *resource.TreeEdit[*proxy]
+	locals    *resource.TreeEdit[local]
+	reports   *resource.TreeEdit[report]
 
-	changes    map[string]change
-	scopes     map[string]*scope // those brought up to date
-	workloads  map[workloadKey]*workload
-	inbound    map[string]*resource.Resource
-	left       map[workloadKey]struct{} // workloads that a place left
-	leftScopes map[string]struct{}      // scopes that a place left
+	changes map[string]change
+	grouped map[groupKey]*group           // those brought up to date
+	inbound map[string]*resource.Resource // inbound routes, by the print of their rules
+
+	templates map[*group]*listenerTemplates
+
+	leftGroups    map[groupKey]struct{} // groups that a proxy left
+	leftScopes    map[string]struct{}   // scopes that a group left
+	changedScopes map[string]*resource.Scope
 
 	changed []*resource.View
 	removed []resource.Profile
+	// reported says that people are to know something else than before.
+	reported bool
 }
 
 // Translate makes the configuration of the fleet. The result depends on in
@@ -106,7 +115,8 @@ func Translate(prev *Snapshot, in Input) *Snapshot {
 	b := begin(base, before, in)
 	b.translateServices()
 	b.translateCollector()
-	b.translateViews(before.Fleet)
+	b.translateScopes()
+	b.translateProxies(before.Fleet)
 	return b.finish(prev)
 }
 
@@ -120,19 +130,22 @@ func begin(base *state, before, in Input) *build {
 		meshChanged:  before.Mesh != in.Mesh || before.Stage != in.Stage,
 		rootsChanged: !bytes.Equal(before.Roots, in.Roots),
 
-		services:  base.services.Txn(),
-		proxyless: base.proxyless.Txn(),
-		scopesOf:  base.scopesOf.Txn(),
-		places:    base.places.Txn(),
-		placesOf:  base.placesOf.Txn(),
-		reports:   base.reports.Txn(),
+		services:  base.services.Edit(),
+		proxyless: base.proxyless.Edit(),
+		scopes:    base.scopes.Edit(),
+		scopesOf:  base.scopesOf.Edit(),
+		groups:    base.groups.Edit(),
+		proxies:   base.proxies.Edit(),
+		locals:    base.locals.Edit(),
+		reports:   base.reports.Edit(),
 
-		changes:    make(map[string]change),
-		scopes:     make(map[string]*scope),
-		workloads:  make(map[workloadKey]*workload),
-		inbound:    make(map[string]*resource.Resource),
-		left:       make(map[workloadKey]struct{}),
-		leftScopes: make(map[string]struct{}),
+		changes:       make(map[string]change),
+		grouped:       make(map[groupKey]*group),
+		inbound:       make(map[string]*resource.Resource),
+		templates:     make(map[*group]*listenerTemplates),
+		leftGroups:    make(map[groupKey]struct{}),
+		leftScopes:    make(map[string]struct{}),
+		changedScopes: make(map[string]*resource.Scope),
 	}
 	g := base.globals
 	if b.meshChanged {
@@ -145,7 +158,7 @@ func begin(base *state, before, in Input) *build {
 	b.sameGlobals = g == base.globals
 	b.sameTransport = base.globals != nil && g.sameTransport(base.globals)
 	b.c = newCompiler(g)
-	b.roots = base.roots
+	b.roots, b.rootsSet = base.roots, base.rootsSet
 	if b.rootsChanged || base.globals == nil || (g.tls == tlsOff) != (base.globals.tls == tlsOff) {
 		b.translateRoots()
 	}
@@ -155,7 +168,7 @@ func begin(base *state, before, in Input) *build {
 func (b *build) translateRoots() {
 	b.report("roots", nil, nil)
 	if b.c.tls == tlsOff || len(b.in.Roots) == 0 {
-		b.roots = nil
+		b.roots, b.rootsSet = nil, b.rootsSet.Become(nil)
 		return
 	}
 	made, err := rootsSecret(b.in.Roots)
@@ -163,7 +176,7 @@ func (b *build) translateRoots() {
 		b.report("roots", []Held{{Type: resource.Secret, Name: resource.SecretRoots, Keys: []string{"security.mtls"}, Cause: err.Error()}}, nil)
 		return
 	}
-	b.roots = made
+	b.roots, b.rootsSet = made, b.rootsSet.Become([]*resource.Resource{made})
 }
 
 func (b *build) translateCollector() {
@@ -184,7 +197,7 @@ func (b *build) translateCollector() {
 // translateServices makes the services that may differ from the predecessor's.
 func (b *build) translateServices() {
 	for name := range b.candidates() {
-		before, _ := b.services.Get([]byte(name))
+		before, _ := b.services.Get(name)
 		after := b.service(name, before)
 		if after == before {
 			continue
@@ -194,9 +207,9 @@ func (b *build) translateServices() {
 			b.membership = true
 		}
 		if after == nil {
-			b.services.Delete([]byte(name))
+			b.services.Delete(name)
 		} else {
-			b.services.Insert([]byte(name), after)
+			b.services.Put(name, after)
 		}
 	}
 }
@@ -232,9 +245,8 @@ func (b *build) sameDefaults() bool {
 }
 
 func (b *build) allNames(names map[string]struct{}) {
-	it := b.base.services.Root().Iterator()
-	for name, _, ok := it.Next(); ok; name, _, ok = it.Next() {
-		names[string(name)] = struct{}{}
+	for name := range b.base.services.All() {
+		names[name] = struct{}{}
 	}
 	b.naming.all(names)
 	for _, c := range []*watch.Catalog{b.base.catalog, b.in.Catalog} {
@@ -244,60 +256,23 @@ func (b *build) allNames(names map[string]struct{}) {
 	}
 }
 
-// service makes one service, with the parts of before that still hold. It is
-// nil if the mesh has no such service.
-func (b *build) service(name string, before *service) *service {
-	report := "service/" + name
-	settings := b.in.Mesh.Service(name)
-	entry, known := b.naming.entry(b.in.Catalog, settings)
-	if !known {
-		b.report(report, nil, nil)
-		return nil
-	}
-	if why := unservable(name); why != "" {
-		b.report(report, nil, []string{fmt.Sprintf("service %q is left out: %s", name, why)})
-		return nil
-	}
-	if before != nil && sameSettings(before.settings, settings) {
-		settings = before.settings
-	}
-	unchanged := before != nil && before.settings == settings && b.sameTransport
-	if unchanged && before.entry == entry && b.c.collects(entry) == b.base.globals.collects(entry) {
-		return before
-	}
-
-	after := &service{settings: settings, entry: entry}
-	if before == nil {
-		before = &service{}
-	}
-	if unchanged {
-		after.cluster, after.host, after.routeKeys = before.cluster, before.host, before.routeKeys
-		for _, h := range before.held {
-			if h.Type != resource.Endpoint {
-				after.held = append(after.held, h)
-			}
-		}
-	} else {
-		after.makeCluster(b.c, before)
-		after.makeHost(before)
-	}
-	after.makeEndpoints(b.c, before)
-	b.report(report, after.held, after.left)
-	return after
-}
-
 // report replaces what is known of one thing.
 func (b *build) report(key string, held []Held, notes []string) {
 	if len(held) == 0 && len(notes) == 0 {
-		b.reports.Delete([]byte(key))
+		_, had := b.reports.Delete(key)
+		b.reported = b.reported || had
 		return
 	}
-	b.reports.Insert([]byte(key), report{held, notes})
+	b.reported = true
+	b.reports.Put(key, report{held, notes})
 }
 
 func (b *build) changedNames() []string { return slices.Sorted(maps.Keys(b.changes)) }
 
 func (b *build) finish(prev *Snapshot) *Snapshot {
+	b.forgetGroups()
+	b.forgetScopes()
+	b.forgetProxyless()
 	next := &state{
 		mesh:      b.in.Mesh,
 		catalog:   b.in.Catalog,
@@ -306,27 +281,30 @@ func (b *build) finish(prev *Snapshot) *Snapshot {
 		authz:     b.authz,
 		collector: b.collector,
 		roots:     b.roots,
-		services:  b.services.Commit(),
-		places:    b.places.Commit(),
-		placesOf:  b.placesOf.Commit(),
+		rootsSet:  b.rootsSet,
+		services:  b.services.Tree(),
+		proxyless: b.proxyless.Tree(),
+		scopes:    b.scopes.Tree(),
+		scopesOf:  b.scopesOf.Tree(),
+		groups:    b.groups.Tree(),
+		proxies:   b.proxies.Tree(),
+		locals:    b.locals.Tree(),
+		meshNotes: b.base.meshNotes,
 	}
-	next.scopes = b.usedScopes(next)
-	next.scopesOf = b.scopesOf.Commit()
-	next.proxyless = b.usedProxyless(next)
-	b.forgetWorkloads(next)
-	next.reports = b.reports.Commit()
-	next.meshNotes = b.base.meshNotes
 	if b.meshChanged || b.membership || b.catalogNames {
 		next.meshNotes = b.meshNotes(next)
 	}
+	next.reports = b.reports.Tree()
 
-	snapshot := &Snapshot{Input: b.in, Changed: b.changed, Removed: b.removed, state: next}
-	if prev != nil && prev.state == b.base && next.reports == b.base.reports && slices.Equal(next.meshNotes, b.base.meshNotes) {
+	snapshot := &Snapshot{Input: b.in, ChangedViews: b.changed, Removed: b.removed, state: next}
+	for _, key := range slices.Sorted(maps.Keys(b.changedScopes)) {
+		snapshot.ChangedScopes = append(snapshot.ChangedScopes, b.changedScopes[key])
+	}
+	if prev != nil && prev.state == b.base && !b.reported && slices.Equal(next.meshNotes, b.base.meshNotes) {
 		snapshot.Held, snapshot.Notes = prev.Held, prev.Notes
 		return snapshot
 	}
-	it := next.reports.Root().Iterator()
-	for _, r, ok := it.Next(); ok; _, r, ok = it.Next() {
+	for _, r := range next.reports.All() {
 		snapshot.Held = append(snapshot.Held, r.held...)
 		snapshot.Notes = append(snapshot.Notes, r.notes...)
 	}

@@ -21,7 +21,7 @@ const nobody = "nobody"
 // callersSecret is the secret callers/<service>, and whether it lists callers
 // one by one.
 func (b *build) callersSecret(service string, r rules) (secret *resource.Resource, listed bool, err error) {
-	var d draft
+	var d builder
 	admitted, listed := b.admittedCallers(r)
 	if len(admitted) == 0 {
 		admitted = []policy.Principal{{Exact: nobody}}
@@ -93,9 +93,8 @@ func (b *build) admittedCallers(r rules) (admitted []policy.Principal, listed bo
 // connected proxies that are registered nowhere.
 func (b *build) knownCallers() iter.Seq[string] {
 	return func(yield func(string) bool) {
-		it := b.services.Root().Iterator()
-		for name, _, ok := it.Next(); ok; name, _, ok = it.Next() {
-			if !yield(string(name)) {
+		for name := range b.services.All() {
+			if !yield(name) {
 				return
 			}
 		}
@@ -105,7 +104,7 @@ func (b *build) knownCallers() iter.Seq[string] {
 				continue
 			}
 			last = p.Service
-			if _, known := b.services.Get([]byte(p.Service)); !known && unservable(p.Service) == "" && !yield(p.Service) {
+			if _, known := b.services.Get(p.Service); !known && unservable(p.Service) == "" && !yield(p.Service) {
 				return
 			}
 		}

@@ -16,7 +16,7 @@ import (
 func admittedTo(t *testing.T, s *Snapshot, profile resource.Profile) []string {
 	t.Helper()
 	var secret tlsv3.Secret
-	if err := proto.Unmarshal(s.View(profile).Sets[resource.Secret].Get(resource.SecretCallers(profile.Service)).Body, &secret); err != nil {
+	if err := proto.Unmarshal(sightOf(s, profile).Sets[resource.Secret].Get(resource.SecretCallers(profile.Service)).Body, &secret); err != nil {
 		t.Fatal(err)
 	}
 	var all []string
@@ -52,7 +52,7 @@ func TestTCPAdmitsACallerThatRunsAndIsRegisteredNowhere(t *testing.T) {
 	second := batch
 	second.OutboundPort = 15002
 	in.Fleet = in.Fleet.Update([]resource.Profile{second}, nil)
-	if s = Translate(s, in); slices.ContainsFunc(s.Changed, func(v *resource.View) bool { return v.Profile == db }) {
+	if s = Translate(s, in); slices.ContainsFunc(s.ChangedViews, func(v *resource.View) bool { return v.Profile == db }) {
 		t.Error("a second proxy of the caller changes whom db admits")
 	}
 	in.Fleet = in.Fleet.Update(nil, []resource.Profile{batch, second})

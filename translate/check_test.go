@@ -14,7 +14,7 @@ import (
 // check holds a view to what is true of every view: whatever a resource needs
 // is in it, every message in it is valid, inside each Any too, and what Envoy
 // takes and ought not to is not there.
-func check(t *testing.T, v *resource.View) {
+func check(t *testing.T, v *sight) {
 	t.Helper()
 	for kind, set := range v.Sets {
 		for r := range set.All() {

@@ -15,33 +15,35 @@ import (
 // localConnectTimeout is for connections to the application, on loopback.
 const localConnectTimeout = time.Second
 
-// serviceCluster is the cluster of a service, the same bytes in every proxy.
-func serviceCluster(c *compiler, s *policy.Service) (*resource.Resource, error) {
-	var d draft
-	mode := c.upstreamHTTP(s.Protocol)
+// serviceCluster is the cluster of a destination, the same bytes in every proxy.
+func serviceCluster(c *compiler, to destination, keys []string) (*resource.Resource, error) {
+	var d builder
+	mode := c.upstreamHTTP(to.protocol)
 	cluster := &clusterv3.Cluster{
-		Name:                          s.Name,
+		Name:                          to.name,
 		ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig:              eds(),
-		ConnectTimeout:                duration(s.Timeout.Connect),
+		ConnectTimeout:                duration(to.connectTimeout),
 		PerConnectionBufferLimitBytes: u32(connectionBuffer),
-		LoadBalancingPolicy:           loadBalancing(&d, c, s.LoadBalancing.Policy),
-		CommonLbConfig:                commonLoadBalancing(s.LoadBalancing.PanicThreshold),
-		CircuitBreakers:               circuitBreakers(c, s.CircuitBreakers),
-		OutlierDetection:              outlierDetection(&d, c, s.OutlierDetection),
-		HealthChecks:                  healthChecks(&d, s.HealthChecks, mode),
+		LoadBalancingPolicy:           loadBalancing(&d, c, to.balancing),
+		CommonLbConfig:                commonLoadBalancing(to.panicThreshold),
+		CircuitBreakers:               circuitBreakers(c, to.breakers),
+		OutlierDetection:              outlierDetection(&d, c, to.outliers),
 		// An instance that the catalog removed is gone, even if checks
 		// still pass; the catalog's watcher guards against empty lies.
 		IgnoreHealthOnHostRemoval:     true,
 		UpstreamConnectionOptions:     tcpKeepalive(),
-		TypedExtensionProtocolOptions: httpOptions(&d, c, mode, s.Timeout.Idle),
+		TypedExtensionProtocolOptions: httpOptions(&d, c, mode, to.idleTimeout),
 	}
-	refs := []resource.Ref{resource.Endpoint.Ref(s.Name)}
+	if to.checked {
+		cluster.HealthChecks = healthChecks(&d, to.checks, mode)
+	}
+	refs := []resource.Ref{resource.Endpoint.Ref(to.name)}
 	if c.dial != tlsOff {
 		refs = append(refs, resource.Secret.Ref(resource.SecretIdentity), resource.Secret.Ref(resource.SecretRoots))
-		c.secure(&d, cluster, s)
+		c.secure(&d, cluster, to)
 	}
-	return d.finish(resource.Cluster, s.Name, cluster, clusterKeys(s), refs)
+	return d.finish(resource.Cluster, to.name, cluster, keys, refs)
 }
 
 // clusterSettings are what a cluster is made of, most often edited first.
@@ -54,10 +56,10 @@ func clusterKeys(s *policy.Service) []string { return settingKeys(s, clusterSett
 // secure adds the transport sockets. In permissive mode the assignment says of
 // each instance whether it is in the mesh; ALPN is left out there, because
 // Envoy would take the protocol of the call from it instead of from the caller.
-func (c *compiler) secure(d *draft, cluster *clusterv3.Cluster, s *policy.Service) {
-	identity := c.identity(s.Name)
+func (c *compiler) secure(d *builder, cluster *clusterv3.Cluster, to destination) {
+	identity := c.identity(to.service)
 	if c.dial == tlsStrict {
-		if s.Protocol == policy.TCP {
+		if to.protocol == policy.TCP {
 			cluster.TransportSocket = upstreamTLS(d, identity)
 		} else {
 			cluster.TransportSocket = upstreamTLS(d, identity, "h2")
@@ -107,9 +109,6 @@ type localKey struct {
 // localClusters reach the application on loopback. HTTP services have two: by
 // the application's own protocol, and over HTTP/2 for gRPC calls.
 func localClusters(c *compiler, key localKey) ([]*resource.Resource, error) {
-	if key.port == 0 {
-		return nil, nil
-	}
 	modes := map[string]httpMode{resource.ClusterLocalApp: http1, resource.ClusterLocalAppGRPC: http2}
 	switch key.protocol {
 	case policy.HTTP2, policy.GRPC:
@@ -123,7 +122,7 @@ func localClusters(c *compiler, key localKey) ([]*resource.Resource, error) {
 		if !ok {
 			continue
 		}
-		var d draft
+		var d builder
 		r, err := d.finish(resource.Cluster, name, &clusterv3.Cluster{
 			Name:                          name,
 			ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},

@@ -43,20 +43,20 @@ type message interface {
 	ValidateAll() error
 }
 
-// draft is one resource in the making. It collects everything that is wrong
+// builder is one resource in the making. It collects everything that is wrong
 // with it, so that the operator hears all of it at once.
-type draft struct {
+type builder struct {
 	errs []error
 }
 
 // failf records a defect.
-func (d *draft) failf(format string, args ...any) {
+func (d *builder) failf(format string, args ...any) {
 	d.errs = append(d.errs, fmt.Errorf(format, args...))
 }
 
 // pack encodes m as an Any. ValidateAll of the message around it never looks
 // inside an Any, so its constraints are checked here.
-func (d *draft) pack(m message) *anypb.Any {
+func (d *builder) pack(m message) *anypb.Any {
 	if err := m.ValidateAll(); err != nil {
 		d.errs = append(d.errs, err)
 	}
@@ -70,7 +70,7 @@ func (d *draft) pack(m message) *anypb.Any {
 
 // finish checks and encodes the resource. It is nil and an error if anything
 // is wrong.
-func (d *draft) finish(t resource.Type, name string, m message, keys []string, refs []resource.Ref) (*resource.Resource, error) {
+func (d *builder) finish(t resource.Type, name string, m message, keys []string, refs []resource.Ref) (*resource.Resource, error) {
 	if err := m.ValidateAll(); err != nil {
 		d.errs = append(d.errs, err)
 	}

@@ -25,25 +25,12 @@ type target struct {
 	inMesh  bool // has a sidecar
 }
 
-// makeEndpoints makes the assignment; the last good one stays if it can not be
-// made.
-func (s *service) makeEndpoints(c *compiler, before *service) {
-	made, left, err := endpoints(c.globals, s.settings.Name, s.entry)
-	s.left = left
-	if err != nil {
-		s.held = append(s.held, Held{Type: resource.Endpoint, Name: s.settings.Name, Cause: err.Error()})
-		s.endpoints = before.endpoints
-		return
-	}
-	s.endpoints = made
-}
-
 // endpoints is the assignment of a service, empty if the catalog does not
 // have it: an explicit nothing, so that no proxy waits for it. The notes say
 // which instances are left out, and why.
 func endpoints(g *globals, name string, s *watch.Service) (*resource.Resource, []string, error) {
 	targets, notes := targetsOf(g, s)
-	var d draft
+	var d builder
 	checkWeights(&d, targets)
 	r, err := d.finish(resource.Endpoint, name, assignmentOf(g, name, targets), nil, nil)
 	return r, notes, err
@@ -163,7 +150,7 @@ func targetOf(i *watch.Instance, port uint16) target {
 }
 
 // checkWeights refuses weights whose sum Envoy cannot hold.
-func checkWeights(d *draft, targets []target) {
+func checkWeights(d *builder, targets []target) {
 	var sum uint64
 	for _, t := range targets {
 		sum += uint64(t.weight)

@@ -32,7 +32,7 @@ import (
 // validate has Envoy construct everything in the view, and fails the test for
 // whatever it refuses or warns of. ValidateAll cannot know what constructors
 // check; this can.
-func validate(t *testing.T, v *resource.View) {
+func validate(t *testing.T, v *sight) {
 	t.Helper()
 	config, err := protojson.Marshal(staticBootstrap(t, v))
 	if err != nil {
@@ -45,7 +45,7 @@ func validate(t *testing.T, v *resource.View) {
 
 // staticBootstrap is a bootstrap with all resources of a view in it: routes
 // and assignments inlined, so that Envoy looks at them too.
-func staticBootstrap(t *testing.T, v *resource.View) *bootstrapv3.Bootstrap {
+func staticBootstrap(t *testing.T, v *sight) *bootstrapv3.Bootstrap {
 	t.Helper()
 	b := &bootstrapv3.Bootstrap{
 		Node: &corev3.Node{Id: "test", Cluster: v.Profile.Service},
@@ -159,7 +159,7 @@ func certificate(t testing.TB) (cert, key []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
-func inlineRoutes(t *testing.T, v *resource.View, f *listenerv3.Filter) {
+func inlineRoutes(t *testing.T, v *sight, f *listenerv3.Filter) {
 	t.Helper()
 	manager := &hcmv3.HttpConnectionManager{}
 	if f.GetTypedConfig().UnmarshalTo(manager) != nil || manager.GetRds() == nil {
@@ -179,7 +179,7 @@ func inlineRoutes(t *testing.T, v *resource.View, f *listenerv3.Filter) {
 
 func bootstrapCluster(t *testing.T, name string, mode httpMode) *clusterv3.Cluster {
 	t.Helper()
-	var d draft
+	var d builder
 	options := httpOptions(&d, newCompiler(&globals{}), mode, time.Minute)
 	if len(d.errs) > 0 {
 		t.Fatal(d.errs)

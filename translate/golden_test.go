@@ -55,7 +55,7 @@ func TestGolden(t *testing.T) {
 			if !bytes.Equal(got, want) {
 				t.Errorf("%s is not what is made now; run with -update and read the difference\n%s", out, firstDifference(got, want))
 			}
-			for v := range snapshot.Views() {
+			for v := range sights(snapshot) {
 				check(t, v)
 				validate(t, v)
 			}
@@ -236,7 +236,7 @@ func render(t *testing.T, s *Snapshot) []byte {
 	// Two resources of one name, in different views, are told apart by
 	// a number, in the order in which they come.
 	ids, numbers := make(map[*resource.Resource]string), make(map[string]int)
-	for v := range s.Views() {
+	for v := range sights(s) {
 		view := renderedView{Profile: fmt.Sprintf("%+v", v.Profile), Missing: v.Missing, Sets: make(map[string][]string)}
 		for kind, set := range v.Sets {
 			for r := range set.All() {

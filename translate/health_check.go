@@ -12,10 +12,7 @@ import (
 const healthCheckJitter = 10
 
 // healthChecks are the active checks of each proxy, if the file asks for any.
-func healthChecks(d *draft, h *policy.HealthChecks, mode httpMode) []*corev3.HealthCheck {
-	if h == nil {
-		return nil
-	}
+func healthChecks(d *builder, h policy.HealthChecks, mode httpMode) []*corev3.HealthCheck {
 	if h.Timeout > h.Interval {
 		d.failf("health_checks: timeout %v is more than interval %v", h.Timeout, h.Interval)
 	}

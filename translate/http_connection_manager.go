@@ -24,7 +24,7 @@ const (
 )
 
 // outboundHTTP serves the application's calls to the mesh.
-func outboundHTTP(d *draft, c *compiler, s *policy.Service) *hcmv3.HttpConnectionManager {
+func outboundHTTP(d *builder, c *compiler, s *policy.Service) *hcmv3.HttpConnectionManager {
 	m := httpManager(d, c, s, "outbound", routeOutbound)
 	m.StreamIdleTimeout = duration(streamIdle)
 	// What the application says of certificates is not evidence.
@@ -35,7 +35,7 @@ func outboundHTTP(d *draft, c *compiler, s *policy.Service) *hcmv3.HttpConnectio
 
 // inboundHTTP serves the mesh's calls to the application. The RBAC filters are
 // constant; the route configuration overrides them (see rbac.go).
-func inboundHTTP(d *draft, c *compiler, s *policy.Service) *hcmv3.HttpConnectionManager {
+func inboundHTTP(d *builder, c *compiler, s *policy.Service) *hcmv3.HttpConnectionManager {
 	m := httpManager(d, c, s, "inbound", routeInbound)
 	m.CommonHttpProtocolOptions.MaxConnectionDuration = duration(connectionAge)
 	m.StreamIdleTimeout = &durationpb.Duration{} // gRPC and WebSocket may be silent
@@ -47,7 +47,7 @@ func inboundHTTP(d *draft, c *compiler, s *policy.Service) *hcmv3.HttpConnection
 
 // httpManager is what both directions share: tracing, access logs, limits, and
 // the treatment of paths without which a DENY by path can be walked around.
-func httpManager(d *draft, c *compiler, s *policy.Service, statPrefix, routes string) *hcmv3.HttpConnectionManager {
+func httpManager(d *builder, c *compiler, s *policy.Service, statPrefix, routes string) *hcmv3.HttpConnectionManager {
 	options := http2Options()
 	options.AllowConnect = true // WebSocket between sidecars is extended CONNECT
 	options.MaxConcurrentStreams = u32(maxConcurrentStreams)
@@ -90,7 +90,7 @@ func rds() *corev3.ConfigSource {
 	return s
 }
 
-func router(d *draft) *hcmv3.HttpFilter {
+func router(d *builder) *hcmv3.HttpFilter {
 	return &hcmv3.HttpFilter{
 		Name:       "envoy.filters.http.router",
 		ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: d.pack(&routerv3.Router{})},

@@ -65,7 +65,7 @@ type httpKey struct {
 }
 
 // httpOptions are the options of a cluster that speaks HTTP.
-func httpOptions(d *draft, c *compiler, mode httpMode, idle time.Duration) map[string]*anypb.Any {
+func httpOptions(d *builder, c *compiler, mode httpMode, idle time.Duration) map[string]*anypb.Any {
 	if mode == notHTTP {
 		return nil
 	}

@@ -34,11 +34,10 @@ const clientHelloTimeout = 2 * time.Second
 const connectAttempts = 3
 
 // outboundListener takes the application's HTTP calls to every service.
-func outboundListener(c *compiler, s *policy.Service, port uint16) (*resource.Resource, error) {
-	var d draft
+func outboundListener(c *compiler, s *policy.Service) listenerTemplate {
+	var d builder
 	l := &listenerv3.Listener{
 		Name:                          listenerOutbound,
-		Address:                       socketAddress(loopback, port),
 		FilterChains:                  []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{httpFilter(&d, outboundHTTP(&d, c, s))}}},
 		TrafficDirection:              corev3.TrafficDirection_OUTBOUND,
 		PerConnectionBufferLimitBytes: u32(connectionBuffer),
@@ -46,7 +45,7 @@ func outboundListener(c *compiler, s *policy.Service, port uint16) (*resource.Re
 		// share its calls, half of them under the wrong identity.
 		EnableReusePort: boolean(false),
 	}
-	return d.finish(resource.Listener, l.Name, l, listenerKeys(s), c.httpRefs(routeOutbound))
+	return d.template(l, listenerKeys(s), c.httpRefs(routeOutbound))
 }
 
 // tcpUpstream is a TCP service with a port of its own on loopback.
@@ -56,29 +55,27 @@ type tcpUpstream struct {
 }
 
 // outboundTCPListener takes the application's connections to one service.
-func outboundTCPListener(c *compiler, s *policy.Service, u tcpUpstream) (*resource.Resource, error) {
-	var d draft
+func outboundTCPListener(c *compiler, s *policy.Service, u tcpUpstream) listenerTemplate {
+	var d builder
 	name := listenerOutboundTCP + u.service
 	proxy := tcpProxy(&d, c, name, u.service, s)
 	proxy.MaxConnectAttempts = u32(connectAttempts)
 	l := &listenerv3.Listener{
 		Name:                          name,
-		Address:                       socketAddress(loopback, u.port),
 		FilterChains:                  []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{tcpFilter(&d, proxy)}}},
 		TrafficDirection:              corev3.TrafficDirection_OUTBOUND,
 		PerConnectionBufferLimitBytes: u32(connectionBuffer),
 		EnableReusePort:               boolean(false),
 	}
 	keys := append([]string{"services." + s.Name + ".upstreams"}, listenerKeys(s)...)
-	return d.finish(resource.Listener, name, l, keys, []resource.Ref{resource.Cluster.Ref(u.service)})
+	return d.template(l, keys, []resource.Ref{resource.Cluster.Ref(u.service)})
 }
 
 // inboundListener takes the calls of the mesh to the application.
-func inboundListener(c *compiler, s *policy.Service, address string, port uint16, plaintextTCP bool) (*resource.Resource, error) {
-	var d draft
+func inboundListener(c *compiler, s *policy.Service, plaintextTCP bool) listenerTemplate {
+	var d builder
 	l := &listenerv3.Listener{
 		Name:                          listenerInbound,
-		Address:                       socketAddress(address, port),
 		TrafficDirection:              corev3.TrafficDirection_INBOUND,
 		PerConnectionBufferLimitBytes: u32(connectionBuffer),
 		EnableReusePort:               boolean(false),
@@ -124,13 +121,13 @@ func inboundListener(c *compiler, s *policy.Service, address string, port uint16
 			l.FilterChains = append(l.FilterChains, plain)
 		}
 	}
-	return d.finish(resource.Listener, l.Name, l, listenerKeys(s), refs)
+	return d.template(l, listenerKeys(s), refs)
 }
 
 // inboundTCPChains connect to the application when the TLS handshake is done
 // and not before, so that it never sees a caller who was refused. A caller
 // without a certificate has a chain only if nobody has to be refused.
-func inboundTCPChains(d *draft, c *compiler, s *policy.Service, plaintext bool) (secure, plain *listenerv3.FilterChain) {
+func inboundTCPChains(d *builder, c *compiler, s *policy.Service, plaintext bool) (secure, plain *listenerv3.FilterChain) {
 	chain := func(name string) (*listenerv3.FilterChain, *tcpproxyv3.TcpProxy) {
 		proxy := tcpProxy(d, c, listenerInbound, resource.ClusterLocalApp, s)
 		proxy.MaxDownstreamConnectionDuration = duration(connectionAge)
@@ -152,7 +149,7 @@ func inboundTCPChains(d *draft, c *compiler, s *policy.Service, plaintext bool) 
 	return secure, plain
 }
 
-func tcpProxy(d *draft, c *compiler, statPrefix, cluster string, s *policy.Service) *tcpproxyv3.TcpProxy {
+func tcpProxy(d *builder, c *compiler, statPrefix, cluster string, s *policy.Service) *tcpproxyv3.TcpProxy {
 	return &tcpproxyv3.TcpProxy{
 		StatPrefix:       statPrefix,
 		AccessLog:        accessLog(d, c),
@@ -161,14 +158,14 @@ func tcpProxy(d *draft, c *compiler, statPrefix, cluster string, s *policy.Servi
 	}
 }
 
-func httpFilter(d *draft, m *hcmv3.HttpConnectionManager) *listenerv3.Filter {
+func httpFilter(d *builder, m *hcmv3.HttpConnectionManager) *listenerv3.Filter {
 	return &listenerv3.Filter{
 		Name:       "envoy.filters.network.http_connection_manager",
 		ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: d.pack(m)},
 	}
 }
 
-func tcpFilter(d *draft, p *tcpproxyv3.TcpProxy) *listenerv3.Filter {
+func tcpFilter(d *builder, p *tcpproxyv3.TcpProxy) *listenerv3.Filter {
 	return &listenerv3.Filter{
 		Name:       "envoy.filters.network.tcp_proxy",
 		ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: d.pack(p)},

@@ -19,7 +19,7 @@ type lbKey string
 
 // loadBalancing is the policy by which a proxy picks an instance. Least
 // request compares two instances: more of them would herd onto the idlest one.
-func loadBalancing(d *draft, c *compiler, name string) *clusterv3.LoadBalancingPolicy {
+func loadBalancing(d *builder, c *compiler, name string) *clusterv3.LoadBalancingPolicy {
 	var policy message
 	switch name {
 	case "least_request", "":
@@ -39,7 +39,7 @@ func loadBalancing(d *draft, c *compiler, name string) *clusterv3.LoadBalancingP
 	return part(c, lbKey(name), func() *clusterv3.LoadBalancingPolicy { return balancingPolicy(d, name, policy) })
 }
 
-func balancingPolicy(d *draft, name string, config message) *clusterv3.LoadBalancingPolicy {
+func balancingPolicy(d *builder, name string, config message) *clusterv3.LoadBalancingPolicy {
 	return &clusterv3.LoadBalancingPolicy{Policies: []*clusterv3.LoadBalancingPolicy_Policy{{
 		TypedExtensionConfig: &corev3.TypedExtensionConfig{
 			Name:        "envoy.load_balancing_policies." + name,
@@ -63,9 +63,9 @@ func commonLoadBalancing(percent float64) *clusterv3.Cluster_CommonLbConfig {
 
 // hashPolicy is what ring_hash and maglev hash. A cookie that the caller does
 // not have yet is made for it, for the session.
-func hashPolicy(d *draft, lb policy.LoadBalancing) []*routev3.RouteAction_HashPolicy {
+func hashPolicy(d *builder, hash []policy.HashPolicy) []*routev3.RouteAction_HashPolicy {
 	var hashed []*routev3.RouteAction_HashPolicy
-	for _, h := range lb.HashPolicy {
+	for _, h := range hash {
 		p := &routev3.RouteAction_HashPolicy{}
 		switch {
 		case h.Header != "":

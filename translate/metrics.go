@@ -19,8 +19,8 @@ const statsPath = "/stats/prometheus?usedonly"
 // metricsListener gives Prometheus the proxy's statistics and nothing else of
 // its admin interface. It keeps answering while the proxy is overloaded, which
 // is when somebody looks.
-func metricsListener(c *compiler, address string, port uint16) (*resource.Resource, error) {
-	var d draft
+func metricsListener(c *compiler) listenerTemplate {
+	var d builder
 	manager := &hcmv3.HttpConnectionManager{
 		StatPrefix: listenerMetrics,
 		RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{
@@ -64,9 +64,8 @@ func metricsListener(c *compiler, address string, port uint16) (*resource.Resour
 	if len(c.metrics.path) == 0 || c.metrics.path[0] != '/' {
 		d.failf("telemetry.metrics.path: %q does not begin with /", c.metrics.path)
 	}
-	return d.finish(resource.Listener, listenerMetrics, &listenerv3.Listener{
+	return d.template(&listenerv3.Listener{
 		Name:                  listenerMetrics,
-		Address:               socketAddress(address, port),
 		FilterChains:          []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{httpFilter(&d, manager)}}},
 		EnableReusePort:       boolean(false),
 		BypassOverloadManager: true,

@@ -15,7 +15,7 @@ func (b *build) meshNotes(next *state) []string {
 	n := &notes{b: b, next: next}
 	names := slices.Sorted(maps.Keys(b.naming.file))
 	for _, name := range names {
-		s, ok := next.services.Get([]byte(name))
+		s, ok := next.services.Get(name)
 		if !ok {
 			continue // unservable, and reported as such
 		}
@@ -51,7 +51,7 @@ func (n *notes) addf(format string, args ...any) { n.all = append(n.all, fmt.Spr
 
 // known notes a name that is no service of the mesh.
 func (n *notes) known(where, name string) {
-	if _, ok := n.next.services.Get([]byte(name)); !ok {
+	if _, ok := n.next.services.Get(name); !ok {
 		n.addf("%s %s is no service of the mesh%s", where, name, n.nearest(name, n.services))
 	}
 }
@@ -66,9 +66,8 @@ func (n *notes) unclaimed(yield func(string) bool) {
 }
 
 func (n *notes) services(yield func(string) bool) {
-	it := n.next.services.Root().Iterator()
-	for name, _, ok := it.Next(); ok; name, _, ok = it.Next() {
-		if !yield(string(name)) {
+	for name := range n.next.services.All() {
+		if !yield(name) {
 			return
 		}
 	}

@@ -15,7 +15,7 @@ const maxEjectionJitter = 10 * time.Second
 
 // outlierDetection ejects an instance that answers badly. A number of zero
 // switches that detector off, which Envoy writes as enforcing it on 0 %.
-func outlierDetection(d *draft, c *compiler, o policy.OutlierDetection) *clusterv3.OutlierDetection {
+func outlierDetection(d *builder, c *compiler, o policy.OutlierDetection) *clusterv3.OutlierDetection {
 	if o.MaxEjectionTime < o.BaseEjectionTime {
 		d.failf("outlier_detection: max_ejection_time %v is less than base_ejection_time %v", o.MaxEjectionTime, o.BaseEjectionTime)
 	}

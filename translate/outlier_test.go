@@ -14,7 +14,7 @@ func TestEjectionJitterIsBounded(t *testing.T) {
 		10 * time.Second:       10 * time.Second,
 		30 * time.Second:       10 * time.Second,
 	} {
-		o := outlierDetection(&draft{}, newCompiler(nil), policy.OutlierDetection{BaseEjectionTime: base, MaxEjectionTime: 5 * time.Minute})
+		o := outlierDetection(&builder{}, newCompiler(nil), policy.OutlierDetection{BaseEjectionTime: base, MaxEjectionTime: 5 * time.Minute})
 		if got := o.GetMaxEjectionTimeJitter().AsDuration(); got != want {
 			t.Errorf("ejections of %s: up to %s more, want %s", base, got, want)
 		}

@@ -236,12 +236,12 @@ func compare(t *rapid.T, step int, got, want *Snapshot) {
 	for _, h := range want.Held {
 		held[h.Type.Ref(h.Name)] = true
 	}
-	views := slices.Collect(want.Views())
-	if n := len(slices.Collect(got.Views())); n != len(views) {
+	views := slices.Collect(sights(want))
+	if n := len(slices.Collect(sights(got))); n != len(views) {
 		t.Fatalf("step %d: %d views, fresh %d", step, n, len(views))
 	}
 	for _, w := range views {
-		g := got.View(w.Profile)
+		g := sightOf(got, w.Profile)
 		if g == nil {
 			t.Fatalf("step %d: no view of %+v", step, w.Profile)
 		}
@@ -261,45 +261,81 @@ func compare(t *rapid.T, step int, got, want *Snapshot) {
 // compareSteps fails if a snapshot does not say what it changed, or changed
 // what it had not to.
 func compareSteps(t *rapid.T, step int, last, next *Snapshot) {
+	scopes := make(map[string]*resource.Scope)
+	for _, s := range next.ChangedScopes {
+		if scopes[s.Key] != nil {
+			t.Fatalf("step %d: scope %s has changed twice", step, s.Key)
+		}
+		scopes[s.Key] = s
+	}
+	for key, s := range next.state.scopes.All() {
+		before := last.Scope(key)
+		switch changed := scopes[key]; {
+		case (changed != nil) != (before == nil || before.Sets != s.Sets):
+			t.Fatalf("step %d: scope %s: among the changed %t", step, key, changed != nil)
+		case changed != nil && *changed != s.Scope:
+			t.Fatalf("step %d: the changed scope %s is not the scope", step, key)
+		}
+		delete(scopes, key)
+		if before != nil {
+			compareSets(t, step, "scope "+key, before.Sets, s.Sets)
+		}
+	}
+	if len(scopes) > 0 {
+		t.Fatalf("step %d: scopes changed that are not there", step)
+	}
+
 	changed := make(map[resource.Profile]*resource.View)
-	for _, v := range next.Changed {
+	for _, v := range next.ChangedViews {
 		if changed[v.Profile] != nil {
 			t.Fatalf("step %d: %+v has changed twice", step, v.Profile)
 		}
 		changed[v.Profile] = v
+	}
+	same := func(a, b *resource.View) bool {
+		return a.Scope == b.Scope && a.Own == b.Own && slices.Equal(a.Missing, b.Missing)
 	}
 	for v := range next.Views() {
 		before := last.View(v.Profile)
 		switch c := changed[v.Profile]; {
 		case before == nil && c == nil:
 			t.Fatalf("step %d: %+v is new and not among the changed", step, v.Profile)
-		case before != nil && (c != nil) == sameView(v, before):
-			t.Fatalf("step %d: %+v: among the changed %t, and the same %t", step, v.Profile, c != nil, sameView(v, before))
-		case c != nil && !sameView(c, v):
+		case before != nil && (c != nil) == same(v, before):
+			t.Fatalf("step %d: %+v: among the changed %t, and the same %t", step, v.Profile, c != nil, same(v, before))
+		case c != nil && !same(c, v):
 			t.Fatalf("step %d: the changed view of %+v is not its view", step, v.Profile)
 		}
-		if before == nil {
-			continue
-		}
-		for kind := range resource.NumTypes {
-			names, known := v.Sets[kind].ChangedSince(before.Sets[kind])
-			actual := different(before.Sets[kind], v.Sets[kind])
-			for _, name := range actual {
-				if r, old := v.Sets[kind].Get(name), before.Sets[kind].Get(name); r != nil && old != nil && r.Version == old.Version {
-					continue // only where it comes from
-				}
-				if known && !slices.Contains(names, name) {
-					t.Fatalf("step %d: the set does not know that %s %s changed", step, typeNames[kind], name)
-				}
-			}
-			if known && len(actual) == 0 && before.Sets[kind] != v.Sets[kind] {
-				t.Fatalf("step %d: the %s of %+v are another set of the same", step, typeNames[kind], v.Profile)
-			}
+		if before != nil {
+			compareSets(t, step, fmt.Sprintf("%+v", v.Profile), before.Own, v.Own)
 		}
 	}
 	for v := range last.Views() {
 		if gone := next.View(v.Profile) == nil; gone != slices.Contains(next.Removed, v.Profile) {
 			t.Fatalf("step %d: %+v: gone %t, and not so in removed", step, v.Profile, gone)
+		}
+	}
+}
+
+// compareSets fails if a set does not say what it changed, or is another one and
+// has changed nothing.
+func compareSets(t *rapid.T, step int, of string, before, after resource.Sets) {
+	for kind := range resource.NumTypes {
+		a, b := before[kind], after[kind]
+		if a == nil || b == nil {
+			continue
+		}
+		names, known := b.ChangedSince(a)
+		actual := different(a, b)
+		for _, name := range actual {
+			if r, old := b.Get(name), a.Get(name); r != nil && old != nil && r.Version == old.Version {
+				continue // only where it comes from
+			}
+			if known && !slices.Contains(names, name) {
+				t.Fatalf("step %d: the set does not know that %s %s of %s changed", step, typeNames[kind], name, of)
+			}
+		}
+		if known && len(actual) == 0 && a != b {
+			t.Fatalf("step %d: the %s of %s are another set of the same", step, typeNames[kind], of)
 		}
 	}
 }

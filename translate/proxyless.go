@@ -2,7 +2,6 @@ package translate
 
 import (
 	"slices"
-	"strings"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -15,11 +14,10 @@ import (
 	wrrlocalityv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/wrr_locality/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	iradix "github.com/hashicorp/go-immutable-radix/v2"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/watch"
 )
 
 // proxyless is a service as gRPC's own xDS clients are served it. They dial
@@ -29,60 +27,121 @@ import (
 type proxyless struct {
 	of *service // what it was made from
 
-	listener, cluster, endpoints *resource.Resource
-	held                         []Held
+	listener            *resource.Resource
+	clusters, endpoints []*resource.Resource
+	held                []Held
 }
 
-// proxylessOf makes the service for proxyless clients, once as long as the
+// member is what a scope takes of it.
+func (p *proxyless) member() (m member) {
+	m.add(p.listener)
+	for _, all := range [][]*resource.Resource{p.clusters, p.endpoints} {
+		for _, r := range all {
+			m.add(r)
+		}
+	}
+	return m
+}
+
+// proxylessMember makes the service for proxyless clients, once as long as the
 // service stands.
-func (b *build) proxylessOf(s *service) *proxyless {
+func (b *build) proxylessMember(s *service) member {
+	if s == nil {
+		return member{}
+	}
 	name := s.settings.Name
-	before, ok := b.proxyless.Get([]byte(name))
+	before, ok := b.proxyless.Get(name)
 	if ok && before.of == s {
-		return before
+		return before.member()
 	}
 	if !ok {
 		before = &proxyless{}
 	}
 	after := &proxyless{of: s}
-	if s.settings.Protocol != policy.TCP {
-		keep := func(r, last *resource.Resource, err error, t resource.Type, keys []string) *resource.Resource {
-			if err != nil {
-				after.held = append(after.held, Held{Type: t, Name: name, Keys: keys, Cause: "proxyless: " + err.Error()})
-				return last
-			}
-			return r
-		}
-		r, err := proxylessCluster(b.c, s.settings)
-		after.cluster = keep(r, before.cluster, err, resource.Cluster, clusterKeys(s.settings))
-		r, err = proxylessListener(s.settings, s.routeKeys)
-		after.listener = keep(r, before.listener, err, resource.Listener, s.routeKeys)
-		r, err = proxylessEndpoints(b.c.globals, s)
-		after.endpoints = keep(r, before.endpoints, err, resource.Endpoint, nil)
-		if after.cluster == nil {
-			after.listener = nil // it would lead nowhere
-		}
+	if s.host.virtualHost != nil {
+		after.make(b.c, before)
 	}
 	b.report("proxyless/"+name, after.held, nil)
-	b.proxyless.Insert([]byte(name), after)
-	return after
+	b.proxyless.Put(name, after)
+	return after.member()
 }
 
-func (b *build) forgetProxyless(name string) {
-	b.proxyless.Delete([]byte(name))
-	b.report("proxyless/"+name, nil, nil)
+// make makes the resources; the last good ones stay where one can not be made.
+func (p *proxyless) make(c *compiler, before *proxyless) {
+	name := p.of.settings.Name
+	keep := func(r, last *resource.Resource, err error, t resource.Type, keys []string) *resource.Resource {
+		if err != nil {
+			p.held = append(p.held, Held{Type: t, Name: name, Keys: keys, Cause: "proxyless: " + err.Error()})
+			return last
+		}
+		return r
+	}
+	whole := true
+	for _, to := range p.of.clusters {
+		r, err := proxylessCluster(c, to.destination, to.keys)
+		if r = keep(r, named(before.clusters, to.name), err, resource.Cluster, to.keys); r != nil {
+			p.clusters = append(p.clusters, r)
+		} else {
+			whole = false
+		}
+		r, err = proxylessEndpoints(c.globals, to.name, p.of.entry)
+		if r = keep(r, named(before.endpoints, to.name), err, resource.Endpoint, nil); r != nil {
+			p.endpoints = append(p.endpoints, r)
+		}
+	}
+	r, err := proxylessListener(p.of.host.virtualHost, p.of.host.keys)
+	if r = keep(r, before.listener, err, resource.Listener, p.of.host.keys); whole { // else it would lead nowhere
+		p.listener = r
+	}
+}
+
+// lastProxylessMember is what the predecessor's scope took of the service.
+func (b *build) lastProxylessMember(name string, _ *service) member {
+	if p, ok := b.base.proxyless.Get(name); ok {
+		return p.member()
+	}
+	return member{}
+}
+
+// forgetProxyless drops what no proxyless client has any more: services that
+// are gone, and all that is in no scope of theirs once one has left.
+func (b *build) forgetProxyless() {
+	forget := func(name string) {
+		if _, ok := b.proxyless.Delete(name); ok {
+			b.report("proxyless/"+name, nil, nil)
+		}
+	}
+	for name, c := range b.changes {
+		if c.after == nil {
+			forget(name)
+		}
+	}
+	if len(b.leftScopes) == 0 {
+		return
+	}
+	_, every := b.scopes.Get(scopeOf(resource.Proxyless, everyService))
+	for name := range b.proxyless.Tree().All() {
+		keys, _ := b.scopesOf.Get(name)
+		if !every && !slices.ContainsFunc(keys, func(key string) bool {
+			s, ok := b.scopes.Get(key)
+			return ok && s.Kind == resource.Proxyless
+		}) {
+			forget(name)
+		}
+	}
 }
 
 // proxylessListener has its routes inside: no two services share any.
-func proxylessListener(s *policy.Service, keys []string) (*resource.Resource, error) {
-	var d draft
+func proxylessListener(host *virtualHost, keys []string) (*resource.Resource, error) {
+	var d builder
+	of := host.routes[slices.IndexFunc(host.routes, func(r route) bool { return r.match.grpc })]
 	route := &routev3.RouteAction{
-		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: s.Name},
 		// The call's own deadline holds.
 		MaxStreamDuration: &routev3.RouteAction_MaxStreamDuration{GrpcTimeoutHeaderMax: &durationpb.Duration{}},
-		RetryPolicy:       grpcRetry(&d, s.Retry),
+		RetryPolicy:       retryPolicy(&d, of.retry),
 	}
-	for _, h := range hashPolicy(&d, s.LoadBalancing) {
+	lead(route, of.to)
+	for _, h := range hashPolicy(&d, of.hash) {
 		if h.GetHeader() != nil {
 			route.HashPolicy = append(route.HashPolicy, h)
 		}
@@ -95,9 +154,9 @@ func proxylessListener(s *policy.Service, keys []string) (*resource.Resource, er
 	manager := &hcmv3.HttpConnectionManager{
 		StatPrefix: "proxyless",
 		RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{
-			Name: s.Name,
+			Name: host.name,
 			VirtualHosts: []*routev3.VirtualHost{{
-				Name:    s.Name,
+				Name:    host.name,
 				Domains: []string{"*"},
 				Routes: []*routev3.Route{{
 					Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: ""}},
@@ -107,29 +166,29 @@ func proxylessListener(s *policy.Service, keys []string) (*resource.Resource, er
 		}},
 		HttpFilters: []*hcmv3.HttpFilter{router(&d)},
 	}
-	return d.finish(resource.Listener, s.Name, &listenerv3.Listener{
-		Name:        s.Name,
+	return d.finish(resource.Listener, host.name, &listenerv3.Listener{
+		Name:        host.name,
 		ApiListener: &listenerv3.ApiListener{ApiListener: d.pack(manager)},
-	}, keys, []resource.Ref{resource.Cluster.Ref(s.Name)})
+	}, keys, of.refs())
 }
 
 // proxylessCluster has the settings that gRPC's clients honor. They cannot
 // tell an instance in the mesh from another, so in permissive mode, where both
 // take plaintext, they speak that.
-func proxylessCluster(c *compiler, s *policy.Service) (*resource.Resource, error) {
-	var d draft
+func proxylessCluster(c *compiler, to destination, keys []string) (*resource.Resource, error) {
+	var d builder
 	cluster := &clusterv3.Cluster{
-		Name:                 s.Name,
+		Name:                 to.name,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig:     eds(),
-		LoadBalancingPolicy:  proxylessBalancing(&d, s.LoadBalancing),
-		CircuitBreakers:      circuitBreakers(c, s.CircuitBreakers),
-		OutlierDetection:     outlierDetection(&d, c, s.OutlierDetection),
+		LoadBalancingPolicy:  proxylessBalancing(&d, to.balancing, to.hashesHeader),
+		CircuitBreakers:      circuitBreakers(c, to.breakers),
+		OutlierDetection:     outlierDetection(&d, c, to.outliers),
 	}
 	if c.dial == tlsStrict {
-		cluster.TransportSocket = proxylessTLS(&d, c.identity(s.Name))
+		cluster.TransportSocket = proxylessTLS(&d, c.identity(to.service))
 	}
-	return d.finish(resource.Cluster, s.Name, cluster, clusterKeys(s), []resource.Ref{resource.Endpoint.Ref(s.Name)})
+	return d.finish(resource.Cluster, to.name, cluster, keys, []resource.Ref{resource.Endpoint.Ref(to.name)})
 }
 
 // proxylessTLS is how a proxyless client dials a service. It has its
@@ -140,7 +199,7 @@ func proxylessCluster(c *compiler, s *policy.Service) (*resource.Resource, error
 // gRPC takes the peer's identity from match_subject_alt_names alone, which
 // Envoy deprecated; where that is empty it trusts every certificate of the
 // mesh. So the identity stands in both places.
-func proxylessTLS(d *draft, identity string) *corev3.TransportSocket {
+func proxylessTLS(d *builder, identity string) *corev3.TransportSocket {
 	provider := func(certificate string) *tlsv3.CertificateProviderPluginInstance {
 		return &tlsv3.CertificateProviderPluginInstance{InstanceName: resource.SecretIdentity, CertificateName: certificate}
 	}
@@ -157,12 +216,12 @@ func proxylessTLS(d *draft, identity string) *corev3.TransportSocket {
 // proxylessBalancing is the service's own policy where gRPC has it, by the
 // header where one is hashed. A list is tried in order: the clients that do not
 // know least request take turns.
-func proxylessBalancing(d *draft, lb policy.LoadBalancing) *clusterv3.LoadBalancingPolicy {
+func proxylessBalancing(d *builder, name string, hashesHeader bool) *clusterv3.LoadBalancingPolicy {
 	roundRobin := balancingPolicy(d, "round_robin", &roundrobinv3.RoundRobin{})
 	picking := roundRobin
-	switch lb.Policy {
+	switch name {
 	case "ring_hash", "maglev":
-		if slices.ContainsFunc(lb.HashPolicy, func(h policy.HashPolicy) bool { return h.Header != "" }) {
+		if hashesHeader {
 			return balancingPolicy(d, "ring_hash", &ringhashv3.RingHash{HashFunction: ringhashv3.RingHash_XX_HASH})
 		}
 	case "least_request", "":
@@ -175,9 +234,9 @@ func proxylessBalancing(d *draft, lb policy.LoadBalancing) *clusterv3.LoadBalanc
 // proxylessEndpoints are the assignment with what gRPC's clients insist on: a
 // locality has an identity and a weight, without which it is refused or passed
 // over.
-func proxylessEndpoints(g *globals, s *service) (*resource.Resource, error) {
-	targets, _ := targetsOf(g, s.entry)
-	assignment := assignmentOf(g, s.settings.Name, targets)
+func proxylessEndpoints(g *globals, name string, entry *watch.Service) (*resource.Resource, error) {
+	targets, _ := targetsOf(g, entry)
+	assignment := assignmentOf(g, name, targets)
 	for _, group := range assignment.Endpoints {
 		if group.Locality == nil {
 			group.Locality = &corev3.Locality{}
@@ -188,24 +247,7 @@ func proxylessEndpoints(g *globals, s *service) (*resource.Resource, error) {
 		}
 		group.LoadBalancingWeight = u32(weight)
 	}
-	var d draft
+	var d builder
 	checkWeights(&d, targets)
-	return d.finish(resource.Endpoint, s.settings.Name, assignment, nil, nil)
-}
-
-// usedProxyless are the services as some proxyless client has them.
-func (b *build) usedProxyless(next *state) *iradix.Tree[*proxyless] {
-	made := b.proxyless.Commit()
-	if made.Len() == 0 || (!b.meshChanged && len(b.removed) == 0) {
-		return made
-	}
-	_, every := next.scopes.Get([]byte(proxylessToEvery))
-	it := made.Root().Iterator()
-	for name, _, ok := it.Next(); ok; name, _, ok = it.Next() {
-		keys, _ := next.scopesOf.Get(name)
-		if !every && !slices.ContainsFunc(keys, func(key string) bool { return strings.HasPrefix(key, proxylessPrefix) }) {
-			b.forgetProxyless(string(name))
-		}
-	}
-	return b.proxyless.Commit()
+	return d.finish(resource.Endpoint, name, assignment, nil, nil)
 }

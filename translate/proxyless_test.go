@@ -47,7 +47,7 @@ const proxylessFile = `mesh:
     db: {protocol: tcp}
 `
 
-func proxylessView(t *testing.T, mtls bool, port uint16) *resource.View {
+func proxylessView(t *testing.T, mtls bool, port uint16) *sight {
 	t.Helper()
 	profile := resource.Profile{Service: "client", Kind: resource.Proxyless}
 	in := Input{
@@ -64,7 +64,7 @@ func proxylessView(t *testing.T, mtls bool, port uint16) *resource.View {
 	if len(snapshot.Held) > 0 {
 		t.Fatalf("held: %+v", snapshot.Held)
 	}
-	return snapshot.View(profile)
+	return sightOf(snapshot, profile)
 }
 
 // TestProxylessClientCallsAService has gRPC's own xDS client take the view, and
@@ -149,14 +149,15 @@ func TestProxylessBalancing(t *testing.T) {
 		{policy.LoadBalancing{Policy: "maglev", HashPolicy: header}, []string{"ring_hash"}},
 		{policy.LoadBalancing{Policy: "maglev", HashPolicy: cookie}, []string{"wrr_locality", "round_robin"}},
 	} {
-		var d draft
+		var d builder
 		var got []string
 		names := func(lb *clusterv3.LoadBalancingPolicy) {
 			for _, p := range lb.GetPolicies() {
 				got = append(got, strings.TrimPrefix(p.TypedExtensionConfig.Name, "envoy.load_balancing_policies."))
 			}
 		}
-		outer := proxylessBalancing(&d, c.lb)
+		to := destinationsOf(&policy.Service{LoadBalancing: c.lb})[0]
+		outer := proxylessBalancing(&d, to.balancing, to.hashesHeader)
 		names(outer)
 		inner := new(wrrlocalityv3.WrrLocality)
 		if any := outer.Policies[0].TypedExtensionConfig.TypedConfig; any.MessageIs(inner) {
@@ -172,7 +173,7 @@ func TestProxylessBalancing(t *testing.T) {
 }
 
 // xdsResolver resolves xds:/// names by a server that has the view.
-func xdsResolver(t *testing.T, view *resource.View, providers string) resolver.Builder {
+func xdsResolver(t *testing.T, view *sight, providers string) resolver.Builder {
 	t.Helper()
 	ads := cachev3.NewSnapshotCache(false, cachev3.IDHash{}, nil)
 	resources := make(map[string][]types.Resource)

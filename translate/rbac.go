@@ -32,7 +32,7 @@ const (
 )
 
 // rbacFilters are the constant filters, in their order.
-func rbacFilters(d *draft) []*hcmv3.HttpFilter {
+func rbacFilters(d *builder) []*hcmv3.HttpFilter {
 	return []*hcmv3.HttpFilter{
 		rbacFilter(d, filterAudit, rbacOf(shadowAudit, rbacv3.RBAC_LOG)),
 		rbacFilter(d, filterDeny, rbacOf(shadowDeny, rbacv3.RBAC_DENY)),
@@ -40,7 +40,7 @@ func rbacFilters(d *draft) []*hcmv3.HttpFilter {
 	}
 }
 
-func rbacFilter(d *draft, name string, r *rbacfilterv3.RBAC) *hcmv3.HttpFilter {
+func rbacFilter(d *builder, name string, r *rbacfilterv3.RBAC) *hcmv3.HttpFilter {
 	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: d.pack(r)}}
 }
 
@@ -62,7 +62,7 @@ func (b *build) inboundConfiguration(r rules) (*resource.Resource, error) {
 	if made, ok := b.inbound[r.print]; ok {
 		return made, nil
 	}
-	var d draft
+	var d builder
 	overrides := make(map[string]*anypb.Any)
 	override := func(filter string, rbac *rbacfilterv3.RBAC) {
 		overrides[filter] = d.pack(&rbacfilterv3.RBACPerRoute{Rbac: rbac})
@@ -86,14 +86,14 @@ func (b *build) inboundConfiguration(r rules) (*resource.Resource, error) {
 // are. It stands in for a configuration that could never be made, since
 // without any the proxy would not open a single listener.
 func closedConfiguration() *resource.Resource {
-	closed, err := finishInbound(&draft{}, nil, []string{"security.authorization"})
+	closed, err := finishInbound(&builder{}, nil, []string{"security.authorization"})
 	if err != nil {
 		panic(fmt.Sprintf("a constant is not valid: %v", err))
 	}
 	return closed
 }
 
-func finishInbound(d *draft, overrides map[string]*anypb.Any, keys []string) (*resource.Resource, error) {
+func finishInbound(d *builder, overrides map[string]*anypb.Any, keys []string) (*resource.Resource, error) {
 	return d.finish(resource.Route, routeInbound, &routev3.RouteConfiguration{
 		Name: routeInbound,
 		VirtualHosts: []*routev3.VirtualHost{{
@@ -106,7 +106,7 @@ func finishInbound(d *draft, overrides map[string]*anypb.Any, keys []string) (*r
 }
 
 // allowRules decide what is admitted of what no DENY matched.
-func (c *compiler) allowRules(d *draft, r rules) *rbacfilterv3.RBAC {
+func (c *compiler) allowRules(d *builder, r rules) *rbacfilterv3.RBAC {
 	allow := rbacOf(shadowAllow, rbacv3.RBAC_ALLOW)
 	switch {
 	case !r.enabled:
@@ -141,7 +141,7 @@ func (c *compiler) admitChecks(policies map[string]*rbacv3.Policy, check checkRe
 	}
 }
 
-func (c *compiler) denyRules(d *draft, r rules) *rbacfilterv3.RBAC {
+func (c *compiler) denyRules(d *builder, r rules) *rbacfilterv3.RBAC {
 	enforced, shadowed := r.enforced(policy.Deny), r.shadowed(policy.Deny)
 	if len(enforced)+len(shadowed) == 0 {
 		return nil
@@ -152,7 +152,7 @@ func (c *compiler) denyRules(d *draft, r rules) *rbacfilterv3.RBAC {
 	return deny
 }
 
-func (c *compiler) auditRules(d *draft, r rules) *rbacfilterv3.RBAC {
+func (c *compiler) auditRules(d *builder, r rules) *rbacfilterv3.RBAC {
 	audits := r.audits()
 	if len(audits) == 0 {
 		return nil
@@ -162,7 +162,7 @@ func (c *compiler) auditRules(d *draft, r rules) *rbacfilterv3.RBAC {
 	return audit
 }
 
-func (c *compiler) shadow(d *draft, filter *rbacfilterv3.RBAC, a rbacv3.RBAC_Action, shadowed []*rule) {
+func (c *compiler) shadow(d *builder, filter *rbacfilterv3.RBAC, a rbacv3.RBAC_Action, shadowed []*rule) {
 	if len(shadowed) == 0 {
 		return
 	}
@@ -178,7 +178,7 @@ func anybody(name string) map[string]*rbacv3.Policy {
 
 // policies compiles policies under the names that the file gives them, which
 // is what a denied caller and the statistics are told.
-func (c *compiler) policies(d *draft, applied []*rule) map[string]*rbacv3.Policy {
+func (c *compiler) policies(d *builder, applied []*rule) map[string]*rbacv3.Policy {
 	made := make(map[string]*rbacv3.Policy, len(applied))
 	for _, p := range applied {
 		if p.Action == policy.Allow && p.fromAnybody() {
@@ -198,7 +198,7 @@ func (c *compiler) policies(d *draft, applied []*rule) map[string]*rbacv3.Policy
 
 // principal is who calls. Only a DENY and an AUDIT may mean everybody; an
 // ALLOW that names exceptions alone means everybody else of the mesh.
-func (c *compiler) principal(d *draft, p *rule) *rbacv3.Principal {
+func (c *compiler) principal(d *builder, p *rule) *rbacv3.Principal {
 	callers := p.Callers(c.trustDomain)
 	some, not := callers.Some, callers.Not
 	if len(some) == 0 && p.Action == policy.Allow {
@@ -222,7 +222,7 @@ func (c *compiler) principal(d *draft, p *rule) *rbacv3.Principal {
 }
 
 // anyOf matches a caller whose certificate has one of the identities.
-func anyOf(d *draft, patterns []policy.Principal) *rbacv3.Principal {
+func anyOf(d *builder, patterns []policy.Principal) *rbacv3.Principal {
 	ids := make([]*rbacv3.Principal, 0, len(patterns))
 	for _, pattern := range patterns {
 		m := identityMatcher(pattern)
@@ -244,7 +244,7 @@ func anyPermission() *rbacv3.Permission {
 
 // permission is what is called: the fields are ANDed, their values ORed. The
 // ports were decided when the policies were picked.
-func permission(d *draft, p *rule) *rbacv3.Permission {
+func permission(d *builder, p *rule) *rbacv3.Permission {
 	// A DENY must not be walked around by /Admin, and an ALLOW must not
 	// be widened to it.
 	widest := p.Action != policy.Allow
@@ -277,7 +277,7 @@ func permission(d *draft, p *rule) *rbacv3.Permission {
 
 // pathPermissions match the path without its query, after normalisation.
 // `/admin/*` is /admin and all below it, and not /administrator.
-func pathPermissions(d *draft, patterns []string, ignoreCase bool) []*rbacv3.Permission {
+func pathPermissions(d *builder, patterns []string, ignoreCase bool) []*rbacv3.Permission {
 	var all []*rbacv3.Permission
 	add := func(m *matcherv3.StringMatcher) {
 		m.IgnoreCase = ignoreCase
@@ -314,7 +314,7 @@ func methodPermissions(methods []string) []*rbacv3.Permission {
 	return all
 }
 
-func headerPermissions(d *draft, headers []policy.HeaderMatch) []*rbacv3.Permission {
+func headerPermissions(d *builder, headers []policy.HeaderMatch) []*rbacv3.Permission {
 	var all []*rbacv3.Permission
 	for _, h := range headers {
 		m := &routev3.HeaderMatcher{Name: h.Name}

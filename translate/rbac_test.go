@@ -14,7 +14,6 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	iradix "github.com/hashicorp/go-immutable-radix/v2"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
@@ -187,7 +186,7 @@ func authorizationBuild(a policy.Authorization) *build {
 		in:       Input{Roots: []byte("roots")},
 		c:        newCompiler(&globals{trustDomain: "td", tls: tlsStrict, dial: tlsStrict}),
 		authz:    authorizationOf(&policy.Mesh{Authorization: a}, Settled),
-		services: iradix.New[*service]().Txn(),
+		services: resource.NewTree[*service]().Edit(),
 		inbound:  make(map[string]*resource.Resource),
 	}
 }
@@ -225,7 +224,7 @@ func enforcedFilters(t rapid.TB, r *resource.Resource) []*rbacv3.RBAC {
 		t.Fatal(err)
 	}
 	var rules []*rbacv3.RBAC
-	for _, f := range rbacFilters(&draft{}) {
+	for _, f := range rbacFilters(&builder{}) {
 		var own rbacfilterv3.RBAC
 		if err := f.GetTypedConfig().UnmarshalTo(&own); err != nil {
 			t.Fatal(err)
@@ -330,7 +329,7 @@ func TestTCPCallersAreWhomTheFileAdmits(t *testing.T) {
 		b := authorizationBuild(a)
 		known := []string{"a", "b", "callee", "web-1", "webx1"}
 		for _, name := range known[1:] {
-			b.services.Insert([]byte(name), &service{})
+			b.services.Put(name, &service{host: &host{}})
 		}
 		b.in.Fleet = resource.NewFleet(resource.Profile{Service: known[0]}) // runs, and is registered nowhere
 		r, listed, err := b.callersSecret("callee", b.authz.rulesFor("callee", 8080))
@@ -378,7 +377,7 @@ func TestTCPCallersAreWhomTheFileAdmits(t *testing.T) {
 // or say nothing of policies.
 func TestConstantFiltersAdmitNobody(t *testing.T) {
 	var rules []*rbacv3.RBAC
-	for _, f := range rbacFilters(&draft{}) {
+	for _, f := range rbacFilters(&builder{}) {
 		var filter rbacfilterv3.RBAC
 		if err := f.ConfigType.(*hcmv3.HttpFilter_TypedConfig).TypedConfig.UnmarshalTo(&filter); err != nil {
 			t.Fatal(err)
@@ -396,7 +395,7 @@ func TestConstantFiltersAdmitNobody(t *testing.T) {
 // overrides it: without prefixes there, deny and allow share their counters.
 func TestEachFilterCountsItsShadowPoliciesApart(t *testing.T) {
 	seen := make(map[string]string)
-	var d draft
+	var d builder
 	for _, f := range rbacFilters(&d) {
 		config := new(rbacfilterv3.RBAC)
 		if err := f.GetTypedConfig().UnmarshalTo(config); err != nil {
@@ -414,7 +413,7 @@ func TestEachFilterCountsItsShadowPoliciesApart(t *testing.T) {
 // it lives: in permissive mode it counts as one in plaintext after a while.
 func TestSilentTCPCallerIsNotCutOffWhilePermissive(t *testing.T) {
 	in := readCase(t, "testdata/permissive.in.yaml")
-	for v := range Translate(nil, in).Views() {
+	for v := range sights(Translate(nil, in)) {
 		inbound := new(listenerv3.Listener)
 		if err := proto.Unmarshal(v.Sets[resource.Listener].Get(listenerInbound).Body, inbound); err != nil {
 			t.Fatal(err)

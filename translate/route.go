@@ -2,13 +2,11 @@ package translate
 
 import (
 	"errors"
-	"time"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/resource"
 )
 
@@ -18,18 +16,20 @@ const (
 	routeInbound  = "inbound"
 )
 
-// outboundHost is the virtual host of a service in the outbound route
-// configuration, encoded. It is nil for a service that does not speak HTTP.
-func outboundHost(s *policy.Service) ([]byte, error) {
-	if s.Protocol == policy.TCP {
+// encodeHost is a virtual host of the outbound route configuration, encoded; nil
+// for none.
+func encodeHost(h *virtualHost) ([]byte, error) {
+	if h == nil {
 		return nil, nil
 	}
-	var d draft
+	var d builder
 	host := &routev3.VirtualHost{
-		Name:                       s.Name,
-		Domains:                    []string{s.Name, s.Name + resource.HostSuffix},
-		Routes:                     outboundRoutes(&d, s),
+		Name:                       h.name,
+		Domains:                    h.domains,
 		IncludeRequestAttemptCount: true,
+	}
+	for _, r := range h.routes {
+		host.Routes = append(host.Routes, outboundRoute(&d, r))
 	}
 	if err := host.ValidateAll(); err != nil {
 		d.errs = append(d.errs, err)
@@ -40,67 +40,44 @@ func outboundHost(s *policy.Service) ([]byte, error) {
 	return encode(host)
 }
 
-// outboundRoutes are gRPC's first, then those of ordinary requests. Where the
-// file names the methods that may be tried again, each kind has a route with
-// retries for these and one without for the rest.
-func outboundRoutes(d *draft, s *policy.Service) []*routev3.Route {
-	grpc := outboundRoute{service: s, grpc: true, retry: grpcRetry(d, s.Retry)}
-	rest := outboundRoute{service: s, timeout: routeTimeout(s.Timeout, s.Retry)}
-	rest.retry = httpRetry(d, s.Retry, rest.timeout)
-	hashed := hashPolicy(d, s.LoadBalancing)
-
-	var routes []*routev3.Route
-	for _, r := range []outboundRoute{grpc, rest} {
-		r.hashed = hashed
-		if len(s.Retry.Methods) > 0 && r.retry != nil {
-			limited := r
-			limited.methods = s.Retry.Methods
-			routes = append(routes, limited.build(d))
-			r.retry, r.suffix = nil, "-once"
-		}
-		routes = append(routes, r.build(d))
-	}
-	return routes
-}
-
-// outboundRoute is one route to a service.
-type outboundRoute struct {
-	service *policy.Service
-	grpc    bool
-	methods []string // empty: every method
-	suffix  string   // of the route's name
-	retry   *routev3.RetryPolicy
-	timeout time.Duration // 0: none
-	hashed  []*routev3.RouteAction_HashPolicy
-}
-
-func (r outboundRoute) build(d *draft) *routev3.Route {
-	name := r.service.Name
+func outboundRoute(d *builder, r route) *routev3.Route {
 	action := &routev3.RouteAction{
-		ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: name},
-		Timeout:          duration(r.timeout),
+		Timeout: duration(r.timeout),
 		// Wins over the listener's, which does not know the callee.
-		IdleTimeout: duration(r.service.Timeout.StreamIdle),
-		RetryPolicy: r.retry,
-		HashPolicy:  r.hashed,
+		IdleTimeout: duration(r.streamIdle),
+		RetryPolicy: retryPolicy(d, r.retry),
+		HashPolicy:  hashPolicy(d, r.hash),
 	}
-	match := &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}}
-	routeName := name + r.suffix
-	if r.grpc {
-		routeName = name + "-grpc" + r.suffix
-		match.Grpc = &routev3.RouteMatch_GrpcRouteMatchOptions{}
-		// The caller's own deadline holds, however long it is.
+	lead(action, r.to)
+	out := &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: r.match.prefix}}
+	if r.match.grpc {
+		out.Grpc = &routev3.RouteMatch_GrpcRouteMatchOptions{}
+	}
+	if r.callerDeadline {
 		action.MaxStreamDuration = &routev3.RouteAction_MaxStreamDuration{GrpcTimeoutHeaderMax: &durationpb.Duration{}}
 	}
-	if len(r.methods) > 0 {
-		match.Headers = []*routev3.HeaderMatcher{onlyMethods(d, r.methods)}
+	if len(r.match.methods) > 0 {
+		out.Headers = []*routev3.HeaderMatcher{onlyMethods(d, r.match.methods)}
 	}
 	return &routev3.Route{
-		Name:      routeName,
-		Match:     match,
-		Decorator: decorator(name),
+		Name:      r.name,
+		Match:     out,
+		Decorator: decorator(r.span),
 		Action:    &routev3.Route_Route{Route: action},
 	}
+}
+
+// lead sets where a route leads to.
+func lead(action *routev3.RouteAction, to []weightedDestination) {
+	if len(to) == 1 {
+		action.ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: to[0].destination}
+		return
+	}
+	split := &routev3.WeightedCluster{}
+	for _, t := range to {
+		split.Clusters = append(split.Clusters, &routev3.WeightedCluster_ClusterWeight{Name: t.destination, Weight: u32(t.weight)})
+	}
+	action.ClusterSpecifier = &routev3.RouteAction_WeightedClusters{WeightedClusters: split}
 }
 
 // decorator names spans after the service, instead of after whatever the

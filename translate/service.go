@@ -2,6 +2,7 @@ package translate
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 
 	"datapunk.dev/controlplane/policy"
@@ -9,63 +10,176 @@ import (
 	"datapunk.dev/controlplane/watch"
 )
 
-// service is one service of the mesh, with all that is made of it alone. The
-// resources are the same in every view.
+// service is one service of the mesh: its model, and what is made of that alone.
+// The resources are the same in every view.
 type service struct {
 	settings *policy.Service
 	entry    *watch.Service // the catalog's; nil if it has none
 
-	cluster   *resource.Resource // nil if it could not be made, ever
-	endpoints *resource.Resource
-	host      []byte // of the outbound route configuration; nil: not HTTP
-	routeKeys []string
-	held      []Held
-	left      []string // notes about instances left out
+	clusters []cluster
+	host     *host
+	left     []string // notes about instances left out
+}
+
+// cluster is a destination, and what it became.
+type cluster struct {
+	destination
+	keys                     []string
+	cluster, endpoints       *resource.Resource // nil: could not be made, ever
+	clusterErr, endpointsErr error              // why the last good one stands there
+}
+
+// host is a virtual host, and what it became.
+type host struct {
+	*virtualHost // nil: the service does not speak HTTP
+	keys         []string
+	refs         []resource.Ref // the clusters that its routes lead to
+	encoded      []byte         // nil: could not be made, ever
+	err          error          // why the last good one stands there
 }
 
 // change is one service before and after; either may be nil.
 type change struct{ before, after *service }
 
-func (s *service) clusterOrNil() *resource.Resource {
-	if s == nil {
+// service makes one service, with the parts of before that still hold. It is
+// nil if the mesh has no such service.
+func (b *build) service(name string, before *service) *service {
+	settings := b.in.Mesh.Service(name)
+	entry, known := b.naming.entry(b.in.Catalog, settings)
+	if !known {
+		b.report("service/"+name, nil, nil)
 		return nil
 	}
-	return s.cluster
+	if why := unservable(name); why != "" {
+		b.report("service/"+name, nil, []string{fmt.Sprintf("service %q is left out: %s", name, why)})
+		return nil
+	}
+	if before != nil && sameSettings(before.settings, settings) {
+		settings = before.settings
+	}
+	sameModel := before != nil && before.settings == settings && b.sameTransport
+	sameEntry := before != nil && before.entry == entry && b.sameTransport && b.c.collects(entry) == b.base.globals.collects(entry)
+	if sameModel && sameEntry {
+		return before
+	}
+	if before == nil {
+		before = &service{host: &host{}}
+	}
+	after := &service{settings: settings, entry: entry, host: before.host}
+	if !sameModel {
+		after.host = makeHost(settings, before.host)
+	}
+	keys := clusterKeys(settings)
+	for _, d := range destinationsOf(settings) {
+		last := before.cluster(d.name)
+		c := cluster{destination: d, keys: keys}
+		if last != nil && b.sameTransport && last.destination == d && slices.Equal(last.keys, keys) {
+			c.cluster, c.clusterErr = last.cluster, last.clusterErr
+		} else {
+			c.makeCluster(b.c, last)
+		}
+		if last != nil && sameEntry && last.instances == d.instances {
+			c.endpoints, c.endpointsErr = last.endpoints, last.endpointsErr
+		} else {
+			after.left = append(after.left, c.makeEndpoints(b.c, entry, last)...)
+		}
+		after.clusters = append(after.clusters, c)
+	}
+	if sameEntry {
+		after.left = before.left
+	}
+	b.report("service/"+name, after.held(), after.left)
+	return after
 }
 
-// routed is the virtual host that route configurations may hold: without a
-// cluster it would lead nowhere.
+// cluster returns the service's cluster with the name, or nil.
+func (s *service) cluster(name string) *cluster {
+	for i := range s.clusters {
+		if s.clusters[i].name == name {
+			return &s.clusters[i]
+		}
+	}
+	return nil
+}
+
+// held are the resources whose last good ones stand in their place.
+func (s *service) held() (held []Held) {
+	for _, c := range s.clusters {
+		if c.clusterErr != nil {
+			held = append(held, Held{Type: resource.Cluster, Name: c.name, Keys: c.keys, Cause: c.clusterErr.Error()})
+		}
+		if c.endpointsErr != nil {
+			held = append(held, Held{Type: resource.Endpoint, Name: c.name, Cause: c.endpointsErr.Error()})
+		}
+	}
+	if s.host.err != nil {
+		held = append(held, Held{Type: resource.Route, Name: routeOutbound, Keys: s.host.keys, Cause: s.settings.Name + ": " + s.host.err.Error()})
+	}
+	return held
+}
+
+// callable reports whether the service has all the clusters that it is to have.
+// Without them its routes would lead nowhere.
+func (s *service) callable() bool {
+	return s != nil && !slices.ContainsFunc(s.clusters, func(c cluster) bool { return c.cluster == nil })
+}
+
+// routed is the virtual host that route configurations may hold, encoded, or nil.
 func (s *service) routed() []byte {
-	if s == nil || s.cluster == nil {
+	if !s.callable() {
 		return nil
 	}
-	return s.host
+	return s.host.encoded
 }
+
+// routeKeys are the keys of the file that the virtual host came from.
+func (s *service) routeKeys() []string { return s.host.keys }
 
 // reroutes reports whether an outbound route configuration that has the
 // service must be made again, be it only for where it comes from.
 func (c change) reroutes() bool {
 	before, after := c.before.routed(), c.after.routed()
-	return !bytes.Equal(before, after) || (after != nil && !slices.Equal(c.before.routeKeys, c.after.routeKeys))
+	return !bytes.Equal(before, after) || after != nil && !slices.Equal(c.before.routeKeys(), c.after.routeKeys())
 }
 
-func (s *service) makeCluster(c *compiler, before *service) {
-	made, err := serviceCluster(c, s.settings)
-	if err != nil {
-		s.held = append(s.held, Held{Type: resource.Cluster, Name: s.settings.Name, Keys: clusterKeys(s.settings), Cause: err.Error()})
-		s.cluster = before.cluster
-		return
+// redials reports whether a listener that leads to the service alone comes or
+// goes.
+func (c change) redials() bool {
+	if c.before.callable() != c.after.callable() {
+		return true
 	}
-	s.cluster = made
+	return c.before != nil && c.after != nil && c.before.settings.Protocol != c.after.settings.Protocol
 }
 
-func (s *service) makeHost(before *service) {
-	s.routeKeys = settingKeys(s.settings, []string{"retry", "timeout", "load_balancing", "protocol"})
-	made, err := outboundHost(s.settings)
-	if err != nil {
-		s.held = append(s.held, Held{Type: resource.Route, Name: routeOutbound, Keys: s.routeKeys, Cause: s.settings.Name + ": " + err.Error()})
-		s.host = before.host
-		return
+// makeCluster makes the cluster; the last good one stays if it can not be made.
+func (c *cluster) makeCluster(compiler *compiler, last *cluster) {
+	if c.cluster, c.clusterErr = serviceCluster(compiler, c.destination, c.keys); c.clusterErr != nil && last != nil {
+		c.cluster = last.cluster
 	}
-	s.host = made
+}
+
+// makeEndpoints makes the assignment; the last good one stays if it can not be
+// made. It returns notes about instances left out.
+func (c *cluster) makeEndpoints(compiler *compiler, entry *watch.Service, last *cluster) (left []string) {
+	c.endpoints, left, c.endpointsErr = endpoints(compiler.globals, c.name, entry)
+	if c.endpointsErr != nil && last != nil {
+		c.endpoints = last.endpoints
+	}
+	return left
+}
+
+// makeHost makes the virtual host of a service; the last good one stays if it
+// can not be made, and if it is the same.
+func makeHost(s *policy.Service, last *host) *host {
+	h := &host{virtualHost: virtualHostOf(s), keys: settingKeys(s, []string{"retry", "timeout", "load_balancing", "protocol"})}
+	if h.equal(last.virtualHost) && slices.Equal(h.keys, last.keys) {
+		return last
+	}
+	h.encoded, h.err = encodeHost(h.virtualHost)
+	if h.err != nil {
+		h.encoded, h.refs = last.encoded, last.refs
+	} else if h.virtualHost != nil {
+		h.refs = h.virtualHost.refs()
+	}
+	return h
 }

@@ -2,7 +2,6 @@ package translate
 
 import (
 	"iter"
-	"maps"
 
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/resource"
@@ -42,50 +41,46 @@ type Held struct {
 // Snapshot is one state of the whole fleet's configuration.
 type Snapshot struct {
 	Input Input
-	// Views that differ from the predecessor's, and those that are gone.
-	Changed []*resource.View
-	Removed []resource.Profile
-	Held    []Held
+	// The scopes and views that differ from the predecessor's, by key, and the
+	// profiles whose views are gone.
+	ChangedScopes []*resource.Scope
+	ChangedViews  []*resource.View
+	Removed       []resource.Profile
+	Held          []Held
 	// Notes are findings about the input for people: names that match nothing,
 	// instances left out, upstreams that do not exist.
 	Notes []string
 
-	state *state                              // what makes the next one cheap, and the views
-	given map[resource.Profile]*resource.View // the views of NewSnapshot
+	state *state // what makes the next one cheap, the scopes and the views
 }
 
-// NewSnapshot returns a snapshot of the given views, all of them changed, that
-// was made from no input. Translate does not continue it.
-func NewSnapshot(views ...*resource.View) *Snapshot {
-	s := &Snapshot{Changed: views, given: make(map[resource.Profile]*resource.View, len(views))}
-	for _, v := range views {
-		s.given[v.Profile] = v
+// Changed returns the scopes and views that differ from the predecessor's.
+func (s *Snapshot) Changed() ([]*resource.Scope, []*resource.View) {
+	return s.ChangedScopes, s.ChangedViews
+}
+
+// Scope returns the scope with the key, or nil.
+func (s *Snapshot) Scope(key string) *resource.Scope {
+	if scope, ok := s.state.scopes.Get(key); ok {
+		return &scope.Scope
 	}
-	return s
+	return nil
 }
 
 // View returns the view of a profile, or nil. It is put together anew on each
 // call; compare the sets in it, not the pointer to it.
 func (s *Snapshot) View(p resource.Profile) *resource.View {
-	if s.state == nil {
-		return s.given[p]
+	if proxy, ok := s.state.proxies.Get(p.Key()); ok {
+		return proxy.view()
 	}
-	place, ok := s.state.places.Get([]byte(p.Key()))
-	if !ok {
-		return nil
-	}
-	return s.state.view(place)
+	return nil
 }
 
 // Views iterates over all views, those of one service together.
 func (s *Snapshot) Views() iter.Seq[*resource.View] {
-	if s.state == nil {
-		return maps.Values(s.given)
-	}
 	return func(yield func(*resource.View) bool) {
-		it := s.state.places.Root().Iterator()
-		for _, place, ok := it.Next(); ok; _, place, ok = it.Next() {
-			if !yield(s.state.view(place)) {
+		for p := range s.state.proxies.Values() {
+			if !yield(p.view()) {
 				return
 			}
 		}

@@ -23,7 +23,7 @@ type posture struct {
 	refuses                  bool // whom no policy admits
 }
 
-func postureOf(t *testing.T, v *resource.View) posture {
+func postureOf(t *testing.T, v *sight) posture {
 	t.Helper()
 	get := func(kind resource.Type, name string, into proto.Message) {
 		t.Helper()
@@ -77,7 +77,7 @@ func TestEachStageWorksWithItsNeighbors(t *testing.T) {
 		if len(s.Held) > 0 {
 			t.Fatalf("held: %v", s.Held)
 		}
-		return postureOf(t, s.View(profile))
+		return postureOf(t, sightOf(s, profile))
 	}
 	for _, mode := range []string{"permissive", "strict"} {
 		on := parse(t, file+"    mtls: {mode: "+mode+"}\n"+secured)

@@ -61,7 +61,7 @@ func uriSAN(m *matcherv3.StringMatcher) *tlsv3.SubjectAltNameMatcher {
 // upstreamTLS is how a proxy dials a service: with its own identity, and only
 // to the identity of that service. Sessions are not resumed, since a resumed
 // one is not checked against the newest roots.
-func upstreamTLS(d *draft, identity string, alpn ...string) *corev3.TransportSocket {
+func upstreamTLS(d *builder, identity string, alpn ...string) *corev3.TransportSocket {
 	return tlsSocket(d, &tlsv3.UpstreamTlsContext{
 		CommonTlsContext: &tlsv3.CommonTlsContext{
 			TlsParams:                      tls13(),
@@ -75,7 +75,7 @@ func upstreamTLS(d *draft, identity string, alpn ...string) *corev3.TransportSoc
 
 // downstreamTLS is how a proxy takes calls over HTTP: from anybody of the
 // mesh; who may call what is the RBAC filters' to say.
-func downstreamTLS(d *draft, identities string) *corev3.TransportSocket {
+func downstreamTLS(d *builder, identities string) *corev3.TransportSocket {
 	return tlsSocket(d, &tlsv3.DownstreamTlsContext{
 		CommonTlsContext: &tlsv3.CommonTlsContext{
 			TlsParams:                      tls13(),
@@ -92,7 +92,7 @@ func downstreamTLS(d *draft, identities string) *corev3.TransportSocket {
 // callersTLS is how a proxy takes TCP connections: from the callers that the
 // secret names. There is no later place to refuse one, because a server that
 // speaks first has spoken by then.
-func callersTLS(d *draft, service string) *corev3.TransportSocket {
+func callersTLS(d *builder, service string) *corev3.TransportSocket {
 	return tlsSocket(d, &tlsv3.DownstreamTlsContext{
 		CommonTlsContext: &tlsv3.CommonTlsContext{
 			TlsParams:                      tls13(),
@@ -107,14 +107,14 @@ func callersTLS(d *draft, service string) *corev3.TransportSocket {
 	})
 }
 
-func tlsSocket(d *draft, m message) *corev3.TransportSocket {
+func tlsSocket(d *builder, m message) *corev3.TransportSocket {
 	return &corev3.TransportSocket{
 		Name:       "envoy.transport_sockets.tls",
 		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: d.pack(m)},
 	}
 }
 
-func plaintextSocket(d *draft) *corev3.TransportSocket {
+func plaintextSocket(d *builder) *corev3.TransportSocket {
 	return &corev3.TransportSocket{
 		Name:       "envoy.transport_sockets.raw_buffer",
 		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: d.pack(&rawbufferv3.RawBuffer{})},
@@ -123,7 +123,7 @@ func plaintextSocket(d *draft) *corev3.TransportSocket {
 
 // rootsSecret is the secret ROOTCA.
 func rootsSecret(roots []byte) (*resource.Resource, error) {
-	var d draft
+	var d builder
 	return d.finish(resource.Secret, resource.SecretRoots, &tlsv3.Secret{
 		Name: resource.SecretRoots,
 		Type: &tlsv3.Secret_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: inline(roots)}},

@@ -36,7 +36,7 @@ const (
 )
 
 // spans is how a listener makes spans; nil if tracing is off.
-func spans(d *draft, c *compiler, service string) *hcmv3.HttpConnectionManager_Tracing {
+func spans(d *builder, c *compiler, service string) *hcmv3.HttpConnectionManager_Tracing {
 	t := c.tracing
 	if !c.traced {
 		return nil
@@ -97,16 +97,13 @@ func (g *globals) collects(s *watch.Service) bool {
 	return s != nil && g.tracing.Enabled && g.tracing.Service == s.Name
 }
 
-// parts is the collector's resource of a type, or nil.
-func (c *collector) parts(t resource.Type) *resource.Resource {
-	switch {
-	case c == nil:
-		return nil
-	case t == resource.Cluster:
-		return c.cluster
-	default:
-		return c.endpoints
+// member is what a scope takes of the collector, which may be nil.
+func (c *collector) member() (m member) {
+	if c != nil {
+		m.add(c.cluster)
+		m.add(c.endpoints)
 	}
+	return m
 }
 
 // reusing returns before, or what c shares with it in its place.
@@ -138,7 +135,7 @@ func collectorOf(c *compiler, s *watch.Service) (*collector, error) {
 	if c.tracing.Provider == zipkin {
 		port, mode = zipkinPort, http1
 	}
-	var d draft
+	var d builder
 	cluster := &clusterv3.Cluster{
 		Name:                          resource.ClusterTracing,
 		ConnectTimeout:                duration(tracingConnectTimeout),
@@ -201,7 +198,7 @@ func collectorEndpoints(s *watch.Service, port uint16) (*resource.Resource, erro
 	if len(group) > 0 {
 		assignment.Endpoints = []*endpointv3.LocalityLbEndpoints{{LbEndpoints: group}}
 	}
-	var d draft
+	var d builder
 	return d.finish(resource.Endpoint, resource.ClusterTracing, assignment, nil, nil)
 }
 

@@ -41,8 +41,8 @@ func seedWith(t *testing.T, old, replacement string) Input {
 // view.
 func moved(before, after *Snapshot) []string {
 	names := make(map[string]struct{})
-	for v := range after.Views() {
-		old := before.View(v.Profile)
+	for v := range sights(after) {
+		old := sightOf(before, v.Profile)
 		for kind := range resource.NumTypes {
 			for _, name := range different(old.Sets[kind], v.Sets[kind]) {
 				a, b := old.Sets[kind].Get(name), v.Sets[kind].Get(name)
@@ -127,19 +127,18 @@ func TestEndpointMovesOneAssignment(t *testing.T) {
 	if got, want := moved(before, after), []string{"endpoint lake_service"}; !slices.Equal(got, want) {
 		t.Errorf("moved %v, want %v", got, want)
 	}
-	if len(after.Changed) != 2 {
-		t.Errorf("%d views changed, want both", len(after.Changed))
+	if len(after.ChangedScopes) != 1 || len(after.ChangedViews) != 0 {
+		t.Errorf("%d scopes and %d views changed, want the one scope", len(after.ChangedScopes), len(after.ChangedViews))
 	}
-	for v := range after.Views() {
-		old := before.View(v.Profile)
-		for kind := range resource.NumTypes {
-			if same := v.Sets[kind] == old.Sets[kind]; same == (kind == resource.Endpoint) {
-				t.Errorf("the set of %s is the same: %t", typeNames[kind], same)
-			}
+	scope := after.ChangedScopes[0]
+	old := before.Scope(scope.Key)
+	for kind := range resource.NumTypes {
+		if same := scope.Sets[kind] == old.Sets[kind]; same == (kind == resource.Endpoint) {
+			t.Errorf("the set of %s is the same: %t", typeNames[kind], same)
 		}
-		if names, known := v.Sets[resource.Endpoint].ChangedSince(old.Sets[resource.Endpoint]); !known || !slices.Equal(names, []string{"lake_service"}) {
-			t.Errorf("the endpoints say that %v changed (known %t)", names, known)
-		}
+	}
+	if names, known := scope.Sets[resource.Endpoint].ChangedSince(old.Sets[resource.Endpoint]); !known || !slices.Equal(names, []string{"lake_service"}) {
+		t.Errorf("the endpoints say that %v changed (known %t)", names, known)
 	}
 }
 
@@ -148,18 +147,41 @@ func TestViewsShare(t *testing.T) {
 	snapshot := Translate(nil, seedInput(t))
 	views := slices.Collect(snapshot.Views())
 	a, b := views[0], views[1]
+	if a.Scope != b.Scope {
+		t.Error("two services that declare no upstreams have two scopes")
+	}
+	if a.Own.Get(resource.Route, routeInbound) != b.Own.Get(resource.Route, routeInbound) {
+		t.Error("the inbound routes are made twice for one set of policies")
+	}
+	scope := snapshot.Scope(a.Scope)
 	for _, name := range []string{"lake_service", "nexus", "stream_service", "tracing"} {
-		if a.Sets[resource.Cluster].Get(name) != b.Sets[resource.Cluster].Get(name) {
-			t.Errorf("cluster %s is made twice", name)
+		if scope.Sets.Get(resource.Cluster, name) == nil || a.Own.Get(resource.Cluster, name) != nil {
+			t.Errorf("cluster %s is not the scope's", name)
 		}
 	}
-	if a.Sets[resource.Endpoint] != b.Sets[resource.Endpoint] {
-		t.Error("two proxies of one scope have two sets of endpoints")
+}
+
+// A hundred proxies in front of applications with one port have one pair of
+// clusters for them, wherever they are.
+func TestProxiesShareTheClustersOfApplications(t *testing.T) {
+	in := seedInput(t)
+	in.Fleet = resource.NewFleet()
+	for i := range 100 {
+		in.Fleet = in.Fleet.Update([]resource.Profile{{
+			Service: "nexus", Address: fmt.Sprintf("10.0.0.%d", i), AppPort: 8080, MeshPort: 15008, OutboundPort: 15001,
+		}}, nil)
 	}
-	for _, name := range []string{routeOutbound, routeInbound} {
-		if a.Sets[resource.Route].Get(name) != b.Sets[resource.Route].Get(name) {
-			t.Errorf("route configuration %s is made twice for one scope and one set of policies", name)
-		}
+	s := Translate(nil, in)
+	sets := make(map[*resource.Set]int)
+	for v := range s.Views() {
+		sets[v.Own[resource.Cluster]]++
+	}
+	if len(sets) != 1 {
+		t.Errorf("%d sets of clusters, want one", len(sets))
+	}
+	in.Fleet = resource.NewFleet()
+	if s = Translate(s, in); s.state.locals.Len() != 0 || s.state.groups.Len() != 0 || s.state.scopes.Len() != 0 {
+		t.Errorf("the last proxy left: %d clusters, %d groups, %d scopes", s.state.locals.Len(), s.state.groups.Len(), s.state.scopes.Len())
 	}
 }
 
@@ -167,7 +189,7 @@ func TestViewsShare(t *testing.T) {
 // the mesh.
 func TestScopeIsWhatIsDeclared(t *testing.T) {
 	snapshot := Translate(nil, readCase(t, "testdata/tcp.in.yaml"))
-	for v := range snapshot.Views() {
+	for v := range sights(snapshot) {
 		if v.Profile.Service != "web" {
 			continue
 		}
@@ -217,7 +239,7 @@ func TestWhatCannotBeMadeIsHeld(t *testing.T) {
 
 	// Without a last good one, nobody is admitted: better than everybody.
 	fresh := Translate(nil, in)
-	for v := range fresh.Views() {
+	for v := range sights(fresh) {
 		closed := v.Sets[resource.Route].Get(routeInbound).Version == closedConfiguration().Version
 		if closed != (v.Profile.Service == "lake") {
 			t.Errorf("%s: closed %t", v.Profile.Service, closed)
@@ -238,7 +260,7 @@ func TestMissingMetadata(t *testing.T) {
 	bare := resource.Profile{Service: "nexus"}
 	in.Fleet = resource.NewFleet(bare, resource.Profile{Service: "nexus", Address: "nowhere", AppPort: 1, MeshPort: 2, OutboundPort: 3, MetricsPort: 4})
 	snapshot := Translate(nil, in)
-	v := snapshot.View(bare)
+	v := sightOf(snapshot, bare)
 	if v.Sets[resource.Listener].Len() != 0 || v.Sets[resource.Cluster].Get("lake_service") == nil || v.Sets[resource.Route].Get(routeOutbound) == nil {
 		t.Errorf("listeners %v, clusters %v", setNames(v.Sets[resource.Listener]), setNames(v.Sets[resource.Cluster]))
 	}
@@ -247,7 +269,7 @@ func TestMissingMetadata(t *testing.T) {
 			t.Errorf("missing %q does not name %s", v.Missing, word)
 		}
 	}
-	for v := range snapshot.Views() {
+	for v := range sights(snapshot) {
 		if v.Profile.Address == "nowhere" && (len(v.Missing) != 1 || !slices.Equal(setNames(v.Sets[resource.Listener]), []string{listenerOutbound})) {
 			t.Errorf("with a bad address: missing %q, listeners %v", v.Missing, setNames(v.Sets[resource.Listener]))
 		}
@@ -265,7 +287,7 @@ func TestMetricsPortOfTheMesh(t *testing.T) {
 	} {
 		in.Fleet = resource.NewFleet(profile)
 		var l listenerv3.Listener
-		decode(t, Translate(nil, in).View(profile).Sets[resource.Listener].Get(listenerMetrics), &l)
+		decode(t, sightOf(Translate(nil, in), profile).Sets[resource.Listener].Get(listenerMetrics), &l)
 		if got := l.GetAddress().GetSocketAddress().GetPortValue(); got != want {
 			t.Errorf("%+v: port %d, want %d", profile, got, want)
 		}
@@ -297,7 +319,7 @@ func TestListenersDoNotClash(t *testing.T) {
 		if !slices.Equal(held, c.held) {
 			t.Errorf("%+v: held %v, want %v", c.profile, held, c.held)
 		}
-		check(t, snapshot.View(c.profile))
+		check(t, sightOf(snapshot, c.profile))
 	}
 }
 
@@ -314,7 +336,7 @@ func TestNotes(t *testing.T) {
 			t.Errorf("no note %q among\n%s", want, strings.Join(snapshot.Notes, "\n"))
 		}
 	}
-	for v := range snapshot.Views() {
+	for v := range sights(snapshot) {
 		if v.Sets[resource.Cluster].Get("lake_service") == nil || v.Sets[resource.Endpoint].Get("lake_service") == nil {
 			t.Error("a service of the file alone has no cluster, or no empty assignment")
 		}
@@ -338,13 +360,13 @@ func TestReservedNames(t *testing.T) {
 
 func TestStatusesAreRetriedWithoutAnyOtherCondition(t *testing.T) {
 	s := parse(t, "mesh: {name: t, policies: {retry: {conditions: [], status_codes: [503], methods: [GET]}}}").Service("any")
-	var d draft
-	r := httpRetry(&d, s.Retry, 0)
+	var d builder
+	r := retryPolicy(&d, httpRetry(s.Retry, 0))
 	if r.GetRetryOn() != "retriable-status-codes" || !slices.Equal(r.GetRetriableStatusCodes(), []uint32{503}) || len(d.errs) > 0 {
 		t.Errorf("%v, %v", r, d.errs)
 	}
 	s = parse(t, "mesh: {name: t, policies: {retry: {conditions: []}}}").Service("any")
-	if r := httpRetry(&d, s.Retry, 0); r != nil {
+	if r := retryPolicy(&d, httpRetry(s.Retry, 0)); r != nil {
 		t.Errorf("%v, want no retries", r)
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 // checkRegex refuses an expression that Envoy would, and with it the listener
 // or route that has it.
-func (d *draft) checkRegex(m *matcherv3.StringMatcher) {
+func (d *builder) checkRegex(m *matcherv3.StringMatcher) {
 	if r := m.GetSafeRegex(); r != nil {
 		if err := policy.CheckRegex(r.Regex); err != nil {
 			d.errs = append(d.errs, err)
@@ -20,7 +20,7 @@ func (d *draft) checkRegex(m *matcherv3.StringMatcher) {
 }
 
 // checkRetryOn refuses words that Envoy would ignore with a warning.
-func (d *draft) checkRetryOn(conditions []string) {
+func (d *builder) checkRetryOn(conditions []string) {
 	for _, c := range conditions {
 		switch c {
 		case "5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited",

@@ -254,3 +254,33 @@ func TestWhatAStreamAllocates(t *testing.T) {
 		})
 	}
 }
+
+// BenchmarkPublish changes an endpoint of a scope with one stream each of so many
+// profiles. What is timed holds the server's lock.
+func BenchmarkPublish(b *testing.B) {
+	for _, profiles := range []int{1, 1000, 20_000} {
+		b.Run(fmt.Sprintf("profiles=%d", profiles), func(b *testing.B) {
+			s := testServer()
+			w := newWorld(s, cluster("a", "1"), endpoint("a", "0"))
+			publish(s, w)
+			for i := range profiles {
+				p := resource.Profile{Service: "nexus", AppPort: uint16(i), MeshPort: uint16(i >> 8)}
+				publish(s, w.beside(p))
+				s.identify(&stream{server: s, node: &node{id: fmt.Sprint("nexus-", i), cluster: "nexus"}, wakeup: make(chan struct{}, 1)}, p)
+			}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				w.put(endpoint("a", fmt.Sprint(i)))
+				s.Publish(scopeOnly{snapshot{w}})
+			}
+		})
+	}
+}
+
+// scopeOnly is a snapshot in which no proxy has anything new of its own.
+type scopeOnly struct{ snapshot }
+
+func (s scopeOnly) Changed() ([]*resource.Scope, []*resource.View) {
+	scopes, _ := s.snapshot.Changed()
+	return scopes, nil
+}

@@ -34,7 +34,7 @@ func (c *client) on() *client { return c }
 
 func (c deltaClient) come(w *world, t resource.Type, names ...string) {
 	var versions []string
-	for r := range w.sets[t].All() {
+	for _, r := range w.all(t) {
 		if len(names) == 0 || slices.Contains(names, r.Name) {
 			versions = append(versions, r.Name, r.Version)
 		}
@@ -53,7 +53,11 @@ func (c deltaClient) take(_ *world, ack bool) string {
 }
 
 func (c sotwClient) come(w *world, t resource.Type, names ...string) {
-	c.accepted[t] = newOffers(newJury(0)).of(w.sets[t], nil).digest.String()
+	state := digest(0)
+	for _, r := range w.all(t) {
+		state = state.toggle(r.Name, r.Version)
+	}
+	c.accepted[t] = state.String()
 	c.subscribe(t, names...)
 }
 

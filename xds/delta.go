@@ -103,7 +103,7 @@ func (f *feed) unsubscribe(names []string) {
 	if len(known) > 0 {
 		f.sub.names = f.stream.server.names.without(f.sub.names, known)
 	}
-	if f.sub.wildcard && f.base != nil {
+	if f.sub.wildcard && f.base.known() {
 		for _, name := range known {
 			f.answer, f.owed = true, true
 			f.noted(name).tell = true

@@ -12,9 +12,9 @@ import (
 // feed is the state of one type on one stream: what the client asked for, what
 // it has, and what is on its way.
 //
-// What the client has is base, the offer that was last sent to it, but for the
+// What the client has is base, what was served when it was last sent something, but for the
 // names in diffs. So a stream holds a pointer and the exceptions, and a change
-// is found by asking the new offer what differs from base.
+// is found by asking what is served now what differs from base.
 type feed struct {
 	stream *stream
 	typ    resource.Type
@@ -24,12 +24,12 @@ type feed struct {
 	unsure   bool   // it rejected the last response, and what it has instead is not known
 	answer   bool   // the client asked for something: it need not wait for its own answers
 	owed     bool   // a response is owed, be it empty
-	base     *offer // nil: nothing was sent yet
+	base     served // unknown: nothing was sent yet
 	diffs    map[string]*diff
 
 	inflight []*response // sent and neither acknowledged nor rejected, oldest first
 	nonce    string      // of the newest response
-	version  string      // version_info of the newest response
+	version  digest      // of the newest response
 	trials   [][]string  // names to try in a response of their own each, see nack.go
 
 	reported  int    // how many versions the client reported when it came
@@ -57,7 +57,7 @@ func (s *stream) push() {
 	if s.slot == nil || len(s.unsent) > 0 {
 		return
 	}
-	v := s.slot.view.Load()
+	v := s.slot.load()
 	if v == nil {
 		return // a new profile; its view is on the way
 	}
@@ -99,7 +99,7 @@ func (f *feed) push(v *view, now time.Time) {
 	if p := f.shared(v); p != nil {
 		f.answer = false
 		if len(p.changes) > 0 || f.owed {
-			f.dispatch(v, p, nil, now)
+			f.dispatch(v, p, now)
 		}
 		return
 	}
@@ -114,7 +114,7 @@ func (f *feed) push(v *view, now time.Time) {
 // mayPush reports whether a change of the view may be sent now. While a
 // response is unanswered changes gather, for a short time.
 func (f *feed) mayPush(v *view, now time.Time) bool {
-	if f.base == v.offers[f.typ] && len(f.diffs) == 0 && !f.owed {
+	if f.base == v.of(f.typ) && len(f.diffs) == 0 && !f.owed {
 		return false // nothing to send
 	}
 	n := len(f.inflight)
@@ -135,7 +135,7 @@ func (f *feed) mayPush(v *view, now time.Time) bool {
 // plan moves base to the view and returns what to send to get there. What may
 // not be sent yet stays in diffs; waiting says that there is such a thing.
 func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
-	first := f.base == nil
+	first := !f.base.known()
 	f.advance(v)
 	if first && f.claims != "" && f.fullState() && f.claimed() {
 		return nil, false
@@ -183,13 +183,13 @@ func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
 	}
 	f.stream.vouch(f.typ, &parcel{changes: has})
 	if first && f.reported > 0 && len(changes) == 0 && !waiting && !f.owed {
-		f.hasAll(v.offers[f.typ].digest.String())
+		f.hasAll(v.of(f.typ).digest())
 	}
 	return changes, waiting
 }
 
 // hasAll shows a client that came with everything as one that was sent it.
-func (f *feed) hasAll(version string) {
+func (f *feed) hasAll(version digest) {
 	f.stream.status.sent(f.typ, version)
 	f.stream.status.acknowledged(f.typ, version)
 }
@@ -197,8 +197,8 @@ func (f *feed) hasAll(version string) {
 // advance makes the view's offer the base. What changed since the last one goes
 // into diffs.
 func (f *feed) advance(v *view) {
-	next := v.offers[f.typ]
-	if f.base == next || f.base == nil {
+	next := v.of(f.typ)
+	if f.base == next || !f.base.known() {
 		f.base = next
 		return
 	}
@@ -241,7 +241,7 @@ func (f *feed) has(name string) *resource.Resource {
 	if f.typ == resource.Secret && leased(name) {
 		return f.stream.secrets.sent[name]
 	}
-	if f.base == nil || f.typ == resource.Secret && !f.stream.secrets.mayHave(name) {
+	if !f.base.known() || f.typ == resource.Secret && !f.stream.secrets.mayHave(name) {
 		return nil
 	}
 	return f.base.get(name)
@@ -291,7 +291,7 @@ func (f *feed) consider(v *view, name string, d *diff, now time.Time) (change, v
 	if err != nil {
 		return change{}, wait
 	}
-	if d.kept = target == nil && !c.fresh && v.offers[f.typ].withholds(name); d.kept {
+	if d.kept = target == nil && !c.fresh && v.of(f.typ).withholds(name); d.kept {
 		return f.withheld(d, c)
 	}
 	if !d.tell && (target == nil && c.fresh || target != nil && target.Version == d.known()) {
@@ -360,7 +360,7 @@ func (f *feed) settle(d *diff, c change) {
 // settled reports whether the client has all that the view offers it, but for
 // what it has not acknowledged.
 func (f *feed) settled(v *view) bool {
-	if f.base != v.offers[f.typ] || len(f.trials) > 0 || f.unsure {
+	if f.base != v.of(f.typ) || len(f.trials) > 0 || f.unsure {
 		return false
 	}
 	for _, d := range f.diffs {
@@ -392,31 +392,25 @@ func (f *feed) target(v *view, name string, d *diff) (*resource.Resource, error)
 
 // send sends a response with the changes, which are this client's own.
 func (f *feed) send(v *view, changes []change, now time.Time) {
-	p, resources, removed := f.pack(v, changes)
-	f.dispatch(v, p, func(nonce string) *frame {
-		return newFrame(f.stream.protocol, f.typ, p.version, nonce, resources, removed)
-	}, now)
+	p, resources, removed := f.pack(changes)
+	p.encode(f.stream.protocol, f.typ, resources, removed)
+	f.dispatch(v, p, now)
 }
 
-// dispatch sends a parcel. Encode makes its frame, nil for a shared one.
-func (f *feed) dispatch(v *view, p *parcel, encode func(nonce string) *frame, now time.Time) {
+// dispatch sends a parcel.
+func (f *feed) dispatch(v *view, p *parcel, now time.Time) {
 	f.owed = false
 	if p.silent {
 		return
 	}
 	s := f.stream
-	r := &response{nonce: s.nonce(), at: now, parcel: p, view: v, leases: s.secrets.count}
-	f.nonce, f.version = r.nonce, p.version
+	r := &response{nonce: s.nonce(), at: now, parcel: p, version: f.versionOf(v, p), view: v, leases: s.secrets.count}
+	f.nonce, f.version = r.nonce, r.version
 	f.inflight = append(f.inflight, r)
 	f.forgetUnanswered()
-	var fr *frame
-	if encode != nil {
-		fr = encode(r.nonce)
-	} else {
-		fr = p.frame(r.nonce)
-	}
+	fr := p.frame(r.version, r.nonce)
 	s.server.metrics.pushed(f.typ, fr.size)
-	s.status.sent(f.typ, p.version)
+	s.status.sent(f.typ, r.version)
 	switch f.typ {
 	case resource.Cluster:
 		s.order.clustersSent(s, p.changes)
@@ -424,6 +418,15 @@ func (f *feed) dispatch(v *view, p *parcel, encode func(nonce string) *frame, no
 		s.secrets.wasSent(p.changes)
 	}
 	s.send(fr)
+}
+
+// versionOf is the version of the type that the client has once it has taken the
+// parcel.
+func (f *feed) versionOf(v *view, p *parcel) digest {
+	if p.state != nil {
+		return *p.state
+	}
+	return v.of(f.typ).digest()
 }
 
 func (f *feed) note(name string, d *diff) {

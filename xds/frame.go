@@ -35,65 +35,60 @@ type frame struct {
 	size int
 }
 
-// newFrame encodes a response.
-func newFrame(p protocol, t resource.Type, version, nonce string, resources []*resource.Resource, removed []string) *frame {
-	data, size := encodeResponse(p, t, version, nonce, resources, removed)
-	return &frame{data: data, size: size}
-}
-
-// frame returns the frame of a shared parcel.
-func (p *parcel) frame(nonce string) *frame {
-	tail := appendString(make([]byte, 0, stringSize(responseNonce, nonce)), responseNonce, nonce)
-	data := make(mem.BufferSlice, len(p.head)+1)
-	copy(data, p.head)
-	data[len(p.head)] = mem.SliceBuffer(tail)
+// frame returns the frame of a response with the parcel. The order of fields is
+// free in protobuf, so what differs between streams comes last.
+func (p *parcel) frame(version digest, nonce string) *frame {
+	text := version.text()
+	tail := make([]byte, 0, protowire.SizeTag(responseVersion)+protowire.SizeBytes(len(text))+stringSize(responseNonce, nonce))
+	tail = protowire.AppendTag(tail, responseVersion, protowire.BytesType)
+	tail = protowire.AppendBytes(tail, text[:])
+	tail = appendString(tail, responseNonce, nonce)
+	data := make(mem.BufferSlice, len(p.body)+1)
+	copy(data, p.body)
+	data[len(p.body)] = mem.SliceBuffer(tail)
 	return &frame{data: data, size: p.size + len(tail)}
 }
 
-// encodeResponse encodes a response. The field order is free in protobuf, so what
-// differs between streams, the nonce, comes last.
-func encodeResponse(p protocol, t resource.Type, version, nonce string, resources []*resource.Resource, removed []string) (mem.BufferSlice, int) {
+// encode encodes the type, the resources and the removed names of a response.
+// One that is joined to another repeats the type, which protobuf allows.
+func (p *parcel) encode(protocol protocol, t resource.Type, resources []*resource.Resource, removed []string) {
 	url := t.URL()
-	own, shared := 0, 0
+	own, shared := stringSize(responseTypeURL, url), 0
 	for _, r := range resources {
-		own += headSize(p, url, r)
+		own += headSize(protocol, url, r)
 		if len(r.Body) > copyBelow {
 			shared++
 		} else {
 			own += len(r.Body)
 		}
 	}
-	own += stringSize(responseVersion, version) + stringSize(responseTypeURL, url) + stringSize(responseNonce, nonce)
 	for _, name := range removed {
 		own += stringSize(responseRemoved, name)
 	}
 
 	b := make([]byte, 0, own)
 	pieces := make([]mem.SliceBuffer, 0, 2*shared+1)
-	size, cut := 0, 0
+	cut := 0
 	for _, r := range resources {
-		b = appendHead(b, p, url, r)
+		b = appendHead(b, protocol, url, r)
 		if len(r.Body) <= copyBelow {
 			b = append(b, r.Body...)
 			continue
 		}
 		pieces = append(pieces, b[cut:], r.Body)
-		size += len(r.Body)
+		p.size += len(r.Body)
 		cut = len(b)
 	}
-	b = appendString(b, responseVersion, version)
-	b = appendString(b, responseTypeURL, url)
 	for _, name := range removed {
 		b = appendString(b, responseRemoved, name)
 	}
-	b = appendString(b, responseNonce, nonce)
+	b = appendString(b, responseTypeURL, url)
 	pieces = append(pieces, b[cut:])
-
-	data := make(mem.BufferSlice, len(pieces))
+	p.body = make(mem.BufferSlice, len(pieces))
 	for i := range pieces {
-		data[i] = &pieces[i]
+		p.body[i] = &pieces[i]
 	}
-	return data, size + len(b)
+	p.size += len(b)
 }
 
 // anySize and entrySize are the lengths of the Any of a resource and of the

@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"iter"
 	"log/slog"
 	"slices"
 
@@ -68,52 +67,108 @@ func route(name, version string, clusters ...string) *resource.Resource {
 type world struct {
 	server  *Server
 	profile resource.Profile
-	sets    [resource.NumTypes]*resource.Set
+	scope   string // the key of its scope
+	// owns says which resources are the proxies' own; the others are the scope's.
+	owns       func(resource.Type, string) bool
+	shared, of resource.Sets
 }
 
-// of returns a world with the resources, unpublished.
+// newWorld returns a world with the resources, unpublished.
 func newWorld(s *Server, resources ...*resource.Resource) *world {
-	w := &world{server: s, profile: resource.Profile{Service: "nexus"}}
-	for t := range w.sets {
-		w.sets[t] = resource.NewSet()
+	w := &world{server: s, owns: func(t resource.Type, _ string) bool { return t == resource.Listener }}
+	w.be(resource.Profile{Service: "nexus"})
+	w.scope = w.profile.Key()
+	for t := range w.of {
+		w.of[t], w.shared[t] = resource.NewSet(), resource.NewSet()
 	}
 	w.put(resources...)
 	return w
 }
 
-func (w *world) put(resources ...*resource.Resource) *world {
-	byType := map[resource.Type][]*resource.Resource{}
-	for _, r := range resources {
-		byType[r.Type] = append(byType[r.Type], r)
+// be makes the world another profile's, in a scope of its own.
+func (w *world) be(p resource.Profile) *world {
+	w.profile, w.scope = p, p.Key()
+	return w
+}
+
+// beside returns a world of another profile that sees the same, in the same
+// scope.
+func (w *world) beside(p resource.Profile) *world {
+	o := *w
+	o.profile = p
+	return &o
+}
+
+func (w *world) half(t resource.Type, name string) **resource.Set {
+	if w.owns(t, name) {
+		return &w.of[t]
 	}
-	for t, rs := range byType {
-		w.sets[t] = w.sets[t].Update(rs, nil)
+	return &w.shared[t]
+}
+
+func (w *world) get(t resource.Type, name string) *resource.Resource {
+	return (*w.half(t, name)).Get(name)
+}
+
+// all are the resources of a type, of both halves.
+func (w *world) all(t resource.Type) (all []*resource.Resource) {
+	return slices.AppendSeq(slices.Collect(w.shared[t].All()), w.of[t].All())
+}
+
+func (w *world) put(resources ...*resource.Resource) *world {
+	halves := map[**resource.Set][]*resource.Resource{}
+	for _, r := range resources {
+		h := w.half(r.Type, r.Name)
+		halves[h] = append(halves[h], r)
+	}
+	for h, rs := range halves {
+		*h = (*h).Update(rs, nil)
 	}
 	return w
 }
 
 func (w *world) remove(t resource.Type, names ...string) *world {
-	w.sets[t] = w.sets[t].Update(nil, names)
+	for _, name := range names {
+		h := w.half(t, name)
+		*h = (*h).Update(nil, []string{name})
+	}
 	return w
 }
 
-func (w *world) publish() {
-	v := &resource.View{Profile: w.profile, Sets: w.sets}
-	w.server.publish(views{v}, []*resource.View{v})
-}
+func (w *world) publish() { publish(w.server, w) }
 
-// views are all that a snapshot holds.
-type views []*resource.View
+// publish makes the worlds all that there is.
+func publish(s *Server, worlds ...*world) { s.Publish(snapshot(worlds)) }
 
-func (v views) Views() iter.Seq[*resource.View] { return slices.Values(v) }
+// snapshot is all that there is, and all of it may have changed.
+type snapshot []*world
 
-func (v views) View(p resource.Profile) *resource.View {
-	for _, view := range v {
-		if view.Profile == p {
-			return view
+func (s snapshot) Scope(key string) *resource.Scope {
+	for _, w := range s {
+		if w.scope == key {
+			return &resource.Scope{Key: key, Kind: w.profile.Kind, Sets: w.shared}
 		}
 	}
 	return nil
+}
+
+func (s snapshot) View(p resource.Profile) *resource.View {
+	for _, w := range s {
+		if w.profile == p {
+			return &resource.View{Profile: p, Scope: w.scope, Own: w.of}
+		}
+	}
+	return nil
+}
+
+func (s snapshot) Changed() (scopes []*resource.Scope, views []*resource.View) {
+	for _, w := range s {
+		if !slices.ContainsFunc(scopes, func(s *resource.Scope) bool { return s.Key == w.scope }) {
+			scopes = append(scopes, s.Scope(w.scope))
+		}
+		views = append(views, s.View(w.profile))
+	}
+	return scopes, views
 }
 
 // testServer returns a server with quiet logs.

@@ -69,7 +69,7 @@ func (s *stream) secretsSent(v *view, r *resource.Resource) bool {
 	sent := true
 	walkRefs(v, r, func(ref resource.Ref, _ *resource.Resource) {
 		if ref.Type == resource.Secret && f.sub.has(ref.Name) &&
-			(f.base != v.offers[resource.Secret] || f.diffs[ref.Name] != nil) {
+			(f.base != v.of(resource.Secret) || f.diffs[ref.Name] != nil) {
 			sent = false
 		}
 	})
@@ -228,7 +228,7 @@ func (f *feed) report(r *response, message string) *Nack {
 		Time:    time.Now(),
 		Type:    typeName(f.typ),
 		Nonce:   r.nonce,
-		Version: r.version,
+		Version: r.version.String(),
 		Message: normalize(message),
 	}
 	for _, c := range r.changes[:min(len(r.changes), maxNackResources)] {

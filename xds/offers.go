@@ -2,11 +2,12 @@ package xds
 
 import (
 	"maps"
+	"slices"
 
 	"datapunk.dev/controlplane/resource"
 )
 
-// offers makes the offers of all views. Views with the same set, and the same in
+// offers makes the offers of all halves. Halves with the same set, and the same in
 // quarantine, have one offer: what a set needs is computed once, however many
 // profiles read it, and in proportion to what changed. [Server.mu] guards it.
 type offers struct {
@@ -23,7 +24,7 @@ type graft struct {
 	resource *resource.Resource
 }
 
-// shared is the offer of a whole set, and how many views use the set.
+// shared is the offer of a whole set, and how many halves use the set.
 type shared struct {
 	offer *offer
 	kind  resource.Kind
@@ -54,9 +55,10 @@ func (o *offers) published() {
 	}
 }
 
-// view returns the view that follows old, which may be nil and is given up.
-func (o *offers) view(old *view, kind resource.Kind, sets [resource.NumTypes]*resource.Set, missing []string) *view {
-	next := &view{missing: missing}
+// half returns the half that follows old, which may be nil and is given up. The
+// half of a proxy's own needs that of its scope; that of a scope needs none.
+func (o *offers) half(old *half, kind resource.Kind, scope *half, sets resource.Sets, missing []string) *half {
+	next := &half{missing: missing}
 	for t, set := range sets {
 		if set == nil {
 			set = noResources
@@ -81,9 +83,12 @@ func (o *offers) view(old *view, kind resource.Kind, sets [resource.NumTypes]*re
 		s.views++
 		next.offers[t] = s.offer
 	}
-	o.jury.substitute(next, old, kind, o.graft)
+	o.jury.substitute(next, old, scope, kind, o.graft)
 	if old != nil {
 		o.release(old)
+		if old.offers == next.offers && slices.Equal(old.missing, missing) {
+			return old // its streams have nothing to look for
+		}
 	}
 	return next
 }
@@ -131,13 +136,13 @@ func (o *offers) of(set *resource.Set, before *offer) *offer {
 	return newOffer(set, d)
 }
 
-// release gives up a view that is no longer used.
-func (o *offers) release(v *view) {
-	for _, old := range v.offers {
+// release gives up a half that is no longer used.
+func (o *offers) release(h *half) {
+	for _, old := range h.offers {
 		s := o.plain[old.set]
 		if s.views--; s.views == 0 {
 			delete(o.plain, old.set)
 		}
 	}
-	o.jury.released(v)
+	o.jury.released(h)
 }

@@ -65,7 +65,7 @@ func (s *stream) clusterReady(v *view, name string) bool {
 	if d := f.diffs[name]; d != nil {
 		return d.known() != "" || d.held != nil
 	}
-	if f.base == nil || f.base.get(name) == nil {
+	if !f.base.known() || f.base.get(name) == nil {
 		return false
 	}
 	for _, r := range f.inflight {
@@ -134,7 +134,11 @@ func (o *order) clustersSent(s *stream, changes []change) {
 			o.rewarm[name] = struct{}{}
 			continue
 		}
-		if d := f.noted(name); d != nil {
+		d := f.diffs[name]
+		if d == nil && f.base.known() { // else it is about to be sent all
+			d = f.noted(name)
+		}
+		if d != nil {
 			d.tell = true
 		}
 	}

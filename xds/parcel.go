@@ -10,19 +10,33 @@ import (
 	"datapunk.dev/controlplane/resource"
 )
 
-// parcel is what a response holds, but for its nonce. Clients in the same state
-// get the same, so it is made and encoded once for all of them: that of a first
-// sync, and that of a change. Shared parcels are immutable.
+// parcel is what a response holds, but for its version and nonce. Clients in the
+// same state get the same, so it is made and encoded once for all of them: that
+// of a first sync, and that of a change. Shared parcels are immutable.
 type parcel struct {
 	changes []change
-	version string          // of the whole type, for people
-	head    mem.BufferSlice // encoded, up to the nonce; nil unless shared
-	size    int             // of head, in bytes
+	body    mem.BufferSlice // encoded
+	size    int             // of body, in bytes
 	silent  bool            // the protocol has no words for it: nothing is sent
+	// state is what the client has after it, where that is not what is served.
+	state *digest
+	// parts are the shared parcels that it was put together from.
+	parts []*parcel
 
 	proven atomic.Bool // every content in it is: see jury
 	once   sync.Once
 	fresh  map[string]struct{} // names of the fresh changes
+}
+
+// joined returns the parcel of both, of which the second may be nil.
+func joined(a, b *parcel) *parcel {
+	if b == nil || len(b.changes) == 0 && len(b.body) == 0 {
+		return a
+	}
+	return &parcel{
+		changes: slices.Concat(a.changes, b.changes), body: slices.Concat(a.body, b.body), size: a.size + b.size,
+		parts: []*parcel{a, b},
+	}
 }
 
 // introduces reports whether the parcel brings a resource to a client that had
@@ -81,32 +95,37 @@ const maxParcelNames = 4 * maxNames
 // maxMask is how many changes have room in a mask.
 const maxMask = 64
 
-// shared returns the parcel that brings the client to the view's offer, and
+// shared returns the parcel that brings the client to what the view serves, and
 // makes that the base. It returns nil, and does nothing, if the client is in a
-// state of its own or the first in its state.
+// state of its own or the first in its state. What it shares is the scope's half;
+// what is the proxy's own stands beside it.
 func (f *feed) shared(v *view) *parcel {
 	s := f.stream
 	if f.typ != resource.Cluster && f.typ != resource.Endpoint ||
-		len(f.diffs) > 0 || len(f.trials) > 0 || len(s.recalled) > 0 || f.base == nil && f.claims != "" {
+		len(f.diffs) > 0 || len(f.trials) > 0 || len(s.recalled) > 0 || !f.base.known() && f.claims != "" {
 		return nil
 	}
-	to := v.offers[f.typ]
+	to := v.of(f.typ)
 	whole := parcelKey{protocol: s.protocol, names: f.sub.names.key, wildcard: f.sub.wildcard}
-	if f.base == nil {
-		return f.take(v, whole, nil)
+	if !f.base.known() {
+		// Whether a name is in neither half no half can say.
+		if to.own.set.Len() > 0 && len(f.sub.names.names) > 0 {
+			return nil
+		}
+		return f.take(to, whole, nil)
 	}
-	if f.base == to || f.owed {
+	if f.base == to || f.owed || f.base.own != to.own {
 		return nil
 	}
-	whole.from = f.base.id
-	t := to.parcels.since(f.base, to)
+	whole.from = f.base.scope.id
+	t := to.scope.parcels.since(f.base.scope, to.scope)
 	if len(t.changes) > maxMask {
 		if t.removes {
 			return nil // whether a client may lose something is its own affair
 		}
-		return f.take(v, whole, t)
+		return f.take(to, whole, t)
 	}
-	key := parcelKey{protocol: s.protocol, from: f.base.id}
+	key := parcelKey{protocol: s.protocol, from: f.base.scope.id}
 	for i, c := range t.changes {
 		if !f.sub.has(c.name) {
 			continue
@@ -123,59 +142,104 @@ func (f *feed) shared(v *view) *parcel {
 	if f.fullState() {
 		key.names, key.wildcard = whole.names, whole.wildcard
 	}
-	return f.take(v, key, t)
+	return f.take(to, key, t)
 }
 
 // nothingNew is the parcel of a client that asked for nothing that changed.
 var nothingNew = &parcel{}
 
-// take returns the parcel with the key. What depends on all that a client asked
-// for is made for the second one that asks for the same: the first may be the
-// only one.
-func (f *feed) take(v *view, key parcelKey, t *transition) *parcel {
-	to := v.offers[f.typ]
-	m := to.parcels.get(key, key.mask == 0, key.names.count)
+// take returns the parcel whose shared part has the key. What depends on all
+// that a client asked for is made for the second one that asks for the same: the
+// first may be the only one.
+func (f *feed) take(to served, key parcelKey, t *transition) *parcel {
+	m := to.scope.parcels.get(key, key.mask == 0, key.names.count)
 	if m == nil {
 		return nil
 	}
-	m.once.Do(func() { m.parcel = f.parcel(v, t) })
+	m.once.Do(func() { m.parcel = f.scopeParcel(to.scope, t) })
 	f.base = to
-	return m.parcel
+	return joined(m.parcel, f.ownParcel(to.own, t == nil))
 }
 
-// parcel makes the parcel that leads to the view's offer by the transition, nil
-// for a client that has nothing.
-func (f *feed) parcel(v *view, t *transition) *parcel {
-	f.base = v.offers[f.typ]
-	var changes []change
+// scopeParcel makes the parcel that leads to what a scope offers by the
+// transition, nil for a client that has nothing.
+func (f *feed) scopeParcel(to *offer, t *transition) *parcel {
+	p := &parcel{}
 	if t == nil {
-		for name := range f.wanted() {
-			// One that was named and does not exist is told; see consider.
-			changes = append(changes, change{name: name, res: f.base.get(name), fresh: true})
+		for r := range to.all() {
+			if f.sub.has(r.Name) {
+				p.changes = append(p.changes, change{name: r.Name, res: r, fresh: true})
+			}
+		}
+		for _, name := range f.sub.names.names {
+			if to.get(name) == nil { // it does not exist, and is told; see consider
+				p.changes = append(p.changes, change{name: name, fresh: true})
+			}
 		}
 	} else {
 		for _, c := range t.changes {
 			if f.sub.has(c.name) {
-				changes = append(changes, c)
+				p.changes = append(p.changes, c)
 			}
 		}
 	}
-	p, resources, removed := f.pack(v, changes)
-	p.head, p.size = encodeResponse(f.stream.protocol, f.typ, p.version, "", resources, removed)
+	f.encodeHalf(p, to)
 	return p
 }
 
-// pack puts changes into a parcel, not encoded yet.
-func (f *feed) pack(v *view, changes []change) (p *parcel, resources []*resource.Resource, removed []string) {
-	p = &parcel{changes: changes, version: v.offers[f.typ].digest.String()}
-	if f.stream.protocol == sotw {
-		resources, p.version = f.stateOfTheWorld(v, changes)
-		// It cannot say that something does not exist.
-		p.silent = len(resources) == 0 && !f.fullState()
-	} else {
-		resources, removed = split(changes)
+// ownParcel makes the part of a response that is the proxy's own: all of it for a
+// client that has nothing, and in the full state of a type; else nil.
+func (f *feed) ownParcel(own *offer, first bool) *parcel {
+	if !first && !f.fullState() || own.set.Len() == 0 {
+		return nil
 	}
-	return p, resources, removed
+	p := &parcel{}
+	if first {
+		for r := range own.all() {
+			if f.sub.has(r.Name) {
+				p.changes = append(p.changes, change{name: r.Name, res: r, fresh: true})
+			}
+		}
+	}
+	f.encodeHalf(p, own)
+	return p
+}
+
+// encodeHalf encodes the changes of one half, or all of the half where a response
+// must have all.
+func (f *feed) encodeHalf(p *parcel, of *offer) {
+	resources, removed := split(p.changes)
+	if f.fullState() {
+		resources, removed = nil, nil
+		for r := range of.all() {
+			if f.sub.has(r.Name) {
+				resources = append(resources, r)
+			}
+		}
+	}
+	if f.stream.protocol == sotw {
+		removed = nil // it cannot say that something does not exist
+		p.silent = len(resources) == 0 && !f.fullState()
+	}
+	p.encode(f.stream.protocol, f.typ, resources, removed)
+}
+
+// pack puts changes of one client into a parcel, not encoded yet.
+func (f *feed) pack(changes []change) (p *parcel, resources []*resource.Resource, removed []string) {
+	p = &parcel{changes: changes}
+	if f.stream.protocol == delta {
+		resources, removed = split(changes)
+		return p, resources, removed
+	}
+	if f.fullState() {
+		var state digest
+		resources, state = f.stateOfTheWorld()
+		p.state = &state
+		return p, resources, nil
+	}
+	resources, _ = split(changes)
+	p.silent = len(resources) == 0 // it cannot say that something does not exist
+	return p, resources, nil
 }
 
 // since returns what differs between two offers, of which the latter is the one

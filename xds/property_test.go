@@ -24,8 +24,11 @@ func TestEveryHistoryEndsInTheSameState(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		var failure any
 		quorum := rapid.IntRange(1, 3).Draw(rt, "quorum") // 3 is never reached
+		// What a resource of the scope needs is in the scope.
+		own := rapid.SampledFrom([][]resource.Type{{lds}, {lds, rds}, {}, modelTypes}).Draw(rt, "own")
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(testServer(func(o *Options) { o.Quorum = quorum }))
+			w.owns = func(t resource.Type, _ string) bool { return slices.Contains(own, t) }
 			w.publish()
 			models := []*model{newModel(t, w, delta, "d"), newModel(t, w, sotw, "s")}
 			defer func() {
@@ -252,7 +255,7 @@ func (m *model) check(rt *rapid.T, w *world) {
 	for _, typ := range modelTypes {
 		want := map[string]string{}
 		rejected := map[string]bool{}
-		for r := range w.sets[typ].All() {
+		for _, r := range w.all(typ) {
 			if names := m.names[typ]; names != nil && !slices.Contains(names, r.Name) {
 				continue
 			}
@@ -260,9 +263,8 @@ func (m *model) check(rt *rapid.T, w *world) {
 				want[r.Name] = r.Version
 				continue
 			}
-			offer := m.world.server.slots[w.profile].view.Load().offers[typ]
-			if s, ok := offer.instead[r.Name]; ok && s.resource != nil {
-				want[r.Name] = s.resource.Version // the last one that was acknowledged
+			if last := m.world.server.slots[w.profile].load().get(typ, r.Name); last != nil && last.Version != r.Version {
+				want[r.Name] = last.Version // the last one that was acknowledged
 				continue
 			}
 			rejected[r.Name] = true
@@ -273,7 +275,7 @@ func (m *model) check(rt *rapid.T, w *world) {
 		}
 		if m.protocol == sotw && (typ == eds || typ == rds) {
 			for name := range got {
-				if w.sets[typ].Get(name) == nil {
+				if w.get(typ, name) == nil {
 					delete(got, name) // SotW cannot remove it
 				}
 			}
@@ -282,7 +284,7 @@ func (m *model) check(rt *rapid.T, w *world) {
 			// What a rejected route or listener may still need is kept.
 			if m.rejects(w) {
 				for name := range got {
-					if w.sets[typ].Get(name) == nil {
+					if w.get(typ, name) == nil {
 						delete(got, name)
 					}
 				}
@@ -298,7 +300,7 @@ func (m *model) check(rt *rapid.T, w *world) {
 // world says.
 func (m *model) rejects(w *world) bool {
 	for _, typ := range modelTypes {
-		for r := range w.sets[typ].All() {
+		for _, r := range w.all(typ) {
 			if bad(r.Version) && (m.names[typ] == nil || slices.Contains(m.names[typ], r.Name)) {
 				return true
 			}

@@ -88,9 +88,9 @@ type quarantine struct {
 	message string
 	since   time.Time
 
-	views int       // that withhold it; guarded by Server.mu, as what follows
-	left  bool      // a view has ceased to withhold it during this publication
-	idle  time.Time // since when no view does
+	views int       // halves that withhold it; guarded by Server.mu, as what follows
+	left  bool      // a half has ceased to withhold it during this publication
+	idle  time.Time // since when no half does
 }
 
 // Quarantined is a content that is not served to a proxy because several
@@ -106,6 +106,12 @@ type Quarantined struct {
 // vouch tells the jury what the client acknowledged.
 func (s *stream) vouch(t resource.Type, p *parcel) {
 	if len(p.changes) == 0 || p.proven.Load() {
+		return
+	}
+	if p.parts != nil {
+		for _, part := range p.parts {
+			s.vouch(t, part)
+		}
 		return
 	}
 	proven, lifted := s.server.jury.accepted(s.slot.profile.Kind, t, s.node.id, p.changes)
@@ -274,14 +280,18 @@ func (j *jury) confine(q *quarantine) {
 	}
 }
 
-// substitute replaces what is in quarantine in the offers of a view that
+// substitute replaces what is in quarantine in the offers of a half that
 // follows old, which may be nil. Its cost is in proportion to the number of
 // quarantines.
-func (j *jury) substitute(v, old *view, kind resource.Kind, graft func(*offer, substitute) *offer) {
+func (j *jury) substitute(h, old, scope *half, kind resource.Kind, graft func(*offer, substitute) *offer) {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
 	if len(j.quarantines) == 0 {
 		return
+	}
+	v := &view{scope: scope, own: h}
+	if scope == nil {
+		v = &view{scope: h, own: noHalf}
 	}
 	// In an order in which what a resource depends on comes first.
 	for _, t := range [...]resource.Type{resource.Secret, resource.Endpoint, resource.Cluster, resource.Route, resource.Listener} {
@@ -293,7 +303,7 @@ func (j *jury) substitute(v, old *view, kind resource.Kind, graft func(*offer, s
 			if q.content.typ != t || q.content.kind != kind {
 				continue
 			}
-			r := v.offers[t].set.Get(q.content.name)
+			r := h.offers[t].set.Get(q.content.name)
 			if r == nil || r.Version != q.content.version || dependencies(v, 0, r) != q.depends {
 				continue
 			}
@@ -303,11 +313,11 @@ func (j *jury) substitute(v, old *view, kind resource.Kind, graft func(*offer, s
 					s.resource = was.resource
 				}
 			}
-			v.offers[t] = graft(v.offers[t], s)
+			h.offers[t] = graft(h.offers[t], s)
 			q.views++
 		}
-		if before.equal(v.offers[t]) {
-			v.offers[t] = before
+		if before.equal(h.offers[t]) {
+			h.offers[t] = before
 		}
 	}
 }
@@ -330,9 +340,9 @@ func (j *jury) confined(c content) bool {
 	return slices.ContainsFunc(j.quarantines, func(q *quarantine) bool { return q.content == c })
 }
 
-// released is told that a view is no longer used.
-func (j *jury) released(v *view) {
-	for _, o := range v.offers {
+// released is told that a half is no longer used.
+func (j *jury) released(h *half) {
+	for _, o := range h.offers {
 		for _, s := range o.instead {
 			if s.cause.views--; s.cause.views == 0 {
 				s.cause.idle = time.Now()

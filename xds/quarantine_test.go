@@ -208,10 +208,8 @@ func TestQuarantine(t *testing.T) {
 		// Another service has the very bytes that nexus refuses, made apart: for
 		// it nothing came before them.
 		lake := newWorld(w.server, cluster("a", "2"))
-		lake.profile.Service = "lake"
-		lake.publish()
-		both := views{{Profile: w.profile, Sets: w.sets}, {Profile: lake.profile, Sets: lake.sets}}
-		w.server.publish(both, both)
+		lake.be(resource.Profile{Service: "lake"}).publish()
+		publish(w.server, w, lake)
 		c := openDelta(t, w.server)
 		c.node.Id, c.node.Cluster = "lake-1", "lake"
 		c.subscribe(cds)
@@ -287,8 +285,7 @@ func TestQuarantine(t *testing.T) {
 			c.close()
 		}
 		synctest.Wait()
-		second := newWorld(w.server)
-		second.profile.Address, second.sets = "10.0.0.2", w.sets
+		second := w.beside(resource.Profile{Service: "nexus", Address: "10.0.0.2"})
 		second.publish()
 		fresh := openDelta(t, w.server)
 		fresh.node.Metadata = metadataOf(t, map[string]any{"address": "10.0.0.2"})
@@ -297,16 +294,14 @@ func TestQuarantine(t *testing.T) {
 	})
 	typeTest("profiles with the same resources share what they have in its place", t, func(t *testing.T, w *world) {
 		quarantined(t, w)
-		other := w.profile
-		other.Address = "10.0.0.2"
-		both := views{{Profile: w.profile, Sets: w.sets}, {Profile: other, Sets: w.sets}}
-		w.server.publish(both, both)
+		other := w.beside(resource.Profile{Service: "nexus", Address: "10.0.0.2"})
+		publish(w.server, w, other)
 		fresh := openDelta(t, w.server)
 		fresh.node.Id, fresh.node.Metadata = "nexus-9", metadataOf(t, map[string]any{"address": "10.0.0.2"})
 		fresh.subscribe(cds)
 		fresh.expect("cluster a@1 b@1")
-		offered := func(p resource.Profile) *offer { return w.server.slots[p].view.Load().offers[cds] }
-		if offered(w.profile) != offered(other) {
+		offered := func(p resource.Profile) served { return w.server.slots[p].load().of(cds) }
+		if offered(w.profile) != offered(other.profile) {
 			t.Error("each has an offer of its own: every response would be encoded for each")
 		}
 	})

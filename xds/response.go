@@ -28,8 +28,9 @@ type response struct {
 	nonce string
 	at    time.Time
 	*parcel
-	view   *view
-	leases uint64 // how many secrets of the lease were sent before it
+	version digest // of the whole type, once the client has taken it
+	view    *view
+	leases  uint64 // how many secrets of the lease were sent before it
 }
 
 const (
@@ -92,7 +93,7 @@ func (f *feed) answered(r *response) *response {
 
 // absorb adds the changes of an earlier response.
 func (r *response) absorb(earlier *response) {
-	r.parcel = &parcel{changes: slices.Clone(r.changes), version: r.version}
+	r.parcel = &parcel{changes: slices.Clone(r.changes)}
 	at := make(map[string]int, len(r.changes))
 	for i, c := range r.changes {
 		at[c.name] = i

@@ -13,7 +13,7 @@ func (f *feed) brought(name string, d *diff) *resource.Resource {
 	if d.version == "" || f.typ == resource.Secret && !f.stream.secrets.mayHave(name) {
 		return nil
 	}
-	if r := f.base.set.Get(name); r != nil && r.Version == d.version {
+	if r := f.base.published(name); r != nil && r.Version == d.version {
 		return r
 	}
 	return nil
@@ -28,10 +28,10 @@ func (f *feed) brought(name string, d *diff) *resource.Resource {
 // subscription".
 func (f *feed) claimed() bool {
 	wildcard := f.sub.wildcard && len(f.sub.names.names) == 0 && !f.stream.doubted
-	served := wildcard && f.claims == f.base.digest.String()
-	whole := wildcard && f.claims == f.base.whole.String()
+	served := wildcard && f.base.digest().is(f.claims)
+	whole := wildcard && f.base.whole().is(f.claims)
 	sends := !served && !whole
-	for name, s := range f.base.instead {
+	for name, s := range f.base.fallbacks() {
 		if served || !f.sub.has(name) {
 			continue
 		}
@@ -45,7 +45,7 @@ func (f *feed) claimed() bool {
 	var has []change
 	switch {
 	case whole:
-		for r := range f.base.set.All() {
+		for r := range f.base.allPublished() {
 			has = append(has, change{name: r.Name, res: r})
 		}
 	case served:
@@ -55,8 +55,11 @@ func (f *feed) claimed() bool {
 	}
 	f.stream.vouch(f.typ, &parcel{changes: has})
 	if !sends {
-		f.version, f.owed = f.claims, false
-		f.hasAll(f.claims)
+		f.version, f.owed = f.base.digest(), false
+		if whole {
+			f.version = f.base.whole()
+		}
+		f.hasAll(f.version)
 	}
 	return !sends
 }

@@ -199,7 +199,7 @@ func (c *secrets) refresh() {
 	clear(c.fresh)
 	c.err = nil
 	f := &s.feeds[resource.Secret]
-	if f.base == nil {
+	if !f.base.known() {
 		return
 	}
 	for name := range c.sent {

@@ -2,9 +2,7 @@ package xds
 
 import (
 	"context"
-	"iter"
 	"math"
-	"slices"
 	"sync"
 	"time"
 
@@ -23,7 +21,6 @@ import (
 	xdsserver "github.com/envoyproxy/go-control-plane/pkg/server/v3"
 
 	"datapunk.dev/controlplane/resource"
-	"datapunk.dev/controlplane/translate"
 )
 
 // Server serves the newest snapshot to all connected proxies. It is safe for
@@ -35,11 +32,14 @@ type Server struct {
 	budget  *budget
 	jury    *jury
 
+	halves sync.RWMutex // what is served; held for as long as pointers take to be swapped
+
 	mu       sync.Mutex
 	offers   *offers
-	state    state // nil until the first Publish: nothing is served
+	snapshot Snapshot // nil until the first Publish: nothing is served
 	draining bool
 	slots    map[resource.Profile]*slot
+	scopes   map[string]*scopeSlot // of the slots, by key
 	streams  map[*stream]struct{}
 	nodes    map[string]*stream // by node.id, its newest ADS stream
 	memory   *memory
@@ -61,6 +61,7 @@ func New(o Options) *Server {
 		jury:    j,
 		offers:  newOffers(j),
 		slots:   make(map[resource.Profile]*slot),
+		scopes:  make(map[string]*scopeSlot),
 		streams: make(map[*stream]struct{}),
 		nodes:   make(map[string]*stream),
 		memory:  newMemory(),
@@ -125,46 +126,160 @@ func (handlers) Fetch(context.Context, *discovery.DiscoveryRequest) (*discovery.
 	return nil, status.Error(codes.Unimplemented, "polling is not supported, open a stream")
 }
 
+// Snapshot is one state of the whole fleet's configuration.
+type Snapshot interface {
+	// Scope returns the scope with the key, or nil.
+	Scope(key string) *resource.Scope
+	// View returns the view of a profile, or nil.
+	View(p resource.Profile) *resource.View
+	// Changed returns what differs from the snapshot that was published before.
+	Changed() ([]*resource.Scope, []*resource.View)
+}
+
 // Publish makes the snapshot the one that is served. It wakes the streams
 // whose views changed and returns without waiting for any. Every snapshot must
 // be published, in order: each says only what differs from the one before it.
-func (s *Server) Publish(snapshot *translate.Snapshot) {
-	s.publish(snapshot, snapshot.Changed)
-}
-
-// state is what the server needs of a snapshot.
-type state interface {
-	View(resource.Profile) *resource.View
-	Views() iter.Seq[*resource.View]
-}
-
-func (s *Server) publish(next state, changed []*resource.View) {
+func (s *Server) Publish(next Snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	first := s.state == nil
-	s.state = next
-	if first {
-		changed = slices.Collect(next.Views())
-	}
-	for _, v := range changed {
-		if sl := s.slots[v.Profile]; sl != nil { // else its last proxy has gone meanwhile
-			s.offer(sl, v.Sets, v.Missing)
+	s.snapshot = next
+	scopes, views := next.Changed()
+	var p publication
+	for _, scope := range scopes {
+		if sc := s.scopes[scope.Key]; sc != nil { // else no connected proxy is in it
+			s.offerScope(&p, sc, scope)
 		}
 	}
+	for _, v := range views {
+		if sl := s.slots[v.Profile]; sl != nil { // else its last proxy has gone meanwhile
+			s.offerOwn(&p, sl, v)
+		}
+	}
+	s.swap(&p)
 	s.offers.published()
 	s.lift(true)
 }
 
-// offer makes the sets what the slot's streams are to have.
-func (s *Server) offer(sl *slot, sets [resource.NumTypes]*resource.Set, missing []string) {
-	old := sl.view.Load()
-	v := s.offers.view(old, sl.profile.Kind, sets, missing)
-	sl.view.Store(v)
-	if old != nil && old.offers == v.offers && slices.Equal(old.missing, v.missing) {
+// publication is what is about to be served: the new halves, and whose they are.
+type publication struct {
+	scopes map[*scopeSlot]*half
+	slots  map[*slot]*half
+	moved  map[*slot]*scopeSlot // to another scope
+}
+
+func (p *publication) putScope(sc *scopeSlot, h *half) {
+	if p.scopes == nil {
+		p.scopes = make(map[*scopeSlot]*half)
+	}
+	p.scopes[sc] = h
+}
+
+// half returns the half that a scope is to have.
+func (p *publication) half(sc *scopeSlot) *half {
+	if h, ok := p.scopes[sc]; ok {
+		return h
+	}
+	return sc.half
+}
+
+// offerScope makes what all streams of a scope are to have. What is in
+// quarantine depends on all that a resource needs: where there is such a thing,
+// the halves of the scope's proxies are looked at again.
+func (s *Server) offerScope(p *publication, sc *scopeSlot, scope *resource.Scope) {
+	p.putScope(sc, s.offers.half(sc.half, scope.Kind, nil, scope.Sets, nil))
+	if s.jury.count() == 0 {
 		return
 	}
-	for st := range sl.streams {
-		st.wake()
+	for sl := range sc.slots {
+		if sl.own != nil {
+			s.offerOwnSets(p, sl, p.scopes[sc], sl.own.sets(), sl.own.missing)
+		}
+	}
+}
+
+// offerOwn makes what the streams of one profile are to have for themselves.
+func (s *Server) offerOwn(p *publication, sl *slot, v *resource.View) {
+	sc := sl.scope
+	if sc == nil || sc.key != v.Scope {
+		sc = s.scopes[v.Scope]
+		if sc == nil {
+			sc = &scopeSlot{key: v.Scope, kind: sl.profile.Kind, slots: make(map[*slot]struct{}), streams: make(map[*stream]struct{})}
+			s.scopes[v.Scope] = sc
+			s.offerScope(p, sc, s.snapshot.Scope(v.Scope))
+		}
+		if p.moved == nil {
+			p.moved = make(map[*slot]*scopeSlot)
+		}
+		p.moved[sl] = sc
+	}
+	s.offerOwnSets(p, sl, p.half(sc), v.Own, v.Missing)
+}
+
+func (s *Server) offerOwnSets(p *publication, sl *slot, scope *half, sets resource.Sets, missing []string) {
+	if p.slots == nil {
+		p.slots = make(map[*slot]*half)
+	}
+	own := sl.own
+	if made, ok := p.slots[sl]; ok {
+		own = made
+	}
+	p.slots[sl] = s.offers.half(own, sl.profile.Kind, scope, sets, missing)
+}
+
+// swap puts the new halves in the place of the old ones, all at once, and wakes
+// whom they are for.
+func (s *Server) swap(p *publication) {
+	for sl, sc := range p.moved {
+		s.moveScope(sl, sc)
+	}
+	s.halves.Lock()
+	for sl, sc := range p.moved {
+		sl.scope = sc
+	}
+	for sc, h := range p.scopes {
+		if sc.half == h {
+			delete(p.scopes, sc)
+		}
+		sc.half = h
+	}
+	for sl, h := range p.slots {
+		if sl.own == h && p.moved[sl] == nil {
+			delete(p.slots, sl)
+		}
+		sl.own = h
+	}
+	s.halves.Unlock()
+	for sc := range p.scopes {
+		sc.wake()
+	}
+	for sl := range p.slots {
+		for st := range sl.streams {
+			st.wake()
+		}
+	}
+}
+
+// moveScope takes a slot, and its streams, out of its scope and into another
+// one, either of which may be nil. The caller holds mu.
+func (s *Server) moveScope(sl *slot, to *scopeSlot) {
+	if from := sl.scope; from != nil {
+		from.mu.Lock()
+		for st := range sl.streams {
+			delete(from.streams, st)
+		}
+		from.mu.Unlock()
+		if delete(from.slots, sl); len(from.slots) == 0 {
+			delete(s.scopes, from.key)
+			s.offers.release(from.half)
+		}
+	}
+	if to != nil {
+		to.mu.Lock()
+		for st := range sl.streams {
+			to.streams[st] = struct{}{}
+		}
+		to.mu.Unlock()
+		to.slots[sl] = struct{}{}
 	}
 }
 
@@ -172,11 +287,16 @@ func (s *Server) offer(sl *slot, sets [resource.NumTypes]*resource.Set, missing 
 func (s *Server) judged() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var p publication
+	for _, sc := range s.scopes {
+		p.putScope(sc, s.offers.half(sc.half, sc.kind, nil, sc.half.sets(), nil))
+	}
 	for _, sl := range s.slots {
-		if v := sl.view.Load(); v != nil {
-			s.offer(sl, v.sets(), v.missing)
+		if sl.own != nil {
+			s.offerOwnSets(&p, sl, p.half(sl.scope), sl.own.sets(), sl.own.missing)
 		}
 	}
+	s.swap(&p)
 	s.lift(false)
 }
 
@@ -215,7 +335,7 @@ func (s *Server) enter(st *stream) error {
 	switch {
 	case s.draining:
 		return errDraining
-	case s.state == nil:
+	case s.snapshot == nil:
 		return errNotReady
 	}
 	s.streams[st] = struct{}{}
@@ -230,14 +350,21 @@ func (s *Server) identify(st *stream, p resource.Profile) {
 	defer s.mu.Unlock()
 	sl := s.slots[p]
 	if sl == nil {
-		sl = &slot{profile: p, streams: make(map[*stream]struct{})}
-		if v := s.state.View(p); v != nil {
-			s.offer(sl, v.Sets, v.Missing)
+		sl = &slot{profile: p, streams: make(map[*stream]struct{}), halves: &s.halves}
+		if v := s.snapshot.View(p); v != nil {
+			var publication publication
+			s.offerOwn(&publication, sl, v)
+			s.swap(&publication)
 		}
 		s.slots[p] = sl
 		s.reportFleet(p)
 	}
 	sl.streams[st] = struct{}{}
+	if sl.scope != nil {
+		sl.scope.mu.Lock()
+		sl.scope.streams[st] = struct{}{}
+		sl.scope.mu.Unlock()
+	}
 	st.slot = sl
 	s.memory.expire(func(node string) bool { return s.nodes[node] != nil })
 	st.recalled, st.doubted = s.memory.of(st.node.id)
@@ -270,14 +397,20 @@ func (s *Server) leave(st *stream) {
 	}
 	s.memory.extend(st.node.id)
 	_ = s.budget.move(st.node.id, st.counted, nameCount{})
-	delete(st.slot.streams, st)
-	if len(st.slot.streams) == 0 {
-		delete(s.slots, st.slot.profile)
-		if v := st.slot.view.Load(); v != nil {
-			s.offers.release(v)
+	sl := st.slot
+	if sl.scope != nil {
+		sl.scope.mu.Lock()
+		delete(sl.scope.streams, st)
+		sl.scope.mu.Unlock()
+	}
+	if delete(sl.streams, st); len(sl.streams) == 0 {
+		delete(s.slots, sl.profile)
+		if sl.own != nil {
+			s.offers.release(sl.own)
+			s.moveScope(sl, nil)
 			s.lift(false)
 		}
-		s.reportFleet(st.slot.profile)
+		s.reportFleet(sl.profile)
 	}
 }
 

@@ -53,7 +53,7 @@ func TestFleet(t *testing.T) {
 				fleets = append(fleets, slices.Collect(f.Profiles()))
 			}
 		})
-		s.publish(views{}, nil)
+		publish(s)
 		c := openDelta(t, s)
 		c.node.Metadata = metadataOf(t, map[string]any{
 			"app_port": 8080, "mesh_port": "20000", "outbound_port": 15001, "metrics_port": 70000,
@@ -95,9 +95,8 @@ func TestOnlyTheStreamsOfAChangedViewWake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := testServer()
 		nexus, lake := newWorld(s, cluster("a", "1")), newWorld(s, cluster("b", "1"))
-		lake.profile.Service = "lake"
-		both := views{{Profile: nexus.profile, Sets: nexus.sets}, {Profile: lake.profile, Sets: lake.sets}}
-		s.publish(both, both)
+		lake.be(resource.Profile{Service: "lake"})
+		publish(s, nexus, lake)
 		c, d := openDelta(t, s), openDelta(t, s)
 		d.node.Id, d.node.Cluster = "lake-1", "lake"
 		c.subscribe(cds)

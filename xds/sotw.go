@@ -19,7 +19,7 @@ func (f *feed) handleSotw(r *request) {
 	case sent == nil:
 	case r.nack:
 		f.rejected(f.answered(sent), r.failure)
-	case r.version == sent.version:
+	case sent.version.is(r.version):
 		f.acknowledged(f.answered(sent))
 	}
 	first := !f.sub.active
@@ -63,7 +63,7 @@ func (f *feed) resubscribe(r *request, first bool) {
 	if !first && names == old.names && all == old.wildcard {
 		return // most often: an ACK
 	}
-	if f.base != nil {
+	if f.base.known() {
 		for _, name := range names.names {
 			if old.names.has(name) {
 				continue
@@ -105,19 +105,15 @@ func (f *feed) fullState() bool {
 	return f.stream.protocol == sotw && (f.typ == resource.Cluster || f.typ == resource.Listener)
 }
 
-// stateOfTheWorld returns what a response must hold so that the client has the
-// changes, and the version of that. What waits, for an acknowledgement or
-// because it was rejected, stays in as the client has it.
-func (f *feed) stateOfTheWorld(v *view, changes []change) ([]*resource.Resource, string) {
-	if !f.fullState() {
-		resources, _ := split(changes)
-		return resources, v.offers[f.typ].digest.String()
-	}
+// stateOfTheWorld returns all that a response must hold so that the client has
+// what it is to have, and the digest of that. What waits, for an acknowledgement
+// or because it was rejected, stays in as the client has it.
+func (f *feed) stateOfTheWorld() ([]*resource.Resource, digest) {
 	var resources []*resource.Resource
-	version := digest(0)
+	state := digest(0)
 	add := func(r *resource.Resource) {
 		resources = append(resources, r)
-		version = version.toggle(r.Name, r.Version)
+		state = state.toggle(r.Name, r.Version)
 	}
 	for r := range f.base.all() {
 		if !f.sub.has(r.Name) {
@@ -135,5 +131,5 @@ func (f *feed) stateOfTheWorld(v *view, changes []change) ([]*resource.Resource,
 			add(d.has)
 		}
 	}
-	return resources, version.String()
+	return resources, state
 }

@@ -113,7 +113,14 @@ type streamStatus struct {
 	slot  *slot // nil until the node is known
 	view  *view // the newest that the stream has looked at
 	proxy ProxyStatus
-	types [resource.NumTypes]TypeStatus
+	types [resource.NumTypes]typeStatus
+}
+
+// typeStatus is a [TypeStatus] whose versions are no text yet.
+type typeStatus struct {
+	TypeStatus
+	sent, acknowledged       digest
+	wasSent, wasAcknowledged bool
 }
 
 func (t *streamStatus) opened(peer string) {
@@ -150,16 +157,16 @@ func (t *streamStatus) host() string {
 	return host
 }
 
-func (t *streamStatus) sent(typ resource.Type, version string) {
+func (t *streamStatus) sent(typ resource.Type, version digest) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.types[typ].Sent = version
+	t.types[typ].sent, t.types[typ].wasSent = version, true
 }
 
-func (t *streamStatus) acknowledged(typ resource.Type, version string) {
+func (t *streamStatus) acknowledged(typ resource.Type, version digest) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.types[typ].Acknowledged = version
+	t.types[typ].acknowledged, t.types[typ].wasAcknowledged = version, true
 }
 
 func (t *streamStatus) rejected(typ resource.Type, n *Nack) {
@@ -181,11 +188,11 @@ func (t *streamStatus) certified(version, serial string, expires time.Time) {
 func (t *streamStatus) update(s *stream, v *view) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.view, t.proxy.Missing = v, v.missing
+	t.view, t.proxy.Missing = v, v.own.missing
 	for i := range s.feeds {
 		f := &s.feeds[i]
 		t.types[i].State = f.state(v)
-		if f.base != nil && (f.base.instead != nil || t.types[i].Quarantined != nil) {
+		if f.base.known() && (f.base.scope.instead != nil || f.base.own.instead != nil || t.types[i].Quarantined != nil) {
 			t.types[i].Quarantined = f.quarantined()
 		}
 	}
@@ -194,7 +201,7 @@ func (t *streamStatus) update(s *stream, v *view) {
 // quarantined returns what the client asked for and is not served, by name.
 func (f *feed) quarantined() []Quarantined {
 	var list []Quarantined
-	for name, s := range f.base.instead {
+	for name, s := range f.base.fallbacks() {
 		if f.sub.has(name) {
 			list = append(list, Quarantined{
 				Name: name, Version: s.withheld.Version, Source: s.cause.source, Message: s.cause.message, Since: s.cause.since,
@@ -207,7 +214,7 @@ func (f *feed) quarantined() []Quarantined {
 
 // state says how far the client is from the view.
 func (f *feed) state(v *view) State {
-	if !f.sub.active || f.base == nil {
+	if !f.sub.active || !f.base.known() {
 		return NotSent
 	}
 	for _, d := range f.diffs {
@@ -275,7 +282,13 @@ func (s *stream) snapshotStatus() (ProxyStatus, bool) {
 	p.Types = make(map[string]TypeStatus, len(t.types))
 	for i, ts := range t.types {
 		ts.State = t.stateNow(resource.Type(i))
-		p.Types[typeName(resource.Type(i))] = ts
+		if ts.wasSent {
+			ts.Sent = ts.sent.String()
+		}
+		if ts.wasAcknowledged {
+			ts.Acknowledged = ts.acknowledged.String()
+		}
+		p.Types[typeName(resource.Type(i))] = ts.TypeStatus
 	}
 	return p, true
 }
@@ -285,7 +298,7 @@ func (s *stream) snapshotStatus() (ProxyStatus, bool) {
 func (t *streamStatus) stateNow(typ resource.Type) State {
 	state := t.types[typ].State
 	// A view that was published and that the stream is about to look at.
-	if next := t.slot.view.Load(); state == Synced && next != t.view && next.offers[typ] != t.view.offers[typ] {
+	if next := t.slot.load(); state == Synced && next != t.view && next.of(typ) != t.view.of(typ) {
 		return Pending
 	}
 	return state

@@ -46,10 +46,10 @@ type stream struct {
 	order      order
 	secrets    secrets
 	nonces     uint64
-	counted    nameCount                  // of all feeds, as the budget has it
+	counted    nameCount                 // of all feeds, as the budget has it
 	recalled   map[resource.Ref]*refusal // of earlier streams, until each is looked at
-	refuses    bool                       // the memory may hold refusals of this node
-	doubted    bool                       // it refused something not long ago: its version_info may not be true
+	refuses    bool                      // the memory may hold refusals of this node
+	doubted    bool                      // it refused something not long ago: its version_info may not be true
 
 	transport grpc.ServerStream
 	unsent    []*frame      // of the last push, those that the transport has not taken

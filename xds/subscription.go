@@ -45,7 +45,7 @@ func (f *feed) subscribe(names []string) {
 	}
 	f.sub.named = true
 	f.answer = true
-	if f.base != nil { // else every name is new: see plan
+	if f.base.known() { // else every name is new: see plan
 		for _, name := range names {
 			if d := f.noted(name); d != nil {
 				d.tell, d.asked = true, true
@@ -64,7 +64,7 @@ func (f *feed) subscribeAll() {
 		return
 	}
 	f.answer, f.owed = true, true
-	if f.base != nil {
+	if f.base.known() {
 		for r := range f.base.all() {
 			if !f.sub.names.has(r.Name) {
 				f.note(r.Name, &diff{})

@@ -4,6 +4,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
@@ -11,35 +12,182 @@ import (
 	"datapunk.dev/controlplane/resource"
 )
 
-// slot is the place of a profile's current view. Streams of the profile hold
-// the slot; publishing swaps the view in it.
+// slot is a profile, with what its streams are to have.
 type slot struct {
 	profile resource.Profile
-	view    atomic.Pointer[view] // nil: not built yet
+	current atomic.Pointer[view] // the last that was put together
+
 	streams map[*stream]struct{} // guarded by Server.mu
+
+	halves *sync.RWMutex // Server.halves, which guards what follows
+	scope  *scopeSlot
+	own    *half // nil: not built yet
 }
 
-// view is what a slot's streams read: an offer of each type.
-type view struct {
+// scopeSlot is a scope, with what the streams of all profiles in it are to have.
+type scopeSlot struct {
+	key   string
+	kind  resource.Kind
+	slots map[*slot]struct{} // guarded by Server.mu
+	half  *half              // guarded by Server.halves
+
+	waking  atomic.Bool // its streams are about to be woken
+	mu      sync.Mutex
+	streams map[*stream]struct{}
+}
+
+// wake has every stream of the scope look at what it is to have. It returns at
+// once: to wake twenty thousand takes longer than a publication may.
+func (s *scopeSlot) wake() {
+	if s.waking.Swap(true) {
+		return
+	}
+	go func() {
+		s.waking.Store(false)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for st := range s.streams {
+			st.wake()
+		}
+	}()
+}
+
+// load returns what the slot's streams are to have, nil if that is not built
+// yet. Both halves are of one publication.
+func (s *slot) load() *view {
+	s.halves.RLock()
+	own, scope := s.own, s.scope
+	if own == nil || scope == nil || scope.half == nil {
+		s.halves.RUnlock()
+		return nil
+	}
+	half := scope.half
+	s.halves.RUnlock()
+	if v := s.current.Load(); v != nil && v.own == own && v.scope == half {
+		return v
+	}
+	v := &view{scope: half, own: own}
+	s.current.Store(v)
+	return v
+}
+
+// half is one half of a view: an offer of each type. It is immutable.
+type half struct {
 	offers  [resource.NumTypes]*offer
-	missing []string
-}
-
-// get returns the resource that the view's clients are to have, or nil.
-func (v *view) get(t resource.Type, name string) *resource.Resource {
-	return v.offers[t].get(name)
+	missing []string // of a proxy's own half, for people
 }
 
 // sets returns what the snapshot says.
-func (v *view) sets() (sets [resource.NumTypes]*resource.Set) {
-	for t, o := range v.offers {
+func (h *half) sets() (sets resource.Sets) {
+	for t, o := range h.offers {
 		sets[t] = o.set
 	}
 	return sets
 }
 
-// offer is what is served of one type: a set of the snapshot, but for what is
-// in quarantine. Its content is immutable. Streams compare offers as they would compare
+// view is what a slot's streams read. It is immutable.
+type view struct{ scope, own *half }
+
+// get returns the resource that the view's clients are to have, or nil.
+func (v *view) get(t resource.Type, name string) *resource.Resource { return v.of(t).get(name) }
+
+// of returns what is served of a type.
+func (v *view) of(t resource.Type) served { return served{v.scope.offers[t], v.own.offers[t]} }
+
+// served is what is served of one type, of both halves. The zero value is
+// nothing that was ever served. What is equal is the same.
+type served struct{ scope, own *offer }
+
+// known reports whether it is not the zero value.
+func (s served) known() bool { return s.scope != nil }
+
+// get returns what is served under the name, or nil. No name is in both halves.
+func (s served) get(name string) *resource.Resource {
+	if r := s.scope.get(name); r != nil {
+		return r
+	}
+	return s.own.get(name)
+}
+
+// withholds reports whether a resource of the name exists and nothing is
+// served of it.
+func (s served) withholds(name string) bool { return s.scope.withholds(name) || s.own.withholds(name) }
+
+// published returns the resource of the snapshot, be it in quarantine or not.
+func (s served) published(name string) *resource.Resource {
+	if r := s.scope.set.Get(name); r != nil {
+		return r
+	}
+	return s.own.set.Get(name)
+}
+
+// allPublished iterates over the resources of the snapshot.
+func (s served) allPublished() iter.Seq[*resource.Resource] {
+	return func(yield func(*resource.Resource) bool) {
+		for _, o := range [...]*offer{s.scope, s.own} {
+			for r := range o.set.All() {
+				if !yield(r) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// whole sums up what the snapshot has.
+func (s served) whole() digest { return s.scope.whole ^ s.own.whole }
+
+// digest sums up what is served: it is equal on every replica that serves the
+// same.
+func (s served) digest() digest { return s.scope.digest ^ s.own.digest }
+
+// all iterates over what is served.
+func (s served) all() iter.Seq[*resource.Resource] {
+	return func(yield func(*resource.Resource) bool) {
+		for _, o := range [...]*offer{s.scope, s.own} {
+			for r := range o.all() {
+				if !yield(r) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// changedSince returns the names that may differ between base and s. It is
+// false when that is not known, and the two must be compared whole.
+func (s served) changedSince(base served) ([]string, bool) {
+	scope, ok := s.scope.changedSince(base.scope)
+	if !ok {
+		return nil, false
+	}
+	own, ok := s.own.changedSince(base.own)
+	switch {
+	case !ok:
+		return nil, false
+	case len(own) == 0:
+		return scope, true
+	case len(scope) == 0:
+		return own, true
+	}
+	return slices.Concat(scope, own), true
+}
+
+// fallbacks iterates over what stands in the place of quarantined contents.
+func (s served) fallbacks() iter.Seq2[string, substitute] {
+	return func(yield func(string, substitute) bool) {
+		for _, o := range [...]*offer{s.scope, s.own} {
+			for name, f := range o.instead {
+				if !yield(name, f) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// offer is what one half serves of one type: a set of the snapshot, but for what
+// is in quarantine. Its content is immutable. Streams compare offers as they would compare
 // sets, at the same cost.
 type offer struct {
 	id  uint64 // no other has it
@@ -124,6 +272,9 @@ func (o *offer) all() iter.Seq[*resource.Resource] {
 // changedSince returns the names that may differ between base and o. It is
 // false when that is not known, and the two must be compared whole.
 func (o *offer) changedSince(base *offer) ([]string, bool) {
+	if o == base {
+		return nil, true
+	}
 	names, ok := o.set.ChangedSince(base.set)
 	if !ok {
 		return nil, false
@@ -142,6 +293,15 @@ func (o *offer) changedSince(base *offer) ([]string, bool) {
 
 var noResources = resource.NewSet()
 
+// noHalf stands in where the half of a proxy's own does not matter.
+var noHalf = func() *half {
+	h := &half{}
+	for t := range h.offers {
+		h.offers[t] = newOffer(noResources, 0)
+	}
+	return h
+}()
+
 // digest sums up names and versions of resources, in any order. Adding a
 // resource twice takes it out again.
 type digest uint64
@@ -154,11 +314,22 @@ func (d digest) toggle(name, version string) digest {
 	return d ^ digest(h.Sum64())
 }
 
-func (d digest) String() string {
+// text writes the digest as a version of the protocol.
+func (d digest) text() (b [16]byte) {
 	const digits = "0123456789abcdef"
-	var b [16]byte
 	for i := range b {
 		b[i] = digits[d>>(60-4*i)&15]
 	}
+	return b
+}
+
+func (d digest) String() string {
+	b := d.text()
 	return string(b[:])
+}
+
+// is reports whether the digest is the version.
+func (d digest) is(version string) bool {
+	b := d.text()
+	return string(b[:]) == version
 }

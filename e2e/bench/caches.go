@@ -83,16 +83,16 @@ func newCache(kind string, w world) (*caches, error) {
 	return c, nil
 }
 
-func newGroup(v *resource.View) (*group, error) {
+func newGroup(v seen) (*group, error) {
 	g := &group{index: make(map[string]int)}
-	for r := range v.Sets[resource.Cluster].All() {
+	for r := range v[resource.Cluster].All() {
 		m := &clusterv3.Cluster{}
 		if err := proto.Unmarshal(r.Body, m); err != nil {
 			return nil, err
 		}
 		g.clusters = append(g.clusters, m)
 	}
-	for r := range v.Sets[resource.Endpoint].All() {
+	for r := range v[resource.Endpoint].All() {
 		if serviceNumber([]byte(r.Name)) < 0 {
 			continue // no stream asks for it, and by SotW this cache answers only who asks for all
 		}

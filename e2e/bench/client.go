@@ -184,7 +184,7 @@ func (f *fleet) node(id int) *corev3.Node {
 	service := f.w.client(id)
 	return &corev3.Node{
 		Id: service + "-" + strconv.Itoa(id), Cluster: service, UserAgentName: "envoy",
-		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{"outbound_port": structpb.NewNumberValue(15001)}},
+		Metadata: metadata(f.w.profile(id)),
 	}
 }
 
@@ -293,4 +293,14 @@ func (f *fleet) stop() {
 	for _, p := range f.streams {
 		p.close()
 	}
+}
+
+// metadata is what a bootstrap says of a proxy.
+func metadata(p resource.Profile) *structpb.Struct {
+	return &structpb.Struct{Fields: map[string]*structpb.Value{
+		"address":       structpb.NewStringValue(p.Address),
+		"app_port":      structpb.NewNumberValue(float64(p.AppPort)),
+		"mesh_port":     structpb.NewNumberValue(float64(p.MeshPort)),
+		"outbound_port": structpb.NewNumberValue(float64(p.OutboundPort)),
+	}}
 }

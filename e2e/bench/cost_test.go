@@ -66,7 +66,7 @@ func TestAPlaceIsReadFromWhatIsServed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		set := views[w.client(0)].Sets[resource.Endpoint]
+		set := views[w.client(0)][resource.Endpoint]
 		if got := place(set.Get(serviceName(1)).Body); got != n {
 			t.Errorf("place %d, want %d", got, n)
 		}

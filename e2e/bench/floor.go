@@ -62,10 +62,10 @@ func newFloor(w world) (*floor, error) {
 	}
 	for client, v := range views {
 		f.full[client] = [2]encoded{
-			respond(resource.Cluster.URL(), v.Sets[resource.Cluster]), respond(resource.Endpoint.URL(), v.Sets[resource.Endpoint]),
+			respond(resource.Cluster.URL(), v[resource.Cluster]), respond(resource.Endpoint.URL(), v[resource.Endpoint]),
 		}
 		f.names[client] = make(map[string]bool)
-		for r := range v.Sets[resource.Endpoint].All() {
+		for r := range v[resource.Endpoint].All() {
 			f.names[client][r.Name] = true
 		}
 	}
@@ -154,7 +154,7 @@ func (f *floor) prepare(service, n int) error {
 	if err != nil {
 		return err
 	}
-	changed := resource.NewSet(views["client"].Sets[resource.Endpoint].Get(one.Name))
+	changed := resource.NewSet(views["client"][resource.Endpoint].Get(one.Name))
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.prepared[[2]int{service, n}] = respond(resource.Endpoint.URL(), changed)

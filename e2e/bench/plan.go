@@ -33,6 +33,9 @@ var (
 		sideBySide("SotW and TLS", all, 10, "ours", "ours+sotw", "ours+tls", "floor+tls"),
 		sideBySide("SotW beside a cache", all, 2, "ours+sotw", "snapshot+sotw"), // a change costs the latter 45 s
 		sideBySide("every stream asks for 10 of its own", scoped, 10, "ours", "floor", "ours+sotw", "ours+tls"),
+		sideBySide("two thousand proxies that are equal, as none are", equal(hundred), 10, "ours"),
+		sideBySide("the same with addresses of their own", hundred, 10, "ours"),
+		sideBySide("and with ports of their own", ports(hundred), 10, "ours"),
 		sideBySide("ten thousand streams", world{Services: 1000, Instances: 10, Streams: 10_000}, 5, "ours", "floor"),
 		throughConsul("through Consul: 100 services, 10 a stream", sidecars(10, 10), 20, "ours+consul", "consul"),
 		throughConsul("through Consul: 100 services, 10 a stream", sidecars(100, 10), 20, "ours+consul", "consul"),
@@ -48,9 +51,16 @@ var (
 		growth("streams", 10, world{Services: 200, Instances: 10, Streams: 250}, world{Services: 200, Instances: 10, Streams: 1000}, world{Services: 200, Instances: 10, Streams: 4000}),
 	}
 
+	// What one profile more than another costs.
+	hundred = world{Services: 100, Instances: 10, Streams: 2000}
+
 	all    = world{Services: 1000, Instances: 10, Streams: 2000}
 	scoped = world{Services: 1000, Instances: 10, Streams: 2000, Scope: 10}
 )
+
+func equal(w world) world { w.Equal = true; return w }
+
+func ports(w world) world { w.Ports = true; return w }
 
 // sidecars is the fleet that other meshes were measured with.
 func sidecars(streams, scope int) world {

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -89,7 +90,7 @@ func translateCosts(sizes []int) (costs []cost, err error) {
 		last := translate.Translate(nil, in)
 		step := func() error {
 			next := translate.Translate(last, in)
-			if len(next.Changed) == 0 {
+			if scopes, views := next.Changed(); len(scopes)+len(views) == 0 {
 				return errors.New("nothing changed")
 			}
 			last = next
@@ -122,7 +123,7 @@ func translateCosts(sizes []int) (costs []cost, err error) {
 // assignment that it makes.
 func encodingAlone(s *translate.Snapshot, service, size string) (cost, error) {
 	var assignment endpointv3.ClusterLoadAssignment
-	if err := proto.Unmarshal(s.View(profile(serviceName(0))).Sets[resource.Endpoint].Get(service).Body, &assignment); err != nil {
+	if err := proto.Unmarshal(see(s, roomProfile(0))[resource.Endpoint].Get(service).Body, &assignment); err != nil {
 		return cost{}, err
 	}
 	return costOf("floor: encode its assignment, of "+size, 2000, func(int) error {
@@ -131,10 +132,18 @@ func encodingAlone(s *translate.Snapshot, service, size string) (cost, error) {
 	})
 }
 
+// roomProfile is a proxy with an address of its own.
+func roomProfile(i int) resource.Profile {
+	return resource.Profile{
+		Service: serviceName(i), Address: netip.AddrFrom4([4]byte{127, 2, byte(i >> 8), byte(i)}).String(),
+		AppPort: 8080, MeshPort: 15008, OutboundPort: 15001,
+	}
+}
+
 func fleetOf(n int) *resource.Fleet {
 	profiles := make([]resource.Profile, n)
 	for i := range profiles {
-		profiles[i] = profile(serviceName(i))
+		profiles[i] = roomProfile(i)
 	}
 	return resource.NewFleet(profiles...)
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"datapunk.dev/controlplane/policy"
@@ -22,6 +23,12 @@ type world struct {
 	Streams   int `json:"streams"`
 	// Scope is how many services a stream asks for; 0: all of them.
 	Scope int `json:"scope"`
+	// Ports: each proxy has ports of its own too, as where one machine has many.
+	// Without, proxies differ by their addresses alone.
+	Ports bool `json:"ports,omitempty"`
+	// Equal: all proxies of a service say the same of themselves, as no real ones
+	// do: what there is to share is shared.
+	Equal bool `json:"equal,omitempty"`
 	// Replicas: streams with the same scope are of the same service. Without,
 	// each stream with a scope is of a service of its own.
 	Replicas bool `json:"replicas,omitempty"`
@@ -159,29 +166,56 @@ func (w world) catalog() *watch.Catalog {
 	return watch.NewCatalog().Update(all, nil)
 }
 
-// profile is what the servers take a stream of the service for.
-func profile(service string) resource.Profile {
-	return resource.Profile{Service: service, OutboundPort: 15001}
+// profile is what the servers take a stream for.
+func (w world) profile(stream int) resource.Profile {
+	p := resource.Profile{Service: w.client(stream), AppPort: 8080, MeshPort: 15008, OutboundPort: 15001}
+	if !w.Equal {
+		p.Address = netip.AddrFrom4([4]byte{127, byte(1 + stream>>16), byte(stream >> 8), byte(stream)}).String()
+	}
+	if w.Ports {
+		p.AppPort += uint16(stream % 5000)
+	}
+	return p
 }
 
-// views are what the clients of the world are to have of a catalog.
-func (w world) views(catalog *watch.Catalog) (map[string]*resource.View, error) {
+// seen is all that the clients of one service are to have of a type.
+type seen [resource.NumTypes]*resource.Set
+
+func see(s *translate.Snapshot, p resource.Profile) (all seen) {
+	v := s.View(p)
+	scope := s.Scope(v.Scope)
+	for t := range all {
+		var resources []*resource.Resource
+		for _, half := range []*resource.Set{scope.Sets[t], v.Own[t]} {
+			if half != nil {
+				resources = slices.AppendSeq(resources, half.All())
+			}
+		}
+		all[t] = resource.NewSet(resources...)
+	}
+	return all
+}
+
+// views are what the clients of the world are to have of a catalog. Only
+// listeners, which no stream asks for, differ within a service, unless its
+// proxies have ports of their own.
+func (w world) views(catalog *watch.Catalog) (map[string]seen, error) {
 	m, err := w.mesh()
 	if err != nil {
 		return nil, err
 	}
 	clients := w.clients()
 	var profiles []resource.Profile
-	for client := range clients {
-		profiles = append(profiles, profile(client))
+	for _, stream := range clients {
+		profiles = append(profiles, w.profile(stream))
 	}
 	snapshot := translate.Translate(nil, translate.Input{
 		Mesh: m, Catalog: catalog, Roots: roots,
 		Fleet: resource.NewFleet(profiles...),
 	})
-	views := make(map[string]*resource.View, len(clients))
-	for client := range clients {
-		views[client] = snapshot.View(profile(client))
+	views := make(map[string]seen, len(clients))
+	for client, stream := range clients {
+		views[client] = see(snapshot, w.profile(stream))
 	}
 	return views, nil
 }

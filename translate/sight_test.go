@@ -1,0 +1,48 @@
+package translate
+
+import (
+	"iter"
+
+	"datapunk.dev/controlplane/resource"
+)
+
+// sight is all that one profile's proxies see, of both halves.
+type sight struct {
+	Profile resource.Profile
+	Sets    resource.Sets
+	Missing []string
+}
+
+func sightOf(s *Snapshot, p resource.Profile) *sight {
+	v := s.View(p)
+	if v == nil {
+		return nil
+	}
+	seen := &sight{Profile: p, Missing: v.Missing}
+	scope := s.Scope(v.Scope)
+	for t := range resource.NumTypes {
+		var all []*resource.Resource
+		for _, half := range []*resource.Set{scope.Sets[t], v.Own[t]} {
+			if half != nil {
+				for r := range half.All() {
+					all = append(all, r)
+				}
+			}
+		}
+		seen.Sets[t] = resource.NewSet(all...)
+		if seen.Sets[t].Len() != len(all) {
+			panic("a name is in both halves")
+		}
+	}
+	return seen
+}
+
+func sights(s *Snapshot) iter.Seq[*sight] {
+	return func(yield func(*sight) bool) {
+		for v := range s.Views() {
+			if !yield(sightOf(s, v.Profile)) {
+				return
+			}
+		}
+	}
+}
