@@ -60,6 +60,15 @@ func Validate(paths []string, opts Options) (warnings []Problem, err error) {
 	return warnings, nil
 }
 
+// ReadRevision reads the files and returns their [Revision], whatever they are.
+func ReadRevision(paths []string) (string, error) {
+	files, err := readFiles(paths)
+	if err != nil {
+		return "", err
+	}
+	return Revision(files), nil
+}
+
 func readFiles(paths []string) ([]File, error) {
 	if len(paths) == 0 {
 		return nil, errors.New("no mesh file")

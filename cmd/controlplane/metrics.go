@@ -15,6 +15,12 @@ var (
 		"Mesh files refused since the start.", nil, nil)
 	descRejected = prometheus.NewDesc("controlplane_mesh_rejected",
 		"1 while the newest mesh file is refused and the last good one is in force.", nil, nil)
+	descMeshHeld = prometheus.NewDesc("controlplane_mesh_held",
+		"1 while the newest mesh file loads and waits, because it opens or removes much, or is a beginning of the last one.", nil, nil)
+	descMeshKept = prometheus.NewDesc("controlplane_mesh_kept",
+		"1 while the mesh file in force is the one kept in the data directory, because that on disk was bad at the start.", nil, nil)
+	descKeepErrors = prometheus.NewDesc("controlplane_mesh_keep_errors_total",
+		"Mesh files that could not be kept for the next start.", nil, nil)
 	descReady = prometheus.NewDesc("controlplane_catalog_ready",
 		"1 while the catalog's source is read whole and without failure; else the last good catalog is served.", nil, nil)
 	descHeld = prometheus.NewDesc("controlplane_catalog_held",
@@ -70,6 +76,9 @@ func (p *plane) Collect(ch chan<- prometheus.Metric) {
 	counter(descReloadErrors, float64(p.reloadErrors))
 	counter(descRefused, float64(p.unauthorized))
 	gauge(descRejected, number(p.rejected != nil))
+	gauge(descMeshHeld, number(p.hold != nil))
+	gauge(descMeshKept, number(p.keptAt != ""))
+	counter(descKeepErrors, float64(p.keepErrors))
 	p.mu.Unlock()
 
 	if p.catalogs != nil {

@@ -34,9 +34,15 @@ type plane struct {
 	mesh   atomic.Pointer[policy.Mesh] // in force
 	warned map[warning]bool            // of the file in force, so that the log has each once; only follow uses it
 
+	revisions *control.Revisions // the mesh files that were in force
+
 	mu           sync.Mutex
 	rejected     error // why the newest mesh file is not in force; nil: it is
 	rejectedAt   time.Time
+	hold         *policy.Hold // what the newest mesh file waits for; nil: it does not
+	keptAt       string       // where the mesh file in force is kept, if it is not that on disk
+	keepErr      error        // why the mesh file in force is not kept
+	keepErrors   uint64
 	reloads      uint64
 	reloadErrors uint64
 	unauthorized uint64
@@ -60,20 +66,12 @@ func (p *plane) trustDomain() string {
 // adopt puts a mesh file that changed into force, unless the running process
 // cannot go on with it. Then all stays as it is.
 func (p *plane) adopt(m *policy.Mesh) error {
-	err := control.Accept(m, p.trustDomain(), p.settings.Plaintext)
-	if err == nil {
-		err = p.follow(m)
-	}
-	if err != nil {
+	if err := p.follow(m); err != nil {
 		p.reject(err)
 		return err
 	}
 	last := p.mesh.Swap(m)
-	p.mu.Lock()
-	p.rejected = nil
-	p.reloads++
-	p.mu.Unlock()
-	p.log.Info("the mesh file changed", "revision", m.Revision)
+	p.tookEffect(m)
 	if caution := control.Caution(last, m); caution != "" {
 		p.log.Warn(caution)
 	}
@@ -108,7 +106,7 @@ func (p *plane) follow(m *policy.Mesh) error {
 // reject keeps the mesh file in force and says why the new one is not.
 func (p *plane) reject(err error) {
 	p.mu.Lock()
-	p.rejected, p.rejectedAt = err, time.Now()
+	p.rejected, p.rejectedAt, p.hold = err, time.Now(), nil
 	p.reloadErrors++
 	p.mu.Unlock()
 	revision := p.mesh.Load().Revision
@@ -120,7 +118,11 @@ func (p *plane) reject(err error) {
 		}
 		return
 	}
-	p.log.Error("mesh file refused: the last good one stays", "err", err, "serving_revision", revision)
+	attrs := []any{"err", err, "serving_revision", revision}
+	if stack := stackOf(err); stack != "" {
+		attrs = append(attrs, "stack", stack)
+	}
+	p.log.Error("mesh file refused: the last good one stays", attrs...)
 }
 
 // refused counts a client without a valid token. An Envoy tries again every few
@@ -167,10 +169,6 @@ func (p *plane) readiness() admin.Readiness {
 			r.Holding = append(r.Holding, "the last good catalog: "+w)
 		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.rejected != nil {
-		r.Holding = append(r.Holding, "the last good mesh file: "+p.rejected.Error())
-	}
+	r.Holding = append(r.Holding, p.meshHolding()...)
 	return r
 }

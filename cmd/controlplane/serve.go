@@ -61,7 +61,11 @@ func newServeCommand() *cobra.Command {
 // serve runs until ctx ends, or until something that cannot go on fails.
 func serve(ctx context.Context, log *slog.Logger, s *settings) error {
 	opts := policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}
-	mesh, err := policy.Load(s.Files, opts)
+	p := &plane{
+		log: log, settings: s, warned: make(map[warning]bool), revisions: control.NewRevisions(s.keepDir()),
+		refusals: rate.NewLimiter(rate.Every(refusalEvery), refusalBurst),
+	}
+	mesh, err := p.firstMesh(opts)
 	if err != nil {
 		var problems policy.Problems
 		if errors.As(err, &problems) {
@@ -73,10 +77,6 @@ func serve(ctx context.Context, log *slog.Logger, s *settings) error {
 		return err
 	}
 
-	p := &plane{
-		log: log, settings: s, warned: make(map[warning]bool),
-		refusals: rate.NewLimiter(rate.Every(refusalEvery), refusalBurst),
-	}
 	p.mesh.Store(mesh)
 	if err := p.openIdentity(mesh); err != nil {
 		return err
@@ -149,11 +149,16 @@ func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh)
 	defer signal.Stop(hangup)
 	watcher := policy.NewWatcher(p.settings.Files, opts, policy.WatcherOptions{
 		Logger: p.log, Reload: hangup, Current: mesh, OnMesh: p.adopt, OnError: p.reject,
+		OnHold: p.wait, Meant: p.revisions.Meant,
+		Check: func(m *policy.Mesh) error { return control.Accept(m, p.trustDomain(), p.settings.Plaintext) },
 	})
 
 	if err := p.follow(mesh); err != nil {
 		_, _ = xdsListener.Close(), adminListener.Close()
 		return err
+	}
+	if p.keptAt == "" {
+		p.keep(mesh)
 	}
 	p.log.Info("serving", "xds", xdsListener.Addr().String(), "admin", adminListener.Addr().String(),
 		"mesh", mesh.Name, "trust_domain", mesh.MTLS.TrustDomain, "mtls", mesh.MTLS.Enabled, "plaintext", p.settings.Plaintext)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -84,14 +85,14 @@ func (t *tokenFlags) check(cmd *cobra.Command) error {
 	return nil
 }
 
+// dataDirectory is the data directory of the control plane that a command
+// beside it means.
+func dataDirectory(flag string) string {
+	return cmp.Or(flag, os.Getenv("CONTROLPLANE_DATA_DIR"), os.Getenv("STATE_DIRECTORY"), "data")
+}
+
 func (t *tokenFlags) mint(cmd *cobra.Command) error {
-	dir := t.dataDir
-	for _, fallback := range []string{os.Getenv("CONTROLPLANE_DATA_DIR"), os.Getenv("STATE_DIRECTORY"), "data"} {
-		if dir == "" {
-			dir = fallback
-		}
-	}
-	tokens, err := sds.OpenTokens(dir)
+	tokens, err := sds.OpenTokens(dataDirectory(t.dataDir))
 	if err != nil {
 		return err
 	}
