@@ -113,7 +113,7 @@ func (w *Watcher) run(ctx context.Context, notify *fsnotify.Watcher) {
 	defer polls.Stop()
 	quiet := time.After(0)     // for what changed between the first load and now
 	var meant <-chan time.Time // while an edit is held
-	var since time.Time    // when the files began not to rest
+	var since time.Time        // when the files began not to rest
 	asked := false
 	for {
 		select {

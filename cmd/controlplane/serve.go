@@ -108,7 +108,7 @@ func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh)
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
 	p.loop = control.NewLoop(p.log, func(s *snapshot) { p.xds.Publish(s) }, func() bool { return p.xds.Settled() })
-	p.catalogs = control.NewCatalogs(p.log, p.settings.Catalog, p.loop.SetCatalog)
+	p.catalogs = control.NewCatalogs(p.log, p.settings.Catalog, p.revisions.Meant, p.loop.SetCatalog)
 	xdsOptions := xds.Options{Logger: p.log, Metrics: registry, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.settings.Quorum}
 	serverOptions := xds.ServerOptions()
 	if p.svids != nil {
