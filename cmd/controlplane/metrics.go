@@ -39,6 +39,8 @@ var (
 		"Services watched now.", nil, nil)
 	descCold = prometheus.NewDesc("controlplane_consul_cold_services",
 		"Services watched without a connection of their own, over the budget of HTTP/1.1.", nil, nil)
+	descLogDropped = prometheus.NewDesc("controlplane_log_lines_dropped_total",
+		"Log lines left out because they were not read in time, or could not be written.", nil, nil)
 	descBuilds = prometheus.NewDesc("controlplane_snapshots_total",
 		"Snapshots made since the start.", nil, nil)
 	descBuildTime = prometheus.NewDesc("controlplane_snapshot_build_seconds_total",
@@ -67,6 +69,9 @@ func (p *plane) Collect(ch chan<- prometheus.Metric) {
 	}
 	counter := func(d *prometheus.Desc, v float64) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v)
+	}
+	if p.logDropped != nil {
+		counter(descLogDropped, float64(p.logDropped()))
 	}
 	m := p.mesh.Load()
 	gauge(descMesh, 1, m.Name, m.Version, m.Revision)

@@ -22,8 +22,9 @@ type snapshot = translate.Snapshot
 // plane is the running process: the rooms, and what each is told when the
 // mesh file changes.
 type plane struct {
-	log      *slog.Logger
-	settings *settings
+	log        *slog.Logger
+	logDropped func() uint64 // lines that the log has left out
+	settings   *settings
 
 	loop     *control.Loop
 	catalogs *control.Catalogs

@@ -47,11 +47,20 @@ func newServeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log, err := newLogger(cmd.ErrOrStderr(), s)
+			log, out, err := openLog(cmd.ErrOrStderr(), s)
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), log, s)
+			defer out.Close()
+			err = serve(cmd.Context(), log, out.Dropped, s)
+			var problems policy.Problems
+			if !errors.As(err, &problems) {
+				return err
+			}
+			for _, p := range problems {
+				p.Format(out)
+			}
+			return shownError{err}
 		},
 	}
 	settingsFlags(cmd)
@@ -59,24 +68,17 @@ func newServeCommand() *cobra.Command {
 }
 
 // serve runs until ctx ends, or until something that cannot go on fails.
-func serve(ctx context.Context, log *slog.Logger, s *settings) error {
+// logDropped counts the lines that the log has left out.
+func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *settings) error {
 	opts := policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}
 	p := &plane{
-		log: log, settings: s, warned: make(map[warning]bool), revisions: control.NewRevisions(s.keepDir()),
+		log: log, logDropped: logDropped, settings: s, warned: make(map[warning]bool), revisions: control.NewRevisions(s.keepDir()),
 		refusals: rate.NewLimiter(rate.Every(refusalEvery), refusalBurst),
 	}
 	mesh, err := p.firstMesh(opts)
 	if err != nil {
-		var problems policy.Problems
-		if errors.As(err, &problems) {
-			for _, p := range problems {
-				p.Format(os.Stderr)
-			}
-			return shownError{err}
-		}
 		return err
 	}
-
 	p.mesh.Store(mesh)
 	if err := p.openIdentity(mesh); err != nil {
 		return err

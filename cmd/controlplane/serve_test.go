@@ -57,7 +57,7 @@ func startServe(t *testing.T, mesh string) *served {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- serve(ctx, slog.New(slog.NewTextHandler(s.log, nil)), &settings{
+		done <- serve(ctx, slog.New(slog.NewTextHandler(s.log, nil)), nil, &settings{
 			Files: []string{filepath.Join(s.dir, "mesh.yaml")}, DataDir: filepath.Join(s.dir, "data"),
 			XDSAddress: "unix:" + filepath.Join(s.dir, "xds.sock"), AdminAddress: "127.0.0.1:0",
 		})
