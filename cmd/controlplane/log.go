@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"log/slog"
 	"os/signal"
@@ -10,7 +11,11 @@ import (
 	"google.golang.org/grpc/grpclog"
 )
 
-// openLog returns the log of a process that serves, and the writer behind it,
+// besideAProxy are the settings of the log of a command that runs beside a
+// proxy for as long as that does.
+func besideAProxy() *settings { return &settings{LogLevel: slog.LevelInfo.String(), LogFormat: "text"} }
+
+// openLog returns the log of a process that stays, and the writer behind it,
 // which is to be closed at the end. What libraries say of themselves goes the
 // same way: each would wait for a reader that does not read, and a reader that
 // is gone would end the process by SIGPIPE.
@@ -41,9 +46,20 @@ func openLog(w io.Writer, s *settings) (*slog.Logger, *logWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	slog.SetDefault(log)
-	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard,
-		slog.NewLogLogger(log.Handler(), slog.LevelDebug).Writer(),
-		slog.NewLogLogger(log.Handler(), slog.LevelError).Writer()))
+	slog.SetDefault(log) // of package log too, and of gRPC: see logOfGRPC
 	return log, out, nil
+}
+
+// logOfGRPC makes what gRPC says of itself go where the log goes. It is to be
+// called before gRPC is used for anything.
+func logOfGRPC() {
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, toDefault(slog.LevelDebug), toDefault(slog.LevelError)))
+}
+
+// toDefault writes lines to the log that is the default by then, at its level.
+type toDefault slog.Level
+
+func (level toDefault) Write(line []byte) (int, error) {
+	slog.Log(context.Background(), slog.Level(level), "gRPC: "+string(bytes.TrimSpace(line)))
+	return len(line), nil
 }

@@ -14,6 +14,7 @@ import (
 )
 
 func main() {
+	logOfGRPC()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	err := newRootCommand().ExecuteContext(ctx)
 	stop()

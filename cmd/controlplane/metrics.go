@@ -45,6 +45,10 @@ var (
 		"Snapshots made since the start.", nil, nil)
 	descBuildTime = prometheus.NewDesc("controlplane_snapshot_build_seconds_total",
 		"Time spent on making snapshots.", nil, nil)
+	descPanics = prometheus.NewDesc("controlplane_snapshot_panics_total",
+		"Panics in making or publishing a snapshot; what did not cause them goes on.", nil, nil)
+	descFailing = prometheus.NewDesc("controlplane_snapshot_failing",
+		"1 while the newest input panics, and the last snapshot, or a part of its input, is in force.", nil, nil)
 	descResourcesHeld = prometheus.NewDesc("controlplane_resources_held",
 		"Resources that failed a check, and whose last good state is served.", nil, nil)
 	descRefused = prometheus.NewDesc("controlplane_xds_clients_refused_total",
@@ -104,6 +108,8 @@ func (p *plane) Collect(ch chan<- prometheus.Metric) {
 		loop := p.loop.Status()
 		counter(descBuilds, float64(loop.Builds))
 		counter(descBuildTime, loop.BuildTime.Seconds())
+		counter(descPanics, float64(loop.Panics))
+		gauge(descFailing, number(loop.Failure != nil))
 		if loop.Snapshot != nil {
 			gauge(descResourcesHeld, float64(len(loop.Snapshot.Held)))
 		}

@@ -159,9 +159,16 @@ func (p *plane) scrape() admin.Scrape {
 // Envoy would be a deletion. What is held afterwards does not make it false.
 func (p *plane) readiness() admin.Readiness {
 	status := p.catalogs.Status()
-	r := admin.Readiness{Ready: p.loop.Status().Snapshot != nil, Holding: status.Held}
+	loop := p.loop.Status()
+	r := admin.Readiness{Ready: loop.Snapshot != nil, Holding: status.Held}
+	if loop.Failure != nil && r.Ready {
+		r.Holding = append(r.Holding, loop.Failure.String())
+	}
 	if !r.Ready {
 		r.Waiting = append(r.Waiting, status.Waiting...)
+		if loop.Failure != nil {
+			r.Waiting = append(r.Waiting, "the first snapshot: "+loop.Failure.Cause)
+		}
 		if len(r.Waiting) == 0 {
 			r.Waiting = []string{"the first snapshot"}
 		}

@@ -80,7 +80,10 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 		return err
 	}
 	p.mesh.Store(mesh)
-	if err := p.openIdentity(mesh); err != nil {
+	if err := p.openIdentity(ctx, mesh); err != nil {
+		if ctx.Err() != nil {
+			return nil // SIGTERM before the first answer is an end like any other
+		}
 		return err
 	}
 	if err := control.Accept(mesh, p.trustDomain(), s.Plaintext); err != nil {
@@ -90,11 +93,11 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 }
 
 // openIdentity opens the data directory. Plaintext xDS needs none.
-func (p *plane) openIdentity(mesh *policy.Mesh) error {
+func (p *plane) openIdentity(ctx context.Context, mesh *policy.Mesh) error {
 	if p.settings.Plaintext {
 		return nil
 	}
-	ca, tokens, err := sds.Open(p.settings.DataDir, mesh.MTLS.TrustDomain)
+	ca, tokens, err := sds.OpenContext(ctx, p.log, p.settings.DataDir, mesh.MTLS.TrustDomain)
 	if err != nil {
 		return err
 	}
@@ -112,7 +115,7 @@ func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh)
 	p.loop = control.NewLoop(p.log, func(s *snapshot) { p.xds.Publish(s) }, func() bool { return p.xds.Settled() })
 	p.catalogs = control.NewCatalogs(p.log, p.settings.Catalog, p.revisions.Meant, p.loop.SetCatalog)
 	xdsOptions := xds.Options{Logger: p.log, Metrics: registry, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.settings.Quorum}
-	serverOptions := xds.ServerOptions()
+	serverOptions := append(xds.ServerOptions(), containCalls(p.log)...)
 	if p.svids != nil {
 		xdsOptions.Issuer = control.Issuer(p.svids)
 		xdsOptions.Authenticate = control.Authenticator(p.tokens, p.refused)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -123,11 +122,16 @@ func (t *tokenFlags) keepFresh(cmd *cobra.Command) error {
 	if err != nil {
 		return fmt.Errorf("--ca-file: %w", err)
 	}
+	log, out, err := openLog(cmd.ErrOrStderr(), besideAProxy())
+	if err != nil {
+		return err
+	}
+	defer out.Close()
 	loop := &sds.RenewLoop{
 		Addresses: t.addresses,
 		CAPEM:     ca,
 		File:      t.out,
-		Log:       slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)),
+		Log:       log,
 	}
 	return loop.Run(cmd.Context())
 }
