@@ -14,11 +14,16 @@ type policySet struct {
 	policies []*AuthorizationPolicy
 	domain   string // the trust domain
 	prints   map[string]bool
+	budget   int // comparisons that are left before it cannot tell
 }
+
+// maxComparisons bounds the work of one set, whatever its policies: a few
+// seconds.
+const maxComparisons = 1 << 22
 
 // newPolicySet returns the policies of a mesh with the action that decide.
 func newPolicySet(m *Mesh, a Action) *policySet {
-	s := &policySet{policies: m.enforced(a), domain: m.MTLS.TrustDomain, prints: make(map[string]bool)}
+	s := &policySet{policies: m.enforced(a), domain: m.MTLS.TrustDomain, prints: make(map[string]bool), budget: maxComparisons}
 	for _, p := range s.policies {
 		s.prints[fingerprint(p, s.domain)] = true
 	}
@@ -60,7 +65,11 @@ func (s *policySet) covers(p *AuthorizationPolicy, domain string) bool {
 	return true
 }
 
+// one reports whether one policy of the set matches all that p does.
 func (s *policySet) one(p *AuthorizationPolicy, domain string) bool {
+	if s.budget -= len(s.policies); s.budget < 0 {
+		return false
+	}
 	return slices.ContainsFunc(s.policies, func(q *AuthorizationPolicy) bool { return within(p, domain, q, s.domain) })
 }
 

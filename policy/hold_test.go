@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -207,5 +208,68 @@ func TestAFileThatIsWrittenSlowlyNeverOpensTheMesh(t *testing.T) {
 				t.Errorf("took version %q with %d policies", m.Version, len(m.Authorization.Policies))
 			}
 		})
+	}
+}
+
+// What waits for a writer that never comes would wait for ever, and the end of
+// the process with it.
+func TestAPipeInThePlaceOfTheFileIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mesh.yaml")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := policy.Load([]string{path}, policy.Options{}); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAPanicOverAMeshFileIsAnErrorAndTheNextFileIsTried(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mesh.yaml")
+	write(t, path, closed)
+	current, err := policy.Load([]string{path}, policy.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, errs := make(chan *policy.Mesh, 8), make(chan error, 8)
+	w := policy.NewWatcher([]string{path}, policy.Options{LookupEnv: func(name string) (string, bool) {
+		if name == "WHILE_PARSED" {
+			panic("in the parser")
+		}
+		return "", false
+	}}, policy.WatcherOptions{
+		Current: current,
+		OnMesh: func(m *policy.Mesh) error {
+			if m.Version == "bad" {
+				panic("in a room")
+			}
+			taken <- m
+			return nil
+		},
+		OnError: func(err error) { errs <- err },
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- w.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	for version, why := range map[string]string{"'${WHILE_PARSED}'": "in the parser", "bad": "in a room"} {
+		write(t, path, strings.Replace(closed, "'1'", version, 1))
+		select {
+		case err := <-errs:
+			var panicked *policy.PanicError
+			if !errors.As(err, &panicked) || !strings.Contains(err.Error(), why) || len(panicked.Stack) == 0 {
+				t.Errorf("got %v", err)
+			}
+		case <-time.After(patience):
+			t.Fatalf("no error of a panic %s", why)
+		}
+	}
+	write(t, path, strings.Replace(closed, "'1'", "'good'", 1))
+	select {
+	case m := <-taken:
+		if m.Version != "good" {
+			t.Errorf("took version %q", m.Version)
+		}
+	case <-time.After(patience):
+		t.Fatal("the next file is not taken")
 	}
 }

@@ -12,7 +12,7 @@ const meantPoll = 500 * time.Millisecond
 // load reads the files and says what came of it, unless it is what came of it
 // last time.
 func (w *Watcher) load(asked bool) {
-	files, err := readFiles(w.paths)
+	files, err := readRegular(w.paths)
 	state := Revision(files)
 	if err != nil {
 		state = err.Error()

@@ -49,6 +49,27 @@ func (p *plane) firstMesh(opts policy.Options) (*policy.Mesh, error) {
 	return last, nil
 }
 
+// followFirst tells the rooms of the mesh file to start with, and returns it,
+// or the last one that was in force where this process cannot go on with that
+// one: a certificate for Consul is not there, say.
+func (p *plane) followFirst(opts policy.Options, mesh *policy.Mesh) (*policy.Mesh, error) {
+	err := p.follow(mesh)
+	if err == nil {
+		if p.keptAt == "" {
+			p.keep(mesh)
+		}
+		return mesh, nil
+	}
+	last, path, _ := p.revisions.Last(opts)
+	if p.keptAt != "" || last == nil || last.Revision == mesh.Revision || control.Accept(last, p.trustDomain(), p.settings.Plaintext) != nil {
+		return nil, err
+	}
+	p.log.Error("starting with the last mesh file that was in force: that on disk is bad", "kept", path, "revision", last.Revision, "err", err)
+	p.rejected, p.rejectedAt, p.keptAt = err, time.Now(), path
+	p.mesh.Store(last)
+	return last, p.follow(last)
+}
+
 // rested reports whether the files were left alone for as long as an edit has
 // to that opens or removes much. A file that was renamed into place keeps its
 // time of writing, so its inode's counts too.

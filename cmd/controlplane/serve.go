@@ -152,19 +152,16 @@ func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh)
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
+	mesh, err = p.followFirst(opts, mesh)
+	if err != nil {
+		_, _ = xdsListener.Close(), adminListener.Close()
+		return err
+	}
 	watcher := policy.NewWatcher(p.settings.Files, opts, policy.WatcherOptions{
 		Logger: p.log, Reload: hangup, Current: mesh, OnMesh: p.adopt, OnError: p.reject,
 		OnHold: p.wait, Meant: p.revisions.Meant,
 		Check: func(m *policy.Mesh) error { return control.Accept(m, p.trustDomain(), p.settings.Plaintext) },
 	})
-
-	if err := p.follow(mesh); err != nil {
-		_, _ = xdsListener.Close(), adminListener.Close()
-		return err
-	}
-	if p.keptAt == "" {
-		p.keep(mesh)
-	}
 	p.log.Info("serving", "xds", xdsListener.Addr().String(), "admin", adminListener.Addr().String(),
 		"mesh", mesh.Name, "trust_domain", mesh.MTLS.TrustDomain, "mtls", mesh.MTLS.Enabled, "plaintext", p.settings.Plaintext)
 

@@ -3,7 +3,6 @@ package file
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"time"
 
 	"datapunk.dev/controlplane/watch"
@@ -96,7 +95,7 @@ func (s *Source) reconsider() {
 		return
 	}
 	// Of a change a moment ago nobody may have been told yet.
-	if data, err := os.ReadFile(s.path); err != nil || !bytes.Equal(data, s.data) {
+	if data, err := read(s.path); err != nil || !bytes.Equal(data, s.data) {
 		s.load()
 		return
 	}

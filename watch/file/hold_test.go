@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -132,4 +133,18 @@ func eventuallyHeld(t *testing.T, s interface{ Status() watch.Status }, part str
 			t.Fatalf("held is %q, want %q", held, part)
 		}
 	}
+}
+
+func TestAPipeInThePlaceOfTheCatalogIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "catalog.yaml")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, catalogs := follow(t, path)
+	eventually(t, s, "no regular file")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, one)
+	next(t, catalogs)
 }

@@ -96,7 +96,7 @@ func (s *Source) Status() watch.Status {
 }
 
 func (s *Source) load() {
-	data, err := os.ReadFile(s.path)
+	data, err := read(s.path)
 	if err != nil {
 		s.data = nil
 		s.failed(err)
@@ -112,6 +112,15 @@ func (s *Source) load() {
 		return
 	}
 	s.judge(services)
+}
+
+// read reads a file. A pipe or a device in its place may never come to an end,
+// and with it this process.
+func read(path string) ([]byte, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file", path)
+	}
+	return os.ReadFile(path)
 }
 
 // take puts the services of the file in force.
