@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"datapunk.dev/controlplane/e2e/harness"
+	"datapunk.dev/controlplane/e2e/run"
 )
 
 // holdingAt waits until /readyz is 200 and says that it holds each of the parts.
@@ -64,7 +65,7 @@ func TestARestartWithABadMeshFileStartsFromTheLastGoodOneAndWaits(t *testing.T) 
 			if bad == "" {
 				noError(t, os.Remove(m.MeshFile(0)))
 			} else {
-				m.Edit(bad)
+				noError(t, run.WriteFile(m.MeshFile(0), bad))
 			}
 			noError(t, m.Plane.Start())
 			noError(t, m.Plane.WaitReady(t.Context(), 20*time.Second))

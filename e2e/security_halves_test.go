@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"datapunk.dev/controlplane/e2e/harness"
+	"datapunk.dev/controlplane/e2e/run"
 	"datapunk.dev/controlplane/e2e/traffic"
 )
 
@@ -91,7 +92,7 @@ func TestADeniedCallerIsNeverAdmittedWhileTheMeshFileIsWrittenInTwoHalves(t *tes
 	// For less: the first half of another file opens, and has not rested.
 	writeSlowly(t, file, 3*time.Second, edited[:editedHalf], edited[editedHalf:])
 	// The same by rename, as a tool would that copies what it finds.
-	m.Edit(edited[:editedHalf])
+	noError(t, run.WriteFile(file, edited[:editedHalf]))
 	harness.Eventually(t, "the operator is told what is held, and why", 5*time.Second, func() error {
 		status, ready, err := m.Plane.Readyz()
 		if err != nil {
@@ -176,7 +177,7 @@ func TestAnEditThatOpensIsAnnouncedWaitsAndIsTakenAtOnceByDeliberateWord(t *test
 	m.Edit(guarded)
 	until(403, 20*time.Second)
 	// By a word on a beginning, which is never taken without.
-	m.Edit(guarded[:strings.Index(guarded, "        - name: not-reports")])
+	noError(t, run.WriteFile(file, guarded[:strings.Index(guarded, "        - name: not-reports")]))
 	time.Sleep(6 * time.Second)
 	if r := m.Call("reports-1", "lake_service", "/"); r.Status != 403 {
 		t.Errorf("a beginning of the file was taken: %s", r)

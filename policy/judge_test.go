@@ -192,8 +192,11 @@ func TestABeginningIsNoEditWhicheverFileIsCut(t *testing.T) {
 	base, overlay := "mesh: {name: a}\n", "mesh:\n  version: '1'\n  telemetry: {metrics: {path: /m}}\n"
 	whole := loaded(t, base, overlay)
 	cut := loaded(t, base, "mesh:\n  version: '1'\n")
-	if h := policy.Judge(whole, cut); h == nil || h.Beginning != "1.yaml" || !h.Until.IsZero() {
+	if h := policy.Judge(whole, cut); h == nil || h.Beginning != "1.yaml" {
 		t.Errorf("got %+v", h)
+	}
+	if h := policy.Judge(whole, loaded(t, base, strings.TrimSuffix(overlay, "\n"))); h != nil {
+		t.Errorf("a line's end is gone, and it waits: %+v", h)
 	}
 	// As soon as it is no beginning any more, it is an edit like any other.
 	if h := policy.Judge(whole, loaded(t, base, "mesh:\n  version: '1'\n# Without metrics.\n")); h != nil && h.Beginning != "" {

@@ -3,6 +3,7 @@ package file
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"time"
 
 	"datapunk.dev/controlplane/watch"
@@ -12,8 +13,9 @@ import (
 // catalog without instances takes them out of every Envoy. So a file that
 // removes much is believed when it has rested; until then what it adds and
 // changes is in force, and what it lacks stays. Of a file that is a beginning
-// of the last one nothing is taken for as long as it stays so: its last value
-// may be cut too.
+// of the last one nothing is taken for as long as it stays so, since its last
+// value may be cut too. Only where it removes little and was put in the place
+// of the last one is it whole: a program that renames has written all.
 
 const (
 	// rest is how long a file that removes much must be left alone.
@@ -69,7 +71,7 @@ func (s *Source) judge(services []*watch.Service) {
 		}
 	case s.meant(s.data):
 		s.log.Warn("catalog taken at once: it is said to be meant", "removes", removed, "beginning", cut)
-	case cut:
+	case cut && (removed != "" || os.SameFile(s.info, s.goodInfo)):
 		s.hold(s.catalog, &hold{services: services, affected: max(affected, 1), why: s.path + " is a beginning of the last catalog, and may be half written"})
 		return
 	case removed != "":
@@ -95,7 +97,7 @@ func (s *Source) reconsider() {
 		return
 	}
 	// Of a change a moment ago nobody may have been told yet.
-	if data, err := read(s.path); err != nil || !bytes.Equal(data, s.data) {
+	if data, _, err := read(s.path); err != nil || !bytes.Equal(data, s.data) {
 		s.load()
 		return
 	}

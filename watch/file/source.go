@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"runtime/debug"
@@ -26,10 +27,12 @@ type Source struct {
 	publish func(*watch.Catalog)
 	meant   func(data []byte) bool
 
-	catalog *watch.Catalog // in force
-	good    []byte         // the file that was taken last
-	data    []byte         // what was read last, good or not
-	held    *hold          // of data; nil: it does not wait
+	catalog  *watch.Catalog // in force
+	data     []byte         // what was read last, good or not
+	info     fs.FileInfo    // of it
+	good     []byte         // what was taken last
+	goodInfo fs.FileInfo    // of it
+	held     *hold          // of data; nil: it does not wait
 
 	mu     sync.Mutex
 	status watch.Status
@@ -96,7 +99,7 @@ func (s *Source) Status() watch.Status {
 }
 
 func (s *Source) load() {
-	data, err := read(s.path)
+	data, info, err := read(s.path)
 	if err != nil {
 		s.data = nil
 		s.failed(err)
@@ -105,7 +108,7 @@ func (s *Source) load() {
 	if s.data != nil && bytes.Equal(data, s.data) {
 		return
 	}
-	s.data = data
+	s.data, s.info = data, info
 	services, err := Parse(s.path, data)
 	if err != nil {
 		s.failed(err)
@@ -116,16 +119,21 @@ func (s *Source) load() {
 
 // read reads a file. A pipe or a device in its place may never come to an end,
 // and with it this process.
-func read(path string) ([]byte, error) {
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no regular file", path)
+func read(path string) ([]byte, fs.FileInfo, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, nil, err
 	}
-	return os.ReadFile(path)
+	if !info.Mode().IsRegular() {
+		return nil, nil, fmt.Errorf("%s is no regular file", path)
+	}
+	data, err := os.ReadFile(path)
+	return data, info, err
 }
 
 // take puts the services of the file in force.
 func (s *Source) take(services []*watch.Service) {
-	s.good = s.data
+	s.good, s.goodInfo = s.data, s.info
 	s.loaded(s.catalog.Update(services, gone(s.catalog, services)), nil)
 }
 
