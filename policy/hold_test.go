@@ -250,7 +250,12 @@ func TestAPanicOverAMeshFileIsAnErrorAndTheNextFileIsTried(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- w.Run(ctx) }()
-	defer func() { cancel(); <-done }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
 	for version, why := range map[string]string{"'${WHILE_PARSED}'": "in the parser", "bad": "in a room"} {
 		write(t, path, strings.Replace(closed, "'1'", version, 1))
 		select {

@@ -50,7 +50,7 @@ func beginning(last, next *Mesh) string {
 	for i, f := range next.Files {
 		before := last.Files[i].Data
 		rest, ok := bytes.CutPrefix(before, f.Data)
-		if ok && len(rest) > 0 && !(blank(rest) && same(last, next)) {
+		if ok && len(rest) > 0 && (!blank(rest) || !same(last, next)) {
 			return f.Name
 		}
 	}

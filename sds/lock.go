@@ -38,7 +38,7 @@ func lockDir(ctx context.Context, log *slog.Logger, dir string) (unlock func(), 
 			return nil, fmt.Errorf("lock data directory %s: %w", dir, err)
 		}
 		if !said {
-			log.Warn("waiting for the data directory: another process has it locked", "directory", dir, "holder", lockHolder(f), "at_most", lockTime)
+			log.Warn("waiting for the data directory: another process has it locked", "directory", dir, "holder", lockHolder(f), "at_most", lockTime.String())
 			said = true
 		}
 		select {

@@ -37,7 +37,12 @@ func TestAPanicInACallEndsThatCallAlone(t *testing.T) {
 	}
 	done := make(chan error)
 	go func() { done <- server.Serve(l) }()
-	t.Cleanup(func() { server.Stop(); <-done })
+	t.Cleanup(func() {
+		server.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)

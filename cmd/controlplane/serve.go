@@ -80,10 +80,10 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 		return err
 	}
 	p.mesh.Store(mesh)
-	if err := p.openIdentity(ctx, mesh); err != nil {
-		if ctx.Err() != nil {
-			return nil // SIGTERM before the first answer is an end like any other
-		}
+	switch err := p.openIdentity(ctx, mesh); {
+	case errors.Is(err, context.Canceled):
+		return nil // SIGTERM before the first answer is an end like any other
+	case err != nil:
 		return err
 	}
 	if err := control.Accept(mesh, p.trustDomain(), s.Plaintext); err != nil {

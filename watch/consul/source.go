@@ -295,15 +295,14 @@ func (s *Source) follow(svc *service, cold bool) {
 		taken := make(chan error, 1)
 		err := s.do(ctx, func() {
 			taken <- s.contained(func() error {
-				switch {
-				case ctx.Err() != nil:
-					return nil
-				case !s.believable(svc, a, len(entries)):
+				if ctx.Err() == nil && !s.believable(svc, a, len(entries)) {
 					return errNodes
 				}
-				s.board.succeeded(svc.about) // a status that is ready lacks no answer
-				svc.nodes = on
-				s.answered(svc, seen, a.index)
+				if ctx.Err() == nil {
+					s.board.succeeded(svc.about) // a status that is ready lacks no answer
+					svc.nodes = on
+					s.answered(svc, seen, a.index)
+				}
 				return nil
 			})
 		})
