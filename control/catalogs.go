@@ -29,6 +29,7 @@ type Catalogs struct {
 	log       *slog.Logger
 	override  string // consul or file:PATH: wins over discovery.method
 	lookupEnv func(string) (string, bool)
+	meant     func(revision string) bool // of a file: see [Revisions.Meant]
 	publish   func(*watch.Catalog)
 
 	started chan struct{} // next is one that does not run yet
@@ -55,9 +56,10 @@ type reader interface {
 }
 
 // NewCatalogs returns a Catalogs that hands each new catalog to publish, one
-// at a time. It must not call back.
-func NewCatalogs(log *slog.Logger, override string, publish func(*watch.Catalog)) *Catalogs {
-	return &Catalogs{log: log, override: override, lookupEnv: os.LookupEnv, publish: publish, started: make(chan struct{}, 1)}
+// at a time. It must not call back. A file catalog whose revision is meant does
+// not wait, whatever it removes.
+func NewCatalogs(log *slog.Logger, override string, meant func(revision string) bool, publish func(*watch.Catalog)) *Catalogs {
+	return &Catalogs{log: log, override: override, lookupEnv: os.LookupEnv, meant: meant, publish: publish, started: make(chan struct{}, 1)}
 }
 
 // Follow makes the source that m asks for the current one. An error says that
@@ -224,7 +226,8 @@ func (c *Catalogs) open(t target, m *policy.Mesh) (*source, error) {
 	s := &source{target: t}
 	publish := func(catalog *watch.Catalog) { c.take(s, catalog) }
 	if t.file != "" {
-		s.reader = file.New(t.file, c.log, publish)
+		meant := func(data []byte) bool { return c.meant(policy.Revision([]policy.File{{Data: data}})) }
+		s.reader = file.New(t.file, c.log, meant, publish)
 	} else {
 		cfg := consul.Config{
 			Address: t.consul.address, Scheme: t.consul.scheme, Datacenter: t.consul.datacenter,

@@ -31,7 +31,7 @@ type catalogs struct {
 func runCatalogs(t *testing.T) *catalogs {
 	t.Helper()
 	c := &catalogs{t: t, dir: t.TempDir()}
-	c.Catalogs = NewCatalogs(slog.New(slog.DiscardHandler), "", func(cat *watch.Catalog) {
+	c.Catalogs = NewCatalogs(slog.New(slog.DiscardHandler), "", NewRevisions("").Meant, func(cat *watch.Catalog) {
 		c.mu.Lock()
 		c.got = append(c.got, cat)
 		c.mu.Unlock()

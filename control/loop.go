@@ -17,20 +17,21 @@ import (
 )
 
 // Loop turns inputs into snapshots. Inputs may come from any goroutine and
-// never block: while a snapshot is being made newer inputs replace older ones,
-// and catalogs unite the names that changed, so that nothing is lost and
-// nothing waits for a timer.
+// never block: while a snapshot is being made newer inputs replace older ones.
+// Each knows what its last steps changed, so nothing is lost, and nothing waits
+// for a timer.
 type Loop struct {
-	log     *slog.Logger
-	publish func(*translate.Snapshot)
-	stages  stages // only Run uses it
+	log       *slog.Logger
+	translate func(last *translate.Snapshot, in translate.Input) *translate.Snapshot
+	publish   func(*translate.Snapshot)
+	stages    stages    // only Run uses it
+	said      time.Time // when the log last had a panic; likewise
 
 	wake chan struct{}
 
 	mu      sync.Mutex
-	pending translate.Input // Catalog is nil once it was taken
-	fresh   bool            // something in pending was not taken yet
-	catalog *watch.Catalog  // the last one taken
+	pending translate.Input
+	fresh   bool // something in pending was not taken yet
 	status  Status
 }
 
@@ -41,17 +42,20 @@ type Status struct {
 	Published time.Time
 	Builds    uint64
 	BuildTime time.Duration // of all builds together
+	Panics    uint64
+	Failure   *Failure // why the newest input is not in force; nil: it is
 }
 
 // NewLoop returns a loop that calls publish with each new snapshot, and settled
 // to ask whether all connected proxies have the last one.
 func NewLoop(log *slog.Logger, publish func(*translate.Snapshot), settled func() bool) *Loop {
 	return &Loop{
-		log:     log,
-		publish: publish,
-		stages:  stages{log: log, settled: settled},
-		wake:    make(chan struct{}, 1),
-		pending: translate.Input{Fleet: resource.NewFleet()},
+		log:       log,
+		translate: translate.Translate,
+		publish:   publish,
+		stages:    stages{log: log, settled: settled},
+		wake:      make(chan struct{}, 1),
+		pending:   translate.Input{Fleet: resource.NewFleet()},
 	}
 }
 
@@ -107,14 +111,19 @@ func (l *Loop) Run(ctx context.Context) error {
 			continue
 		}
 		in.Stage = l.stages.stage()
-		next := translate.Translate(last, in)
+		next, _ := l.translated(last, in)
+		if next == nil {
+			continue
+		}
 		took := time.Since(start)
-		l.publish(next)
-		l.report(last, next)
+		if !l.handOn(last, next) {
+			last = nil // whoever has which view: the next snapshot names them all
+			continue
+		}
 		last = next
 
 		l.mu.Lock()
-		l.status.Mesh, l.status.Snapshot, l.status.Published = in.Mesh, next, time.Now()
+		l.status.Mesh, l.status.Snapshot, l.status.Published = next.Input.Mesh, next, time.Now()
 		l.status.Builds++
 		l.status.BuildTime += took
 		l.mu.Unlock()
@@ -122,18 +131,12 @@ func (l *Loop) Run(ctx context.Context) error {
 }
 
 // take returns the newest input; it is not fresh if all of it was taken before,
-// by a wake that came earlier, and not ready if a part was never given. A
-// catalog that was taken is no longer pending: the next one counts its changes
-// from there.
+// by a wake that came earlier, and not ready if a part was never given.
 func (l *Loop) take() (in translate.Input, fresh, ready bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	fresh, l.fresh = l.fresh, false
-	if l.pending.Catalog != nil {
-		l.catalog, l.pending.Catalog = l.pending.Catalog, nil
-	}
 	in = l.pending
-	in.Catalog = l.catalog
 	return in, fresh, in.Mesh != nil && in.Catalog != nil
 }
 

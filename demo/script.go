@@ -293,6 +293,7 @@ func (d *demo) deny(ctx context.Context) error {
 	if err := undo(); err != nil {
 		return err
 	}
+	d.screen.note("taken out again: an edit that opens waits until the file has rested for 5 s")
 	return answers(200)
 }
 

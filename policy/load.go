@@ -13,7 +13,7 @@ const maxFileSize = 64 << 20
 // Load reads the files and does what [Parse] does. The error is [Problems]
 // unless a file could not be read.
 func Load(paths []string, opts Options) (*Mesh, error) {
-	files, err := readFiles(paths)
+	files, err := readRegular(paths)
 	if err != nil {
 		return nil, err
 	}
@@ -58,6 +58,26 @@ func Validate(paths []string, opts Options) (warnings []Problem, err error) {
 		return warnings, failed
 	}
 	return warnings, nil
+}
+
+// ReadRevision reads the files and returns their [Revision], whatever they are.
+func ReadRevision(paths []string) (string, error) {
+	files, err := readFiles(paths)
+	if err != nil {
+		return "", err
+	}
+	return Revision(files), nil
+}
+
+// readRegular is readFiles for who must not wait: a pipe or a device in the
+// place of a file may never come to an end.
+func readRegular(paths []string) ([]File, error) {
+	for _, path := range paths {
+		if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+			return nil, fmt.Errorf("mesh file %s is no regular file", path)
+		}
+	}
+	return readFiles(paths)
 }
 
 func readFiles(paths []string) ([]File, error) {

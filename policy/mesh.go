@@ -9,6 +9,7 @@ type Mesh struct {
 	Version     string
 	Environment string // the environment merged in, or empty
 	Revision    string // hash of the contents of the files, shown to operators
+	Files       []File // what it was made of
 
 	Discovery     Discovery
 	Tracing       Tracing

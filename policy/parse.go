@@ -3,7 +3,9 @@ package policy
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strconv"
 )
@@ -27,7 +29,15 @@ type Options struct {
 // Parse merges the files from left to right, lays the environment over them,
 // expands variables and checks the outcome. The error is [Problems], with
 // everything that is wrong.
-func Parse(files []File, opts Options) (*Mesh, error) {
+//
+// A panic on the way is an error too, a [PanicError]: what stands in a file
+// must not end a control plane.
+func Parse(files []File, opts Options) (parsed *Mesh, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			parsed, err = nil, &PanicError{r, debug.Stack()}
+		}
+	}()
 	r := newReport(files)
 	root, environments := mergeFiles(files, r)
 	m := decodeEnvironment(root, environments, opts, r)
@@ -36,9 +46,18 @@ func Parse(files []File, opts Options) (*Mesh, error) {
 		return nil, failed
 	}
 	m.Warnings = warnings
-	m.Revision = revision(files)
+	m.Revision, m.Files = Revision(files), files
 	return m, nil
 }
+
+// PanicError is a panic that a mesh file caused.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+// Error has no stack: it is for logs.
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
 // Environments returns the names that mesh.environments has, sorted. Files
 // that are not YAML have none.
@@ -142,8 +161,8 @@ func (d *decoder) overlay(root, environments *node, name string) *node {
 	return merge(root, newMap(root.source, root.width, []field{{"mesh", mesh.source, over.node}}))
 }
 
-// revision is a hash of what the files hold, short enough to be read out.
-func revision(files []File) string {
+// Revision is a hash of what the files hold, short enough to be read out.
+func Revision(files []File) string {
 	h := sha256.New()
 	for _, f := range files {
 		h.Write(strconv.AppendInt(nil, int64(len(f.Data)), 10))

@@ -34,12 +34,23 @@ type WatcherOptions struct {
 	// Current is the mesh in force, loaded from the same files. Nil if none
 	// has been: the first good one is then handed to OnMesh at once.
 	Current *Mesh
+	// Check says why this process can never go on with a mesh, before it is
+	// judged; nil if it goes on with any.
+	Check func(*Mesh) error
 	// OnMesh is given each new mesh. Its error means that this process cannot
 	// go on with it, and is OnMesh's own to report.
 	OnMesh func(*Mesh) error
 	// OnError is told why the files do not load, once for each state of
 	// them. The last good mesh stays in force.
 	OnError func(error)
+	// OnHold is told of an edit that has to wait, see [Judge], again when
+	// somebody asks, and with nil if it is gone before it was taken. May be nil.
+	OnHold func(*Hold)
+	// Meant reports whether somebody has said of the revision that it is
+	// meant: then it does not wait. May be nil.
+	Meant func(revision string) bool
+	// Rest is how long an edit that has to wait must rest; [Rest] if zero.
+	Rest time.Duration
 }
 
 // Watcher loads mesh files again when they change. It watches the directories
@@ -53,6 +64,8 @@ type Watcher struct {
 
 	seen    string          // what was last tried: the revision of the files, or why they cannot be read
 	failed  bool            // seen does not load, or OnMesh would not have it
+	held    *Hold           // of what was last tried; nil: it does not wait
+	next    *Mesh           // what is held
 	watched map[string]bool // directories
 	names   map[string]bool // what in them leads to the files
 }
@@ -61,6 +74,9 @@ type Watcher struct {
 func NewWatcher(paths []string, opts Options, w WatcherOptions) *Watcher {
 	if w.Logger == nil {
 		w.Logger = slog.New(slog.DiscardHandler)
+	}
+	if w.Rest == 0 {
+		w.Rest = Rest
 	}
 	watcher := &Watcher{paths: paths, opts: opts, WatcherOptions: w, watched: make(map[string]bool)}
 	if w.Current != nil {
@@ -95,8 +111,9 @@ func (w *Watcher) run(ctx context.Context, notify *fsnotify.Watcher) {
 	w.follow(notify)
 	polls := time.NewTicker(poll)
 	defer polls.Stop()
-	quiet := time.After(0) // for what changed between the first load and now
-	var since time.Time    // when the files began not to rest
+	quiet := time.After(0)     // for what changed between the first load and now
+	var meant <-chan time.Time // while an edit is held
+	var since time.Time        // when the files began not to rest
 	asked := false
 	for {
 		select {
@@ -121,10 +138,14 @@ func (w *Watcher) run(ctx context.Context, notify *fsnotify.Watcher) {
 			}
 			w.Logger.Info("reading the mesh file again, as asked")
 			asked = true
+		case <-meant:
+			if meant = time.After(meantPoll); !w.meant(w.held) {
+				continue
+			}
 		case <-quiet:
 		case <-polls.C:
 		}
-		quiet = nil
+		quiet, meant = nil, nil
 		w.follow(notify)
 		now := time.Now()
 		if since.IsZero() {
@@ -136,6 +157,13 @@ func (w *Watcher) run(ctx context.Context, notify *fsnotify.Watcher) {
 		}
 		w.load(asked)
 		asked, since = false, time.Time{}
+		if w.held == nil {
+			continue
+		}
+		meant = time.After(meantPoll)
+		if !w.held.Until.IsZero() {
+			quiet = time.After(time.Until(w.held.Until))
+		}
 	}
 }
 
@@ -151,31 +179,6 @@ func (w *Watcher) restless(now time.Time) bool {
 		age := now.Sub(info.ModTime())
 		return age >= 0 && age < settle
 	})
-}
-
-// load reads the files and says what came of it, unless it is what came of it
-// last time.
-func (w *Watcher) load(asked bool) {
-	files, err := readFiles(w.paths)
-	state := revision(files)
-	if err != nil {
-		state = err.Error()
-	}
-	again := asked && w.failed // whoever asks wants to hear why not
-	if state == w.seen && !again {
-		return
-	}
-	w.seen = state
-	var m *Mesh
-	if err == nil {
-		m, err = Parse(files, w.opts)
-	}
-	if err != nil {
-		w.failed = true
-		w.OnError(err)
-		return
-	}
-	w.failed = w.OnMesh(m) != nil
 }
 
 // concerns reports whether an event may be about the files: the directories

@@ -1,6 +1,7 @@
 package sds
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/pem"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -39,6 +41,13 @@ const (
 // that is not the certificate's, and another trust domain are refused.
 // Processes that open one directory at the same time agree on its content.
 func Open(dir, trustDomain string) (*CA, *Tokens, error) {
+	return OpenContext(context.Background(), slog.New(slog.DiscardHandler), dir, trustDomain)
+}
+
+// OpenContext is [Open] with an end to its patience: where something is to be
+// made, another process may have the directory locked. The log is told of whom
+// it waits for; it ends with ctx, and with an error after a while.
+func OpenContext(ctx context.Context, log *slog.Logger, dir, trustDomain string) (*CA, *Tokens, error) {
 	td, err := parseTrustDomain(trustDomain)
 	if err != nil {
 		return nil, nil, err
@@ -46,16 +55,11 @@ func Open(dir, trustDomain string) (*CA, *Tokens, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("data directory: %w", err)
 	}
-	unlock, err := lockDir(dir)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer unlock()
 	if err := checkDir(dir); err != nil {
 		return nil, nil, err
 	}
-	if err := fill(dir, td); err != nil {
-		return nil, nil, fmt.Errorf("data directory: %w", err)
+	if err := fillLocked(ctx, log, dir, td); err != nil {
+		return nil, nil, err
 	}
 
 	ca, err := loadCA(dir)
@@ -119,17 +123,29 @@ func parseTrustDomain(name string) (spiffeid.TrustDomain, error) {
 	return td, nil
 }
 
-// lockDir holds other processes off until unlock is called.
-func lockDir(dir string) (unlock func(), err error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
+// fillLocked makes what is missing. Only that needs the lock: whoever can open
+// the directory can hold it, and the start of a control plane whose directory is
+// whole must not depend on that. Each file is put in place whole.
+func fillLocked(ctx context.Context, log *slog.Logger, dir string, td spiffeid.TrustDomain) error {
+	for _, name := range []string{caFile, caKeyFile, tokenKeyFile} {
+		there, err := exists(filepath.Join(dir, name))
+		if err != nil {
+			return fmt.Errorf("data directory: %w", err)
+		}
+		if there {
+			continue
+		}
+		unlock, err := lockDir(ctx, log, dir)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		if err := fill(dir, td); err != nil {
+			return fmt.Errorf("data directory: %w", err)
+		}
+		return nil
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("lock data directory %s: %w", dir, err)
-	}
-	return func() { _ = f.Close() }, nil // closing releases the lock
+	return nil
 }
 
 // fill makes what is missing. The root's certificate and key are one thing:

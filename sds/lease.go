@@ -148,7 +148,7 @@ func (l *Lease) attempt() (*Certificate, error) {
 	if released {
 		return nil, errReleased
 	}
-	cert, err := m.issue(m.now(), l.id, ttl, serverNames{})
+	cert, err := m.certify(l.id, ttl)
 
 	m.mu.Lock()
 	defer m.mu.Unlock()

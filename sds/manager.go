@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -241,6 +242,18 @@ func (m *Manager) say(failures int, cause error) {
 	}
 	m.log.Info("certificates are renewed again")
 	m.unsaid, m.said = 0, time.Time{}
+}
+
+// certify issues a certificate. A panic on the way is a failure like any other:
+// the proxy keeps its last one, and attempts go on.
+func (m *Manager) certify(id spiffeid.ID, ttl time.Duration) (cert *svid, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			m.log.Error("panic in issuing a certificate", "id", id, "panic", r, "stack", string(debug.Stack()))
+			cert, err = nil, fmt.Errorf("panic: %v", r)
+		}
+	}()
+	return m.issue(m.now(), id, ttl, serverNames{})
 }
 
 func (m *Manager) popDue() *Lease {

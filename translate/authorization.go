@@ -101,17 +101,14 @@ func (a *authorization) rulesFor(service string, appPort uint16) rules {
 // proxy for them, so every service of the mesh may make them: a check that is
 // denied would take a healthy instance out. A DENY denies it all the same.
 func (r rules) checkedBy(s *policy.Service) rules {
-	if !r.enabled || r.allowByDefault || s.HealthChecks == nil {
+	if !r.enabled || r.allowByDefault {
 		return r
 	}
-	switch s.HealthChecks.Protocol {
-	case "http":
-		r.check = checkRequest{"GET", s.HealthChecks.Path}
-	case "grpc":
-		r.check = checkRequest{"POST", "/grpc.health.v1.Health/Check"}
-	default:
+	method, path := s.CheckRequest()
+	if path == "" {
 		return r
 	}
+	r.check = checkRequest{method, path}
 	r.keys = append(slices.Clone(r.keys), settingKeys(s, []string{"health_checks"})...)
 	r.print = fmt.Sprintf("%q %s", r.check, r.print)
 	return r

@@ -10,9 +10,11 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 func main() {
+	logOfGRPC()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	err := newRootCommand().ExecuteContext(ctx)
 	stop()
@@ -30,11 +32,25 @@ func exitCode(err error) int {
 	case errors.As(err, &shown):
 		return 1
 	case errors.As(err, &usage):
-		fmt.Fprintf(os.Stderr, "controlplane: %v\n", err)
+		lastWord(err)
 		return 2
 	default:
-		fmt.Fprintf(os.Stderr, "controlplane: %v\n", err)
+		lastWord(err)
 		return 1
+	}
+}
+
+// lastWord prints why the process ends. It does not wait for ever for somebody
+// to read it.
+func lastWord(err error) {
+	said := make(chan struct{})
+	go func() {
+		fmt.Fprintf(os.Stderr, "controlplane: %v\n", err)
+		close(said)
+	}()
+	select {
+	case <-said:
+	case <-time.After(flushTime):
 	}
 }
 

@@ -15,6 +15,12 @@ var (
 		"Mesh files refused since the start.", nil, nil)
 	descRejected = prometheus.NewDesc("controlplane_mesh_rejected",
 		"1 while the newest mesh file is refused and the last good one is in force.", nil, nil)
+	descMeshHeld = prometheus.NewDesc("controlplane_mesh_held",
+		"1 while the newest mesh file loads and waits, because it opens or removes much, or is a beginning of the last one.", nil, nil)
+	descMeshKept = prometheus.NewDesc("controlplane_mesh_kept",
+		"1 while the mesh file in force is the one kept in the data directory, because that on disk was bad at the start.", nil, nil)
+	descKeepErrors = prometheus.NewDesc("controlplane_mesh_keep_errors_total",
+		"Mesh files that could not be kept for the next start.", nil, nil)
 	descReady = prometheus.NewDesc("controlplane_catalog_ready",
 		"1 while the catalog's source is read whole and without failure; else the last good catalog is served.", nil, nil)
 	descHeld = prometheus.NewDesc("controlplane_catalog_held",
@@ -33,10 +39,16 @@ var (
 		"Services watched now.", nil, nil)
 	descCold = prometheus.NewDesc("controlplane_consul_cold_services",
 		"Services watched without a connection of their own, over the budget of HTTP/1.1.", nil, nil)
+	descLogDropped = prometheus.NewDesc("controlplane_log_lines_dropped_total",
+		"Log lines left out because they were not read in time, or could not be written.", nil, nil)
 	descBuilds = prometheus.NewDesc("controlplane_snapshots_total",
 		"Snapshots made since the start.", nil, nil)
 	descBuildTime = prometheus.NewDesc("controlplane_snapshot_build_seconds_total",
 		"Time spent on making snapshots.", nil, nil)
+	descPanics = prometheus.NewDesc("controlplane_snapshot_panics_total",
+		"Panics in making or publishing a snapshot; what did not cause them goes on.", nil, nil)
+	descFailing = prometheus.NewDesc("controlplane_snapshot_failing",
+		"1 while the newest input panics, and the last snapshot, or a part of its input, is in force.", nil, nil)
 	descResourcesHeld = prometheus.NewDesc("controlplane_resources_held",
 		"Resources that failed a check, and whose last good state is served.", nil, nil)
 	descRefused = prometheus.NewDesc("controlplane_xds_clients_refused_total",
@@ -62,6 +74,9 @@ func (p *plane) Collect(ch chan<- prometheus.Metric) {
 	counter := func(d *prometheus.Desc, v float64) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v)
 	}
+	if p.logDropped != nil {
+		counter(descLogDropped, float64(p.logDropped()))
+	}
 	m := p.mesh.Load()
 	gauge(descMesh, 1, m.Name, m.Version, m.Revision)
 
@@ -70,6 +85,9 @@ func (p *plane) Collect(ch chan<- prometheus.Metric) {
 	counter(descReloadErrors, float64(p.reloadErrors))
 	counter(descRefused, float64(p.unauthorized))
 	gauge(descRejected, number(p.rejected != nil))
+	gauge(descMeshHeld, number(p.hold != nil))
+	gauge(descMeshKept, number(p.keptAt != ""))
+	counter(descKeepErrors, float64(p.keepErrors))
 	p.mu.Unlock()
 
 	if p.catalogs != nil {
@@ -90,6 +108,8 @@ func (p *plane) Collect(ch chan<- prometheus.Metric) {
 		loop := p.loop.Status()
 		counter(descBuilds, float64(loop.Builds))
 		counter(descBuildTime, loop.BuildTime.Seconds())
+		counter(descPanics, float64(loop.Panics))
+		gauge(descFailing, number(loop.Failure != nil))
 		if loop.Snapshot != nil {
 			gauge(descResourcesHeld, float64(len(loop.Snapshot.Held)))
 		}

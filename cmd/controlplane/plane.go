@@ -24,8 +24,9 @@ type snapshot = translate.Snapshot
 // plane is the running process: the rooms, and what each is told when the
 // mesh file changes.
 type plane struct {
-	log      *slog.Logger
-	settings *settings
+	log        *slog.Logger
+	logDropped func() uint64 // lines that the log has left out
+	settings   *settings
 
 	loop     *control.Loop
 	catalogs *control.Catalogs
@@ -36,9 +37,15 @@ type plane struct {
 	mesh   atomic.Pointer[policy.Mesh] // in force
 	warned map[warning]bool            // of the file in force, so that the log has each once; only follow uses it
 
+	revisions *control.Revisions // the mesh files that were in force
+
 	mu           sync.Mutex
 	rejected     error // why the newest mesh file is not in force; nil: it is
 	rejectedAt   time.Time
+	hold         *policy.Hold // what the newest mesh file waits for; nil: it does not
+	keptAt       string       // where the mesh file in force is kept, if it is not that on disk
+	keepErr      error        // why the mesh file in force is not kept
+	keepErrors   uint64
 	reloads      uint64
 	reloadErrors uint64
 	unauthorized uint64
@@ -62,20 +69,12 @@ func (p *plane) trustDomain() string {
 // adopt puts a mesh file that changed into force, unless the running process
 // cannot go on with it. Then all stays as it is.
 func (p *plane) adopt(m *policy.Mesh) error {
-	err := control.Accept(m, p.trustDomain(), p.settings.Plaintext)
-	if err == nil {
-		err = p.follow(m)
-	}
-	if err != nil {
+	if err := p.follow(m); err != nil {
 		p.reject(err)
 		return err
 	}
 	last := p.mesh.Swap(m)
-	p.mu.Lock()
-	p.rejected = nil
-	p.reloads++
-	p.mu.Unlock()
-	p.log.Info("the mesh file changed", "revision", m.Revision)
+	p.tookEffect(m)
 	if caution := control.Caution(last, m); caution != "" {
 		p.log.Warn(caution)
 	}
@@ -110,7 +109,7 @@ func (p *plane) follow(m *policy.Mesh) error {
 // reject keeps the mesh file in force and says why the new one is not.
 func (p *plane) reject(err error) {
 	p.mu.Lock()
-	p.rejected, p.rejectedAt = err, time.Now()
+	p.rejected, p.rejectedAt, p.hold = err, time.Now(), nil
 	p.reloadErrors++
 	p.mu.Unlock()
 	revision := p.mesh.Load().Revision
@@ -122,7 +121,11 @@ func (p *plane) reject(err error) {
 		}
 		return
 	}
-	p.log.Error("mesh file refused: the last good one stays", "err", err, "serving_revision", revision)
+	attrs := []any{"err", err, "serving_revision", revision}
+	if stack := stackOf(err); stack != "" {
+		attrs = append(attrs, "stack", stack)
+	}
+	p.log.Error("mesh file refused: the last good one stays", attrs...)
 }
 
 // refused counts a client without a valid token. An Envoy tries again every few
@@ -153,9 +156,16 @@ func (p *plane) locate(keys []string) string {
 // Envoy would be a deletion. What is held afterwards does not make it false.
 func (p *plane) readiness() admin.Readiness {
 	status := p.catalogs.Status()
-	r := admin.Readiness{Ready: p.loop.Status().Snapshot != nil, Holding: status.Held}
+	loop := p.loop.Status()
+	r := admin.Readiness{Ready: loop.Snapshot != nil, Holding: status.Held}
+	if loop.Failure != nil && r.Ready {
+		r.Holding = append(r.Holding, loop.Failure.String())
+	}
 	if !r.Ready {
 		r.Waiting = append(r.Waiting, status.Waiting...)
+		if loop.Failure != nil {
+			r.Waiting = append(r.Waiting, "the first snapshot: "+loop.Failure.Cause)
+		}
 		if len(r.Waiting) == 0 {
 			r.Waiting = []string{"the first snapshot"}
 		}
@@ -164,15 +174,11 @@ func (p *plane) readiness() admin.Readiness {
 			r.Holding = append(r.Holding, "the last good catalog: "+w)
 		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	for _, q := range p.xds.Quarantines() {
 		r.Holding = append(r.Holding, fmt.Sprintf("the last acknowledged %s (%s), for %d proxies refused the new one: %s",
 			q.Name, q.Source, p.settings.Quorum, shorten(q.Message)))
 	}
-	if p.rejected != nil {
-		r.Holding = append(r.Holding, "the last good mesh file: "+p.rejected.Error())
-	}
+	r.Holding = append(r.Holding, p.meshHolding()...)
 	return r
 }
 

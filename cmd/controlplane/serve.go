@@ -47,11 +47,20 @@ func newServeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log, err := newLogger(cmd.ErrOrStderr(), s)
+			log, out, err := openLog(cmd.ErrOrStderr(), s)
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), log, s)
+			defer out.Close()
+			err = serve(cmd.Context(), log, out.Dropped, s)
+			var problems policy.Problems
+			if !errors.As(err, &problems) {
+				return err
+			}
+			for _, p := range problems {
+				p.Format(out)
+			}
+			return shownError{err}
 		},
 	}
 	settingsFlags(cmd)
@@ -59,26 +68,22 @@ func newServeCommand() *cobra.Command {
 }
 
 // serve runs until ctx ends, or until something that cannot go on fails.
-func serve(ctx context.Context, log *slog.Logger, s *settings) error {
+// logDropped counts the lines that the log has left out.
+func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *settings) error {
 	opts := policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}
-	mesh, err := policy.Load(s.Files, opts)
-	if err != nil {
-		var problems policy.Problems
-		if errors.As(err, &problems) {
-			for _, p := range problems {
-				p.Format(os.Stderr)
-			}
-			return shownError{err}
-		}
-		return err
-	}
-
 	p := &plane{
-		log: log, settings: s, warned: make(map[warning]bool),
+		log: log, logDropped: logDropped, settings: s, warned: make(map[warning]bool), revisions: control.NewRevisions(s.keepDir()),
 		refusals: rate.NewLimiter(rate.Every(refusalEvery), refusalBurst),
 	}
+	mesh, err := p.firstMesh(opts)
+	if err != nil {
+		return err
+	}
 	p.mesh.Store(mesh)
-	if err := p.openIdentity(mesh); err != nil {
+	switch err := p.openIdentity(ctx, mesh); {
+	case errors.Is(err, context.Canceled):
+		return nil // SIGTERM before the first answer is an end like any other
+	case err != nil:
 		return err
 	}
 	if err := control.Accept(mesh, p.trustDomain(), s.Plaintext); err != nil {
@@ -88,11 +93,11 @@ func serve(ctx context.Context, log *slog.Logger, s *settings) error {
 }
 
 // openIdentity opens the data directory. Plaintext xDS needs none.
-func (p *plane) openIdentity(mesh *policy.Mesh) error {
+func (p *plane) openIdentity(ctx context.Context, mesh *policy.Mesh) error {
 	if p.settings.Plaintext {
 		return nil
 	}
-	ca, tokens, err := sds.Open(p.settings.DataDir, mesh.MTLS.TrustDomain)
+	ca, tokens, err := sds.OpenContext(ctx, p.log, p.settings.DataDir, mesh.MTLS.TrustDomain)
 	if err != nil {
 		return err
 	}
@@ -108,9 +113,9 @@ func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh)
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
 	p.loop = control.NewLoop(p.log, func(s *snapshot) { p.xds.Publish(s) }, func() bool { return p.xds.Settled() })
-	p.catalogs = control.NewCatalogs(p.log, p.settings.Catalog, p.loop.SetCatalog)
+	p.catalogs = control.NewCatalogs(p.log, p.settings.Catalog, p.revisions.Meant, p.loop.SetCatalog)
 	xdsOptions := xds.Options{Logger: p.log, Metrics: registry, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.settings.Quorum}
-	serverOptions := xds.ServerOptions()
+	serverOptions := append(xds.ServerOptions(), containCalls(p.log)...)
 	if p.svids != nil {
 		xdsOptions.Issuer = control.Issuer(p.svids)
 		xdsOptions.Authenticate = control.Authenticator(p.tokens, p.refused)
@@ -147,14 +152,16 @@ func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh)
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	watcher := policy.NewWatcher(p.settings.Files, opts, policy.WatcherOptions{
-		Logger: p.log, Reload: hangup, Current: mesh, OnMesh: p.adopt, OnError: p.reject,
-	})
-
-	if err := p.follow(mesh); err != nil {
+	mesh, err = p.followFirst(opts, mesh)
+	if err != nil {
 		_, _ = xdsListener.Close(), adminListener.Close()
 		return err
 	}
+	watcher := policy.NewWatcher(p.settings.Files, opts, policy.WatcherOptions{
+		Logger: p.log, Reload: hangup, Current: mesh, OnMesh: p.adopt, OnError: p.reject,
+		OnHold: p.wait, Meant: p.revisions.Meant,
+		Check: func(m *policy.Mesh) error { return control.Accept(m, p.trustDomain(), p.settings.Plaintext) },
+	})
 	p.log.Info("serving", "xds", xdsListener.Addr().String(), "admin", adminListener.Addr().String(),
 		"mesh", mesh.Name, "trust_domain", mesh.MTLS.TrustDomain, "mtls", mesh.MTLS.Enabled, "plaintext", p.settings.Plaintext)
 

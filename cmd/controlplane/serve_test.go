@@ -26,6 +26,8 @@ type served struct {
 	dir string
 	log *lockedBuffer
 	url string // of the admin address
+
+	stop func() // ends it
 }
 
 type lockedBuffer struct {
@@ -51,23 +53,32 @@ const oneService = `services: {web: [{id: web-1, address: 127.0.0.1, port: 8080,
 // until the test ends. %s in the file is the directory.
 func startServe(t *testing.T, mesh string) *served {
 	t.Helper()
-	s := &served{t: t, dir: t.TempDir(), log: &lockedBuffer{}}
+	s := &served{t: t, dir: t.TempDir()}
 	s.write("catalog.yaml", oneService)
 	s.write("mesh.yaml", mesh)
-	ctx, cancel := context.WithCancel(t.Context())
+	s.run()
+	t.Cleanup(func() { s.stop() })
+	return s
+}
+
+// run starts it on what is in its directory.
+func (s *served) run() {
+	s.t.Helper()
+	s.log = &lockedBuffer{}
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- serve(ctx, slog.New(slog.NewTextHandler(s.log, nil)), &settings{
+		done <- serve(ctx, slog.New(slog.NewTextHandler(s.log, nil)), nil, &settings{
 			Files: []string{filepath.Join(s.dir, "mesh.yaml")}, DataDir: filepath.Join(s.dir, "data"),
 			XDSAddress: "unix:" + filepath.Join(s.dir, "xds.sock"), AdminAddress: "127.0.0.1:0",
 		})
 	}()
-	t.Cleanup(func() {
+	s.stop = func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Error(err)
+			s.t.Error(err)
 		}
-	})
+	}
 	admin := regexp.MustCompile(`msg=serving .*admin=(\S+)`)
 	s.eventually("it serves", func() bool {
 		found := admin.FindStringSubmatch(s.log.String())
@@ -77,7 +88,6 @@ func startServe(t *testing.T, mesh string) *served {
 		return found != nil
 	})
 	s.eventually("it is ready", func() bool { return strings.Contains(s.get("/readyz"), `"ready":true`) })
-	return s
 }
 
 func (s *served) write(name, text string) {
@@ -217,4 +227,25 @@ func TestRefusedClientsDoNotFillTheLog(t *testing.T) {
 	if p.unauthorized != 1000 || p.unsaid != 1000-refusalBurst {
 		t.Errorf("counted %d, of which %d are not in the log", p.unauthorized, p.unsaid)
 	}
+}
+
+// restart ends it and starts it again on what is in its directory now.
+func (s *served) restart() {
+	s.t.Helper()
+	s.stop()
+	s.run()
+}
+
+func TestAStartWithAMeshFileThatCannotBeFollowedGoesBackToTheLastOne(t *testing.T) {
+	s := startServe(t, inFile)
+	s.write("mesh.yaml", "mesh: {name: datapunk, version: '2', discovery: {consul: {scheme: https, tls: {ca_file: %s/ca.pem}}}}")
+	s.restart()
+	s.metric("controlplane_mesh_kept", 1)
+	s.metric("controlplane_mesh_rejected", 1)
+	if ready := s.get("/readyz"); !strings.Contains(ready, `"ready":true`) || !strings.Contains(ready, "the mesh file kept in") || !strings.Contains(ready, "ca.pem") {
+		t.Errorf("/readyz says %s", ready)
+	}
+	s.write("mesh.yaml", inFile+"\n")
+	s.metric("controlplane_mesh_kept", 0)
+	s.metric("controlplane_mesh_rejected", 0)
 }

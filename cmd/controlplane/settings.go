@@ -28,6 +28,8 @@ type settings struct {
 	Quorum       int      `mapstructure:"quarantine-quorum"`
 	LogLevel     string   `mapstructure:"log-level"`
 	LogFormat    string   `mapstructure:"log-format"`
+
+	dataDirNamed bool // the data directory is not only the default
 }
 
 func settingsFlags(cmd *cobra.Command) {
@@ -77,10 +79,19 @@ func loadSettings(cmd *cobra.Command) (*settings, error) {
 	if s.DataDir == "" {
 		s.DataDir = os.Getenv("STATE_DIRECTORY")
 	}
-	if s.DataDir == "" {
+	if s.dataDirNamed = s.DataDir != ""; !s.dataDirNamed {
 		s.DataDir = "data"
 	}
 	return &s, s.check()
+}
+
+// keepDir is where mesh files are kept for the next start. Plaintext xDS opens
+// no data directory unasked.
+func (s *settings) keepDir() string {
+	if s.Plaintext && !s.dataDirNamed {
+		return ""
+	}
+	return s.DataDir
 }
 
 func (s *settings) check() error {

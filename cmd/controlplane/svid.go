@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -27,7 +26,12 @@ func newSVIDCommand() *cobra.Command {
 				return fmt.Errorf("--ca-file: %w", err)
 			}
 			loop.CAPEM = ca
-			loop.Log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+			log, out, err := openLog(cmd.ErrOrStderr(), besideAProxy())
+			if err != nil {
+				return err
+			}
+			defer out.Close()
+			loop.Log = log
 			return loop.Run(cmd.Context())
 		},
 	}

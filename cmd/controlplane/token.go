@@ -1,9 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -84,14 +84,14 @@ func (t *tokenFlags) check(cmd *cobra.Command) error {
 	return nil
 }
 
+// dataDirectory is the data directory of the control plane that a command
+// beside it means.
+func dataDirectory(flag string) string {
+	return cmp.Or(flag, os.Getenv("CONTROLPLANE_DATA_DIR"), os.Getenv("STATE_DIRECTORY"), "data")
+}
+
 func (t *tokenFlags) mint(cmd *cobra.Command) error {
-	dir := t.dataDir
-	for _, fallback := range []string{os.Getenv("CONTROLPLANE_DATA_DIR"), os.Getenv("STATE_DIRECTORY"), "data"} {
-		if dir == "" {
-			dir = fallback
-		}
-	}
-	tokens, err := sds.OpenTokens(dir)
+	tokens, err := sds.OpenTokens(dataDirectory(t.dataDir))
 	if err != nil {
 		return err
 	}
@@ -122,11 +122,16 @@ func (t *tokenFlags) keepFresh(cmd *cobra.Command) error {
 	if err != nil {
 		return fmt.Errorf("--ca-file: %w", err)
 	}
+	log, out, err := openLog(cmd.ErrOrStderr(), besideAProxy())
+	if err != nil {
+		return err
+	}
+	defer out.Close()
 	loop := &sds.RenewLoop{
 		Addresses: t.addresses,
 		CAPEM:     ca,
 		File:      t.out,
-		Log:       slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)),
+		Log:       log,
 	}
 	return loop.Run(cmd.Context())
 }

@@ -193,7 +193,7 @@ func newOurs(w world) (*ours, error) {
 	o.loop.SetRoots(roots)
 	o.loop.SetMesh(m)
 	if w.Consul != "" {
-		catalogs := control.NewCatalogs(quiet, "", o.loop.SetCatalog)
+		catalogs := control.NewCatalogs(quiet, "", control.NewRevisions("").Meant, o.loop.SetCatalog)
 		if err := catalogs.Follow(m); err != nil {
 			return nil, err
 		}

@@ -256,10 +256,16 @@ func (m *Mesh) Load(from, host string, l traffic.Load) *traffic.Running {
 // MeshFile returns the path of the mesh file, 0, or of its overlay, 1.
 func (m *Mesh) MeshFile(i int) string { return m.files[i] }
 
-// Edit replaces the last mesh file (the overlay if there is one) by rename.
+// Edit replaces the last mesh file (the overlay if there is one) by rename. A
+// text that is a beginning of what is there gets an end of its own: else it
+// might be half a file, and would not be taken.
 func (m *Mesh) Edit(text string) {
 	m.t.Helper()
-	must(m.t, run.WriteFile(m.files[len(m.files)-1], text))
+	path := m.files[len(m.files)-1]
+	if before, err := os.ReadFile(path); err == nil && len(text) < len(before) && strings.HasPrefix(string(before), text) {
+		text += "\n# Edited.\n"
+	}
+	must(m.t, run.WriteFile(path, text))
 }
 
 // EditSeed changes the first mesh file: old must be in it.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"time"
@@ -30,6 +31,7 @@ type PlaneOptions struct {
 	Plaintext   bool
 	Flags       []string // added
 	Env         []string
+	Stderr      *os.File // its standard error, if not its log
 }
 
 // ControlPlane is a running control plane, or one that was stopped and can be
@@ -59,7 +61,7 @@ func (c *ControlPlane) Start() error {
 		return fmt.Errorf("%s runs", c.Name)
 	}
 	p, err := tool.Start(tool.Command{
-		Name: c.options.Name, Path: c.options.Binary, Args: c.options.args(), Env: c.options.Env, Dir: c.options.Dir,
+		Name: c.options.Name, Path: c.options.Binary, Args: c.options.args(), Env: c.options.Env, Dir: c.options.Dir, Stderr: c.options.Stderr,
 	})
 	if err != nil {
 		return err

@@ -35,6 +35,8 @@ type Command struct {
 	Args []string
 	Env  []string // added to this process's
 	Dir  string   // where the log file NAME.log goes; empty: none
+	// Stderr is its standard error, in place of the log, if not nil.
+	Stderr *os.File
 }
 
 // Start starts a command. Both of its outputs go to its log.
@@ -51,6 +53,9 @@ func Start(c Command) (*Process, error) {
 	p.cmd = exec.Command(c.Path, c.Args...)
 	p.cmd.Env = append(os.Environ(), c.Env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.Log, p.Log
+	if c.Stderr != nil {
+		p.cmd.Stderr = c.Stderr
+	}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.Name, err)

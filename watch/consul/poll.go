@@ -35,7 +35,7 @@ func (s *Source) poll(ctx context.Context, about *subject, q query, take func(*a
 		q.index = last
 		a, err := s.client.get(ctx, q)
 		if err == nil {
-			err = take(a)
+			err = s.contained(func() error { return take(a) })
 		}
 		if ctx.Err() != nil {
 			return
@@ -74,7 +74,7 @@ func (s *Source) reread(ctx context.Context, about *subject, q query, poked <-ch
 	for {
 		a, err := s.short(ctx, q)
 		if err == nil {
-			err = take(a)
+			err = s.contained(func() error { return take(a) })
 		}
 		if ctx.Err() != nil {
 			return

@@ -27,7 +27,9 @@ type Source struct {
 	client  *client
 	stats   counters
 	board   *board
-	shorts  chan struct{} // a token for each read that does not block
+	// panicked is whether the log has had a panic.
+	panicked atomic.Bool
+	shorts   chan struct{} // a token for each read that does not block
 
 	events    chan func()
 	demanded  chan struct{} // wanted has changed
@@ -135,12 +137,12 @@ func (s *Source) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case f := <-s.events:
-			f()
+			s.step(f)
 		case <-s.demanded:
-			s.applyDemand()
+			s.step(s.applyDemand)
 		}
 		s.drain()
-		s.emit()
+		s.step(s.emit)
 	}
 }
 
@@ -150,7 +152,7 @@ func (s *Source) drain() {
 	for range batch {
 		select {
 		case f := <-s.events:
-			f()
+			s.step(f)
 		default:
 			return
 		}
@@ -292,16 +294,17 @@ func (s *Source) follow(svc *service, cold bool) {
 		seen, on := normalise(svc.name, entries), nodes(entries)
 		taken := make(chan error, 1)
 		err := s.do(ctx, func() {
-			if ctx.Err() == nil && !s.believable(svc, a, len(entries)) {
-				taken <- errNodes
-				return
-			}
-			if ctx.Err() == nil {
-				s.board.succeeded(svc.about) // a status that is ready lacks no answer
-				svc.nodes = on
-				s.answered(svc, seen, a.index)
-			}
-			taken <- nil
+			taken <- s.contained(func() error {
+				if ctx.Err() == nil && !s.believable(svc, a, len(entries)) {
+					return errNodes
+				}
+				if ctx.Err() == nil {
+					s.board.succeeded(svc.about) // a status that is ready lacks no answer
+					svc.nodes = on
+					s.answered(svc, seen, a.index)
+				}
+				return nil
+			})
 		})
 		if err != nil {
 			return err

@@ -1,6 +1,7 @@
 // Package file is a catalog in a YAML file, for a mesh without Consul: a
 // service's name, and a list of its instances. The file is read again when it
-// changes; one with a mistake changes nothing and says where.
+// changes; one with a mistake changes nothing and says where, and one that
+// removes much, or is a beginning of the last, has to wait.
 //
 // [Follow], which watches the file, serves other files too.
 package file
@@ -8,8 +9,11 @@ package file
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -21,18 +25,28 @@ type Source struct {
 	path    string
 	log     *slog.Logger
 	publish func(*watch.Catalog)
+	meant   func(data []byte) bool
 
-	catalog *watch.Catalog // the last good one
-	data    []byte         // what was read last, good or not
+	catalog  *watch.Catalog // in force
+	data     []byte         // what was read last, good or not
+	info     fs.FileInfo    // of it
+	good     []byte         // what was taken last
+	goodInfo fs.FileInfo    // of it
+	held     *hold          // of data; nil: it does not wait
 
 	mu     sync.Mutex
 	status watch.Status
 }
 
-// New returns a source that hands each new catalog to publish.
-func New(path string, log *slog.Logger, publish func(*watch.Catalog)) *Source {
+// New returns a source that hands each new catalog to publish. It asks meant
+// whether somebody has said of a file that it is meant, whatever it removes;
+// nil: nobody ever does.
+func New(path string, log *slog.Logger, meant func(data []byte) bool, publish func(*watch.Catalog)) *Source {
+	if meant == nil {
+		meant = func([]byte) bool { return false }
+	}
 	return &Source{
-		path: path, log: log.With("catalog", path), publish: publish,
+		path: path, log: log.With("catalog", path), publish: publish, meant: meant,
 		catalog: watch.NewCatalog(),
 		status:  watch.Status{Mode: "file", Waiting: []string{path + ": not read yet"}},
 	}
@@ -42,8 +56,39 @@ func New(path string, log *slog.Logger, publish func(*watch.Catalog)) *Source {
 // that is missing or has a mistake is no reason to return: it is reported, and
 // read again when it changes.
 func (s *Source) Run(ctx context.Context) error {
-	Follow(ctx, s.log, []string{s.path}, s.load)
-	return nil
+	changed := make(chan struct{})
+	var following sync.WaitGroup
+	following.Go(func() {
+		Follow(ctx, s.log, []string{s.path}, func() {
+			select {
+			case changed <- struct{}{}:
+			case <-ctx.Done():
+			}
+		})
+	})
+	defer following.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+			s.contained(s.load)
+		case <-s.held.look():
+			s.contained(s.reconsider)
+		}
+	}
+}
+
+// contained does a step. A panic in it is a failure like any other: what stands
+// in a file must not end the process.
+func (s *Source) contained(do func()) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.log.Error("panic in reading the catalog", "panic", r, "stack", string(debug.Stack()))
+			s.failed(fmt.Errorf("%s: panic: %v", s.path, r))
+		}
+	}()
+	do()
 }
 
 // Status returns the state of the file.
@@ -54,7 +99,7 @@ func (s *Source) Status() watch.Status {
 }
 
 func (s *Source) load() {
-	data, err := os.ReadFile(s.path)
+	data, info, err := read(s.path)
 	if err != nil {
 		s.data = nil
 		s.failed(err)
@@ -63,31 +108,43 @@ func (s *Source) load() {
 	if s.data != nil && bytes.Equal(data, s.data) {
 		return
 	}
-	s.data = data
+	s.data, s.info = data, info
 	services, err := Parse(s.path, data)
 	if err != nil {
 		s.failed(err)
 		return
 	}
-	s.loaded(services)
+	s.judge(services)
 }
 
-func (s *Source) loaded(services []*watch.Service) {
-	named := make(map[string]bool, len(services))
-	for _, service := range services {
-		named[service.Name] = true
+// read reads a file. A pipe or a device in its place may never come to an end,
+// and with it this process.
+func read(path string) ([]byte, fs.FileInfo, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, nil, err
 	}
-	var gone []string
-	for old := range s.catalog.Services() {
-		if !named[old.Name] {
-			gone = append(gone, old.Name)
-		}
+	if !info.Mode().IsRegular() {
+		return nil, nil, fmt.Errorf("%s is no regular file", path)
 	}
-	next := s.catalog.Update(services, gone)
+	data, err := os.ReadFile(path)
+	return data, info, err
+}
 
+// take puts the services of the file in force.
+func (s *Source) take(services []*watch.Service) {
+	s.good, s.goodInfo = s.data, s.info
+	s.loaded(s.catalog.Update(services, gone(s.catalog, services)), nil)
+}
+
+// loaded puts a catalog in force. What is held back of the file is nil if it is
+// all of it.
+func (s *Source) loaded(next *watch.Catalog, held *hold) {
+	s.held = held
 	s.mu.Lock()
 	first, failing := !s.status.Ready, len(s.status.Waiting) > 0
 	s.status.Ready, s.status.Waiting, s.status.LastSuccess = true, nil, time.Now()
+	s.status.Held, s.status.HeldServices = held.status()
 	s.mu.Unlock()
 	if next != s.catalog || first {
 		s.catalog = next
@@ -100,9 +157,11 @@ func (s *Source) loaded(services []*watch.Service) {
 
 // failed keeps the last good catalog and says why.
 func (s *Source) failed(err error) {
+	s.held = nil
 	s.mu.Lock()
 	ready := s.status.Ready
 	s.status.Waiting = []string{err.Error()}
+	s.status.Held, s.status.HeldServices = nil, 0
 	s.status.Errors++
 	s.mu.Unlock()
 	if ready {

@@ -25,8 +25,13 @@ const (
 // follow runs a source and returns it and what it publishes.
 func follow(t *testing.T, path string) (*file.Source, <-chan *watch.Catalog) {
 	t.Helper()
+	return followMeant(t, path, nil)
+}
+
+func followMeant(t *testing.T, path string, meant func([]byte) bool) (*file.Source, <-chan *watch.Catalog) {
+	t.Helper()
 	catalogs := make(chan *watch.Catalog, 16)
-	s := file.New(path, slog.New(slog.DiscardHandler), func(c *watch.Catalog) { catalogs <- c })
+	s := file.New(path, slog.New(slog.DiscardHandler), meant, func(c *watch.Catalog) { catalogs <- c })
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
