@@ -101,7 +101,7 @@ func (f fleet) subscribers(service string) (n int) {
 func (f fleet) bench(b *testing.B) {
 	s := testServer()
 	w, names := benchWorld(s, f.Services)
-	f.Address = listen(b, s).String()
+	f.Address = serveGRPC(b, s).String()
 	debug.FreeOSMemory()
 	empty, cpu, rss := memStats(), cpuTime(), residentSet()
 

@@ -211,7 +211,7 @@ func newOurs(w world) (*ours, error) {
 	return o, nil
 }
 
-func (o *ours) options() []grpc.ServerOption { return xds.ServerOptions() }
+func (o *ours) options() []grpc.ServerOption { return o.xds.ServerOptions() }
 func (o *ours) register(g *grpc.Server)      { o.xds.Register(g) }
 
 func (o *ours) prepare(int, int) error { return nil }
