@@ -1,13 +1,14 @@
 // Package listen bounds what a listening port takes. A connection is idle until
-// something on it has shown who it is, and again when nothing of that is left:
-// idle ones are few, of one host fewer, and end after a time. All connections
-// together leave descriptors to the rest of the process.
+// something on it has shown who it is, and again when nothing of that is left.
+// Idle ones are few, of one host fewer, and end after a time; those over that
+// wait, unread. All together leave descriptors to the rest of the process.
 //
 // It knows nothing of what is spoken on a connection: who does says so with
 // [Conn.Busy] and [Conn.Idle].
 package listen
 
 import (
+	"container/list"
 	"errors"
 	"log/slog"
 	"net"
@@ -16,7 +17,7 @@ import (
 	"time"
 )
 
-// Limits are those of a port. All but Grace must be set.
+// Limits are those of a port. All must be set.
 type Limits struct {
 	// Connections is how many there may be in all.
 	Connections int
@@ -24,46 +25,65 @@ type Limits struct {
 	// host: an IPv4 address, or an IPv6 network of 64 bits, of which a machine
 	// may have all addresses.
 	Idle, IdlePerHost int
-	// IdleTime is how long a connection may be idle.
-	IdleTime time.Duration
-	// Grace is how long a new connection is not closed for the sake of a newer
-	// one of its host: a handshake takes time when many come at once.
-	Grace time.Duration
+	// IdleTime is how long a connection may be idle, and BusyIdleTime the same
+	// while others wait. WaitTime is how long it may wait: that costs little, and
+	// to begin again costs more.
+	IdleTime, BusyIdleTime, WaitTime time.Duration
 }
 
-// Listener is a port within its limits. What is over them is closed.
+// lookEvery is how often it is looked whose time is over.
+const lookEvery = 100 * time.Millisecond
+
+// Listener is a port within its limits.
 type Listener struct {
 	net.Listener
 	limits Limits
 	log    *slog.Logger
+	ready  chan *Conn
+	done   chan struct{} // closed with the listener
+	close  func() error
 
-	mu    sync.Mutex
-	stats Stats
-	hosts map[netip.Prefix]*host
+	mu      sync.Mutex
+	stats   Stats
+	hosts   map[netip.Prefix]*host
+	idle    list.List // of *Conn, oldest first
+	waiting list.List // of *Conn, oldest first
+	turns   []*host   // that have one waiting, and room for it
+	looking bool
+	shut    bool
 }
 
-// Stats are the connections of a port.
+// Stats are the connections of a port. Idle and Waiting are among those that
+// are open.
 type Stats struct {
-	Open, Idle int
-	// Closed counts, since the start, those that were idle for too long, that
-	// made place for a newer one, and that found none.
-	IdleClosed, Displaced, Refused uint64
-	// Failures counts the times that the system had no connection to give.
-	Failures uint64
+	Open, Idle, Waiting int
+	// Since the start: those that were idle, or waited, for too long; that were
+	// too many; and the times that the system had none to give.
+	IdleClosed, WaitingClosed, Refused, Failures uint64
 }
 
-// host is where connections come from. It has those that are idle, oldest
-// first.
+// host is where connections come from.
 type host struct {
-	prefix       netip.Prefix
-	oldest, last *Conn
-	idle         int
+	prefix  netip.Prefix
+	idle    int
+	waiting []*Conn // the newest is last, and next: it waits for the shortest time
+	turn    bool    // it is among the turns
 }
 
 // New bounds a listener. What is closed is logged: it should be a logger that
 // bears any number of lines.
-func New(l net.Listener, limits Limits, log *slog.Logger) *Listener {
-	return &Listener{Listener: l, limits: limits, log: log, hosts: make(map[netip.Prefix]*host)}
+func New(inner net.Listener, limits Limits, log *slog.Logger) *Listener {
+	l := &Listener{
+		Listener: inner, limits: limits, log: log,
+		ready: make(chan *Conn, limits.Idle), done: make(chan struct{}),
+		hosts: make(map[netip.Prefix]*host),
+	}
+	l.close = sync.OnceValue(func() error {
+		close(l.done)
+		return inner.Close()
+	})
+	go l.listen()
+	return l
 }
 
 // Stats returns counters for metrics.
@@ -75,78 +95,131 @@ func (l *Listener) Stats() Stats {
 
 // Accept implements [net.Listener].
 func (l *Listener) Accept() (net.Conn, error) {
-	for {
-		inner, err := l.Listener.Accept()
-		if err != nil {
-			if !errors.Is(err, net.ErrClosed) {
-				l.mu.Lock()
-				l.stats.Failures++
-				l.mu.Unlock()
-				l.log.Error("no connection can be taken", "address", l.Addr().String(), "err", err)
-			}
-			return nil, err
-		}
-		c := &Conn{Conn: inner, listener: l, prefix: prefixOf(inner.RemoteAddr())}
-		displaced, ok := l.enter(c)
-		if displaced != nil {
-			_ = displaced.Close()
-			l.log.Warn("an idle connection made place for a newer one", "address", l.Addr().String(), "peer", displaced.Conn.RemoteAddr().String())
-		}
-		if ok {
-			return c, nil
-		}
-		_ = inner.Close()
-		l.log.Warn("a connection was refused: there are too many", "address", l.Addr().String(), "peer", inner.RemoteAddr().String())
+	select {
+	case c := <-l.ready:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
 	}
 }
 
-// enter takes a connection in. One that it displaces is to be closed.
-func (l *Listener) enter(c *Conn) (displaced *Conn, ok bool) {
+// Close implements [net.Listener].
+func (l *Listener) Close() error {
+	err := l.close()
+	l.mu.Lock()
+	l.shut = true
+	var left []*Conn
+	for e := l.waiting.Front(); e != nil; e = e.Next() {
+		left = append(left, e.Value.(*Conn))
+	}
+	l.mu.Unlock()
+	for {
+		select {
+		case c := <-l.ready:
+			left = append(left, c)
+			continue
+		default:
+		}
+		break
+	}
+	for _, c := range left {
+		_ = c.Close()
+	}
+	return err
+}
+
+// listen takes what comes, at once: what waits in the queue of the system would
+// hold up those behind it, from other hosts.
+func (l *Listener) listen() {
+	for pause := time.Duration(0); ; {
+		inner, err := l.Listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			l.mu.Lock()
+			l.stats.Failures++
+			l.mu.Unlock()
+			l.log.Error("no connection can be taken", "address", l.Addr().String(), "err", err)
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			select {
+			case <-time.After(pause):
+				continue
+			case <-l.done:
+				return
+			}
+		}
+		pause = 0
+		c := &Conn{Conn: inner, listener: l, prefix: prefixOf(inner.RemoteAddr()), since: time.Now()}
+		if surplus := l.enter(c); surplus != nil {
+			_ = surplus.Conn.Close()
+			l.log.Warn("a connection was refused: there are too many", "address", l.Addr().String(), "peer", surplus.Conn.RemoteAddr().String())
+		}
+	}
+}
+
+// enter takes a connection in. It returns one that is too many: that has waited
+// longest, else the new one.
+func (l *Listener) enter(c *Conn) (surplus *Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	own := l.hosts[c.prefix]
-	switch {
-	case own != nil && own.idle >= l.limits.IdlePerHost:
-		if time.Since(own.oldest.since) >= l.limits.Grace {
-			displaced = own.oldest
-		}
-	case l.stats.Idle >= l.limits.Idle || l.stats.Open >= l.limits.Connections:
-		// Whoever has most is where the trouble comes from.
-		most := l.greediest()
-		if most != nil && (most != own && (own == nil || most.idle > 2*own.idle) || time.Since(most.oldest.since) >= l.limits.Grace) {
-			displaced = most.oldest
-		}
-	default:
-		l.take(c)
-		return nil, true
-	}
-	if displaced == nil {
+	if l.stats.Open >= l.limits.Connections {
 		l.stats.Refused++
-		return nil, false
+		oldest := l.waiting.Front()
+		if oldest == nil {
+			return c
+		}
+		surplus = oldest.Value.(*Conn)
+		l.leave(surplus)
 	}
-	l.stats.Displaced++
-	l.leave(displaced)
-	l.take(c)
-	return displaced, true
+	h := l.hosts[c.prefix]
+	if h == nil {
+		h = &host{prefix: c.prefix}
+		l.hosts[c.prefix] = h
+	}
+	l.stats.Open++
+	l.stats.Waiting++
+	c.open, c.waits = true, true
+	c.element = l.waiting.PushBack(c)
+	h.waiting = append(h.waiting, c)
+	l.mayHaveTurn(h)
+	l.seat()
+	l.lookLater()
+	return surplus
 }
 
-func (l *Listener) greediest() (most *host) {
-	for _, h := range l.hosts {
-		if most == nil || h.idle > most.idle {
-			most = h
+// mayHaveTurn notes that a host has one waiting, if there is room for it. The
+// caller holds mu, as for all that follows.
+func (l *Listener) mayHaveTurn(h *host) {
+	if !h.turn && len(h.waiting) > 0 && h.idle < l.limits.IdlePerHost {
+		h.turn = true
+		l.turns = append(l.turns, h)
+	}
+}
+
+// seat lets those in that wait, of each host in turn, while there is room.
+func (l *Listener) seat() {
+	for !l.shut && l.stats.Idle < l.limits.Idle && len(l.turns) > 0 {
+		h := l.turns[0]
+		l.turns = l.turns[1:]
+		h.turn = false
+		if len(h.waiting) == 0 || h.idle >= l.limits.IdlePerHost {
+			continue
+		}
+		c := h.waiting[len(h.waiting)-1]
+		l.stopWaiting(c)
+		l.rest(c)
+		l.mayHaveTurn(h)
+		select {
+		case l.ready <- c:
+		default: // nobody accepts
+			l.leave(c)
+			_ = c.Conn.Close()
 		}
 	}
-	return most
 }
 
-func (l *Listener) take(c *Conn) {
-	l.stats.Open++
-	c.open = true
-	l.rest(c)
-}
-
-// rest notes that a connection is idle. The caller holds mu, as for what
-// follows.
+// rest notes that a connection is idle.
 func (l *Listener) rest(c *Conn) {
 	h := l.hosts[c.prefix]
 	if h == nil {
@@ -154,38 +227,37 @@ func (l *Listener) rest(c *Conn) {
 		l.hosts[c.prefix] = h
 	}
 	c.since = time.Now()
-	if c.before = h.last; h.last == nil {
-		h.oldest = c
-	} else {
-		h.last.after = c
-	}
-	h.last = c
+	c.element = l.idle.PushBack(c)
 	h.idle++
 	l.stats.Idle++
-	if c.timer == nil {
-		c.timer = time.AfterFunc(l.limits.IdleTime, c.expire)
-	} else {
-		c.timer.Reset(l.limits.IdleTime)
+}
+
+// stopResting notes that a connection is no longer idle.
+func (l *Listener) stopResting(c *Conn) {
+	l.idle.Remove(c.element)
+	c.element = nil
+	l.stats.Idle--
+	h := l.hosts[c.prefix]
+	h.idle--
+	l.mayHaveTurn(h)
+	l.forget(h)
+}
+
+func (l *Listener) stopWaiting(c *Conn) {
+	l.waiting.Remove(c.element)
+	c.element, c.waits = nil, false
+	l.stats.Waiting--
+	h := l.hosts[c.prefix]
+	for i := len(h.waiting) - 1; i >= 0; i-- { // most often the last
+		if h.waiting[i] == c {
+			h.waiting = append(h.waiting[:i], h.waiting[i+1:]...)
+			break
+		}
 	}
 }
 
-// rouse notes that a connection is no longer idle.
-func (l *Listener) rouse(c *Conn) {
-	c.timer.Stop()
-	h := l.hosts[c.prefix]
-	if c.before == nil {
-		h.oldest = c.after
-	} else {
-		c.before.after = c.after
-	}
-	if c.after == nil {
-		h.last = c.before
-	} else {
-		c.after.before = c.before
-	}
-	c.before, c.after = nil, nil
-	l.stats.Idle--
-	if h.idle--; h.idle == 0 {
+func (l *Listener) forget(h *host) {
+	if h.idle == 0 && len(h.waiting) == 0 {
 		delete(l.hosts, h.prefix)
 	}
 }
@@ -197,8 +269,59 @@ func (l *Listener) leave(c *Conn) {
 	}
 	c.open = false
 	l.stats.Open--
-	if c.busy == 0 {
-		l.rouse(c)
+	switch {
+	case c.waits:
+		l.stopWaiting(c)
+		l.forget(l.hosts[c.prefix])
+	case c.busy == 0:
+		l.stopResting(c)
+	}
+}
+
+func (l *Listener) lookLater() {
+	if !l.looking && !l.shut && l.idle.Len()+l.waiting.Len() > 0 {
+		l.looking = true
+		time.AfterFunc(lookEvery, l.look)
+	}
+}
+
+// look closes those whose time is over, and lets others in for them.
+func (l *Listener) look() {
+	l.mu.Lock()
+	l.looking = false
+	now := time.Now()
+	var idle, waited []*Conn
+	for e := l.waiting.Front(); e != nil && now.Sub(e.Value.(*Conn).since) >= l.limits.WaitTime; e = l.waiting.Front() {
+		c := e.Value.(*Conn)
+		l.leave(c)
+		waited = append(waited, c)
+	}
+	for {
+		e := l.idle.Front()
+		if e == nil {
+			break
+		}
+		c := e.Value.(*Conn)
+		age := now.Sub(c.since)
+		if age < l.limits.IdleTime && (l.waiting.Len() == 0 || age < l.limits.BusyIdleTime) {
+			break
+		}
+		l.leave(c)
+		idle = append(idle, c)
+		l.seat()
+	}
+	l.stats.IdleClosed += uint64(len(idle))
+	l.stats.WaitingClosed += uint64(len(waited))
+	l.lookLater()
+	l.mu.Unlock()
+	for _, c := range idle {
+		_ = c.Conn.Close()
+		l.log.Info("a connection without an authenticated call was closed", "address", l.Addr().String(),
+			"peer", c.Conn.RemoteAddr().String(), "idle", now.Sub(c.since).Round(time.Second))
+	}
+	for _, c := range waited {
+		_ = c.Conn.Close()
+		l.log.Warn("a connection was closed that waited for others to authenticate", "address", l.Addr().String(), "peer", c.Conn.RemoteAddr().String())
 	}
 }
 
@@ -209,54 +332,44 @@ type Conn struct {
 	prefix   netip.Prefix
 
 	// The rest is guarded by the listener's mu.
-	open          bool
-	busy          int // what it carries that has shown who it is
-	since         time.Time
-	timer         *time.Timer
-	before, after *Conn // among the idle ones of its host
+	open    bool
+	waits   bool          // it was not accepted yet
+	busy    int           // what it carries that has shown who it is
+	since   time.Time     // when it began to wait, or to be idle
+	element *list.Element // among those that are idle, or wait
 }
 
 // Busy says that the connection carries one thing more that has shown who it
 // is, until [Conn.Idle].
 func (c *Conn) Busy() {
-	c.listener.mu.Lock()
-	defer c.listener.mu.Unlock()
+	l := c.listener
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if c.busy++; c.busy == 1 && c.open {
-		c.listener.rouse(c)
+		l.stopResting(c)
+		l.seat()
 	}
 }
 
 // Idle says that one of those has ended.
 func (c *Conn) Idle() {
-	c.listener.mu.Lock()
-	defer c.listener.mu.Unlock()
+	l := c.listener
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if c.busy--; c.busy == 0 && c.open {
-		c.listener.rest(c)
+		l.rest(c)
+		l.lookLater()
 	}
 }
 
 // Close implements [net.Conn].
 func (c *Conn) Close() error {
-	c.listener.mu.Lock()
-	c.listener.leave(c)
-	c.listener.mu.Unlock()
-	return c.Conn.Close()
-}
-
-// expire closes a connection that was idle for too long.
-func (c *Conn) expire() {
 	l := c.listener
 	l.mu.Lock()
-	if !c.open || c.busy > 0 || time.Since(c.since) < l.limits.IdleTime {
-		l.mu.Unlock()
-		return
-	}
-	l.stats.IdleClosed++
 	l.leave(c)
+	l.seat()
 	l.mu.Unlock()
-	_ = c.Conn.Close()
-	l.log.Info("a connection without an authenticated call was closed", "address", l.Addr().String(),
-		"peer", c.Conn.RemoteAddr().String(), "after", l.limits.IdleTime)
+	return c.Conn.Close()
 }
 
 // RemoteAddr implements [net.Conn]. From the address [Of] finds the connection

@@ -39,7 +39,8 @@ type from struct {
 
 func (f from) RemoteAddr() net.Addr { return f.addr }
 
-// client is one end of a connection; the other is conn, nil if it was refused.
+// client is one end of a connection; the other is conn, nil if it was not
+// accepted yet.
 type client struct {
 	net.Conn
 	conn *Conn
@@ -53,11 +54,11 @@ func (c client) gone() bool {
 	return !ok || !netErr.Timeout()
 }
 
-var limits = Limits{Connections: 8, Idle: 6, IdlePerHost: 3, IdleTime: 10 * time.Second, Grace: 2 * time.Second}
+var limits = Limits{Connections: 8, Idle: 6, IdlePerHost: 3, IdleTime: 10 * time.Second, BusyIdleTime: 4 * time.Second, WaitTime: 20 * time.Second}
 
 func portTest(t *testing.T, limits Limits, f func(t *testing.T, p port)) {
 	synctest.Test(t, func(t *testing.T) {
-		p := port{New(make(incoming), limits, slog.New(slog.DiscardHandler)), t, make(chan *Conn, 1)}
+		p := port{New(make(incoming), limits, slog.New(slog.DiscardHandler)), t, make(chan *Conn, 100)}
 		go func() {
 			for {
 				c, err := p.Accept()
@@ -79,13 +80,18 @@ func (p port) dial(ip string) client {
 	ours, theirs := net.Pipe()
 	in := p.Listener.Listener.(incoming)
 	in <- from{theirs, net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(ip), 4711))}
+	return client{ours, p.accepted()}
+}
+
+// accepted returns the next connection that was accepted, or nil.
+func (p port) accepted() *Conn {
 	synctest.Wait()
 	select {
 	case c := <-p.taken:
 		p.t.Cleanup(func() { _ = c.Close() })
-		return client{ours, c}
+		return c
 	default:
-		return client{Conn: ours}
+		return nil
 	}
 }
 
@@ -131,50 +137,89 @@ func TestAConnectionMustShowWhoItIsInTime(t *testing.T) {
 	})
 }
 
-// Of one host the newest wait for those before them, for as long as a handshake
-// may take; then the oldest goes.
+// Those of one host that are over its limit wait. While they do the others have
+// less time; then the newest comes in, whose client is the likeliest to be there
+// still.
 func TestTheIdleOfOneHost(t *testing.T) {
 	portTest(t, limits, func(t *testing.T, p port) {
 		var held []client
 		for range 3 {
 			held = append(held, p.dial("10.0.0.1"))
 		}
-		if c := p.dial("10.0.0.1"); c.conn != nil || !c.gone() {
-			t.Error("a fourth one came in")
+		held[0].conn.Busy() // is none of the idle
+		held = append(held, p.dial("10.0.0.1"))
+		older, newer := p.dial("10.0.0.1"), p.dial("10.0.0.1")
+		if older.conn != nil || newer.conn != nil || newer.gone() {
+			t.Error("more than three are served, or they do not wait")
 		}
 		if c := p.dial("10.0.0.2"); c.conn == nil {
 			t.Error("another host must wait for it")
+		} else {
+			c.conn.Busy()
 		}
-		time.Sleep(limits.Grace)
-		if c := p.dial("10.0.0.1"); c.conn == nil || !held[0].gone() || held[1].gone() {
-			t.Error("the oldest should make place")
+		p.want(7, 3)
+		held[1].conn.Busy() // leaves its place to the newest
+		if newer.conn = p.accepted(); newer.conn == nil {
+			t.Fatal("the newest should come in")
 		}
-		held[1].conn.Busy() // and then it is none of the idle
-		if c := p.dial("10.0.0.1"); c.conn == nil || held[2].gone() {
-			t.Error("there is a place")
+		time.Sleep(limits.BusyIdleTime - lookEvery)
+		p.want(7, 3)
+		time.Sleep(2 * lookEvery)
+		if older.conn = p.accepted(); older.conn == nil || !held[2].gone() {
+			t.Error("the one that was idle for longest should make place")
 		}
-		if s := p.Stats(); s.Refused != 1 || s.Displaced != 1 {
-			t.Errorf("%+v", s)
+		for _, c := range []client{held[0], held[1], held[3], older, newer} {
+			if c.gone() {
+				t.Error("one was closed for nobody")
+			}
 		}
 	})
 }
 
-// When the idle of all hosts are too many, the host with the most gives way to
-// the one with few.
+func TestWhatWaitsForTooLong(t *testing.T) {
+	impatient := limits
+	impatient.WaitTime = 2 * time.Second
+	portTest(t, impatient, func(t *testing.T, p port) {
+		for range 3 {
+			p.dial("10.0.0.1")
+		}
+		waits := p.dial("10.0.0.1")
+		time.Sleep(impatient.WaitTime - lookEvery)
+		if waits.gone() {
+			t.Error("closed too early")
+		}
+		time.Sleep(2 * lookEvery)
+		if s := p.Stats(); !waits.gone() || s.WaitingClosed != 1 {
+			t.Errorf("it waits for ever: %+v", s)
+		}
+		p.want(3, 3)
+	})
+}
+
+// When the idle of all hosts are too many each host has its turn: one that has
+// many waiting takes no place from another.
 func TestOneHostDoesNotTakeThePlacesOfOthers(t *testing.T) {
 	portTest(t, limits, func(t *testing.T, p port) {
-		var greedy []client
-		for range 3 {
-			greedy = append(greedy, p.dial("10.0.0.1"))
+		var idle []client
+		for i := range 6 {
+			idle = append(idle, p.dial(fmt.Sprint("10.0.1.", i/3)))
 		}
-		for i := range 3 {
-			p.dial(fmt.Sprint("10.0.1.", i))
+		greedy := p.dial("10.0.0.1")
+		other := p.dial("10.0.0.2")
+		p.want(8, 6)
+		_ = idle[0].conn.Close()
+		greedy.conn = p.accepted()
+		_ = p.dial("10.0.0.1")
+		_ = idle[1].conn.Close()
+		if other.conn = p.accepted(); greedy.conn == nil || other.conn == nil || hostOf(greedy) != "10.0.0.1" || hostOf(other) != "10.0.0.2" {
+			t.Error("each host should have its turn")
 		}
-		if c := p.dial("10.0.0.9"); c.conn == nil || !greedy[0].gone() {
-			t.Error("a host that had none should come in for one that has many")
-		}
-		p.want(6, 6)
 	})
+}
+
+func hostOf(c client) string {
+	host, _, _ := net.SplitHostPort(c.conn.RemoteAddr().String())
+	return host
 }
 
 // What is at work is never closed for the sake of another.
@@ -187,7 +232,7 @@ func TestConnectionsInAll(t *testing.T) {
 			busy = append(busy, c)
 		}
 		time.Sleep(time.Hour)
-		if c := p.dial("10.0.0.9"); c.conn != nil {
+		if c := p.dial("10.0.0.9"); c.conn != nil || !c.gone() {
 			t.Error("a ninth one came in")
 		}
 		for _, c := range busy {
@@ -201,6 +246,22 @@ func TestConnectionsInAll(t *testing.T) {
 		p.want(7, 0)
 		if c := p.dial("10.0.0.9"); c.conn == nil {
 			t.Error("there is a place")
+		}
+		if s := p.Stats(); s.Refused != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// Of those that wait, the one that has waited longest goes for a new one.
+func TestWaitingInAll(t *testing.T) {
+	portTest(t, limits, func(t *testing.T, p port) {
+		var held []client
+		for range 8 {
+			held = append(held, p.dial("10.0.0.1"))
+		}
+		if c := p.dial("10.0.0.2"); c.conn == nil || !held[3].gone() || held[4].gone() {
+			t.Error("the first of those that wait should go")
 		}
 	})
 }

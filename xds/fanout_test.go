@@ -99,7 +99,7 @@ func (f fleet) subscribers(service string) (n int) {
 }
 
 func (f fleet) bench(b *testing.B) {
-	s := testServer()
+	s := testServer(func(o *Options) { o.Limits = Limits{StreamRate: 1e6, StreamBurst: 1e6} })
 	w, names := benchWorld(s, f.Services)
 	f.Address = serveGRPC(b, s).String()
 	debug.FreeOSMemory()

@@ -81,7 +81,7 @@ const (
 	// window is what a client may send ahead of its reader.
 	window = 64 << 10
 	// handshakeTime bounds the TLS handshake and what begins HTTP/2.
-	handshakeTime = 10 * time.Second
+	handshakeTime = 20 * time.Second
 )
 
 // ServerOptions returns what the gRPC server needs to carry this one: the

@@ -76,6 +76,7 @@ func TestCostOfAFetch(t *testing.T) {
 	body := &discoveryv3.DiscoveryRequest{TypeUrl: clusterType, ResourceNames: make([]string, 31<<19)}
 	fetch := func(ctx context.Context, token string, want codes.Code) {
 		conn := v.dial("127.0.0.1", token, grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(64<<20)))
+		defer func() { _ = conn.Close() }()
 		_, err := clusterservicev3.NewClusterDiscoveryServiceClient(conn).FetchClusters(ctx, body)
 		if got := status.Code(err); got != want {
 			t.Errorf("a fetch of 31 MB: %v, want %s", err, want)
@@ -229,6 +230,7 @@ func TestCostOfRefusedClientsInTheLog(t *testing.T) {
 					token = "no.token.atall"
 				}
 				conn := v.dial("127.0.0.1", token)
+				defer func() { _ = conn.Close() }()
 				for ; time.Now().Before(stop); tried.Add(1) {
 					if stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(t.Context()); err == nil {
 						_, _ = stream.Recv()

@@ -17,16 +17,18 @@ const (
 	// Consul, of which an agent takes 200, files, and the admin address.
 	ownDescriptors = 200 + adminConnections + 56
 	// adminConnections is how many the admin address takes.
-	adminConnections = 64
-	// maxIdle is how many connections to the xDS port may be without an
-	// authenticated call, and maxIdlePerHost how many of one host.
-	maxIdle, maxIdlePerHost = 2048, 1024
-	// authenticateTime is how long a connection to the xDS port may be so: from
-	// the first byte of its handshake, and after the last call.
-	authenticateTime = 10 * time.Second
-	// handshakeGrace is how long a connection to the xDS port is not displaced by
-	// newer ones of its host.
-	handshakeGrace = 2 * time.Second
+	adminConnections = 128
+	// authenticateTime is how long a connection to the xDS port may be without an
+	// authenticated call: from the first byte of its handshake, and after the
+	// last call. A fleet that comes back at once needs as long.
+	authenticateTime = 20 * time.Second
+	// handshakes is how many a slow machine can do in a second, and handshakeTime
+	// the least that each is given: so a connection is not closed for the sake
+	// of others before it could authenticate.
+	handshakes    = 250
+	handshakeTime = 2 * time.Second
+	// waitTime is how long one waits for others to authenticate.
+	waitTime = time.Minute
 	// adminIdleTime is how long a connection to the admin address waits for its
 	// next request.
 	adminIdleTime = time.Minute
@@ -54,7 +56,7 @@ func (p *plane) listen() error {
 	}
 	p.xdsListener = listen.New(xdsListener, limits, p.clientLog)
 	p.adminListener = listen.New(adminListener, listen.Limits{
-		Connections: adminConnections, Idle: adminConnections, IdlePerHost: adminConnections, IdleTime: adminIdleTime,
+		Connections: adminConnections, Idle: adminConnections / 2, IdlePerHost: adminConnections / 2, IdleTime: adminIdleTime, BusyIdleTime: time.Second, WaitTime: 10 * time.Second,
 	}, p.clientLog)
 	return nil
 }
@@ -64,12 +66,14 @@ func (p *plane) listen() error {
 func xdsLimits(connections, descriptors int) listen.Limits {
 	own := min(ownDescriptors, descriptors/2)
 	n := max(1, min(connections, descriptors-own))
+	perHost := max(1, n/4)
 	return listen.Limits{
-		Connections: n,
-		Idle:        max(1, min(maxIdle, n/2)),
-		IdlePerHost: max(1, min(maxIdlePerHost, n/4)),
-		IdleTime:    authenticateTime,
-		Grace:       handshakeGrace,
+		Connections:  n,
+		Idle:         max(1, n/2),
+		IdlePerHost:  perHost,
+		IdleTime:     authenticateTime,
+		BusyIdleTime: min(max(handshakeTime, time.Duration(perHost)*time.Second/handshakes), authenticateTime),
+		WaitTime:     waitTime,
 	}
 }
 

@@ -47,8 +47,10 @@ var (
 		"Open connections, by port.", []string{"port"}, nil)
 	descIdleConnections = prometheus.NewDesc("controlplane_idle_connections",
 		"Open connections without an authenticated call (xds) or a request (admin), by port.", []string{"port"}, nil)
+	descWaiting = prometheus.NewDesc("controlplane_waiting_connections",
+		"Open connections that are not read yet, because too many others are idle, by port.", []string{"port"}, nil)
 	descClosed = prometheus.NewDesc("controlplane_connections_closed_total",
-		"Connections closed by a limit: idle for too long, displaced by a newer one while idle, refused because there were too many, failed because the system had no more.",
+		"Connections closed by a limit: idle or waiting for too long, refused because there were too many, failed because the system had no more.",
 		[]string{"port", "reason"}, nil)
 	descIssued = prometheus.NewDesc("controlplane_svids_issued_total",
 		"Certificates issued to proxies.", nil, nil)
@@ -88,8 +90,9 @@ func (p *plane) Collect(ch chan<- prometheus.Metric) {
 		s := l.Stats()
 		gauge(descConnections, float64(s.Open), port)
 		gauge(descIdleConnections, float64(s.Idle), port)
+		gauge(descWaiting, float64(s.Waiting), port)
 		counter(descClosed, float64(s.IdleClosed), port, "idle")
-		counter(descClosed, float64(s.Displaced), port, "displaced")
+		counter(descClosed, float64(s.WaitingClosed), port, "waiting")
 		counter(descClosed, float64(s.Refused), port, "refused")
 		counter(descClosed, float64(s.Failures), port, "failed")
 	}

@@ -34,7 +34,7 @@ import (
 // victim is a control plane in a process of its own, so that its memory, its
 // CPU and its descriptors are its alone.
 type victim struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	pid    int
 	xds    string // HOST:PORT
@@ -45,7 +45,7 @@ type victim struct {
 
 // startVictim serves a mesh of one service until the test ends. It may have so
 // many descriptors; 0 is as many as this process may.
-func startVictim(t *testing.T, descriptors int, flags ...string) *victim {
+func startVictim(t testing.TB, descriptors int, flags ...string) *victim {
 	t.Helper()
 	v := &victim{t: t, dir: t.TempDir()}
 	for name, text := range map[string]string{
@@ -223,7 +223,7 @@ func (v *victim) tlsConfig() *tls.Config {
 }
 
 // dial returns a gRPC connection from an address of this machine, with a token
-// if there is one.
+// if there is one. The caller closes it.
 func (v *victim) dial(from, token string, options ...grpc.DialOption) *grpc.ClientConn {
 	v.t.Helper()
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
@@ -242,7 +242,6 @@ func (v *victim) dial(from, token string, options ...grpc.DialOption) *grpc.Clie
 	if err != nil {
 		v.t.Fatal(err)
 	}
-	v.t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
 
