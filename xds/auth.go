@@ -20,25 +20,34 @@ type Credential struct {
 	Expires time.Time
 }
 
-// authenticate returns the credential of a stream, nil in plaintext mode.
+// authenticate returns the credential of a call, nil in plaintext mode. It
+// counts those that it refuses; who verifies credentials logs why.
 func (s *Server) authenticate(ctx context.Context) (*Credential, error) {
+	if a, ok := ctx.Value(admissionKey{}).(admission); ok {
+		return a.credential, a.refused // the headers were looked at
+	}
 	if s.options.Authenticate == nil {
 		return nil, nil
 	}
 	c, err := s.options.Authenticate(ctx)
 	if err != nil {
-		if _, ok := status.FromError(err); ok {
-			return nil, err
+		if _, ok := status.FromError(err); !ok {
+			err = status.Errorf(codes.Unauthenticated, "who is asking? %v", err)
 		}
-		return nil, status.Errorf(codes.Unauthenticated, "who is asking? %v", err)
+		s.metrics.refused.WithLabelValues("unauthenticated").Inc()
+		return nil, err
 	}
-	if c.Service == "" || c.Node == "" {
-		return nil, status.Error(codes.Unauthenticated, "the credential names no service or no node")
+	switch {
+	case c.Service == "" || c.Node == "":
+		err = status.Error(codes.Unauthenticated, "the credential names no service or no node")
+	case !c.Expires.IsZero() && !time.Now().Before(c.Expires):
+		err = status.Error(codes.Unauthenticated, "the credential has expired")
+	default:
+		return &c, nil
 	}
-	if !c.Expires.IsZero() && !time.Now().Before(c.Expires) {
-		return nil, status.Error(codes.Unauthenticated, "the credential has expired")
-	}
-	return &c, nil
+	s.metrics.refused.WithLabelValues("unauthenticated").Inc()
+	s.options.Logger.Warn("call refused", "peer", peerAddress(ctx), "err", err)
+	return nil, err
 }
 
 // admit checks the node of a request against the credential and against the

@@ -71,7 +71,9 @@ func (f *feed) reconnected(versions map[string]string) {
 				continue
 			}
 		}
-		if f.typ == resource.Secret && leased(name) && !s.secrets.adopt(name, version) {
+		// There is a lease only for what the client may have: not in plaintext
+		// mode, nor for the identity of another service.
+		if f.typ == resource.Secret && leased(name) && s.secrets.mayHave(name) && !s.secrets.adopt(name, version) {
 			continue
 		}
 		f.note(name, &diff{version: version})

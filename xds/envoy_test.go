@@ -255,7 +255,7 @@ func (e *envoy) serve(t *testing.T) {
 	e.server = testServer()
 	e.publish()
 	e.resources.Store(0)
-	e.grpc = grpc.NewServer(append(ServerOptions(), grpc.StreamInterceptor(e.count))...)
+	e.grpc = grpc.NewServer(append(e.server.ServerOptions(), grpc.StreamInterceptor(e.count))...)
 	e.server.Register(e.grpc)
 	address := e.address
 	if address == "" {

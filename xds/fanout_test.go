@@ -99,9 +99,9 @@ func (f fleet) subscribers(service string) (n int) {
 }
 
 func (f fleet) bench(b *testing.B) {
-	s := testServer()
+	s := testServer(func(o *Options) { o.Limits = Limits{StreamRate: 1e6, StreamBurst: 1e6} })
 	w, names := benchWorld(s, f.Services)
-	f.Address = listen(b, s).String()
+	f.Address = serveGRPC(b, s).String()
 	debug.FreeOSMemory()
 	empty, cpu, rss := memStats(), cpuTime(), residentSet()
 

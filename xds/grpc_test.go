@@ -32,10 +32,10 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// listen serves on loopback until the test ends.
-func listen(t testing.TB, s *Server, options ...grpc.ServerOption) net.Addr {
+// serveGRPC serves on loopback until the test ends.
+func serveGRPC(t testing.TB, s *Server, options ...grpc.ServerOption) net.Addr {
 	t.Helper()
-	g := grpc.NewServer(append(ServerOptions(), options...)...)
+	g := grpc.NewServer(append(s.ServerOptions(), options...)...)
 	s.Register(g)
 	healthpb.RegisterHealthServer(g, health.NewServer()) // another service, through the same codec
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -79,7 +79,7 @@ func TestOverGRPC(t *testing.T) {
 			s := testServer()
 			w := newWorld(s, cluster("a", "1"), endpoint("a", "1"))
 			w.publish()
-			conn := dial(t, listen(t, s, grpc.Creds(tt.server)), tt.client)
+			conn := dial(t, serveGRPC(t, s, grpc.Creds(tt.server)), tt.client)
 			node := &corepb.Node{Id: "n", Cluster: "nexus"}
 
 			ads, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(t.Context())
@@ -137,7 +137,7 @@ func TestLargeBodiesAreShared(t *testing.T) {
 		all = append(all, r)
 	}
 	newWorld(s, all...).publish()
-	conn := dial(t, listen(t, s), insecure.NewCredentials())
+	conn := dial(t, serveGRPC(t, s), insecure.NewCredentials())
 	ads, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +165,7 @@ func TestManyStreams(t *testing.T) {
 	s := testServer()
 	w := newWorld(s, cluster("a", "1"), endpoint("a", "0"))
 	w.publish()
-	conn := dial(t, listen(t, s), insecure.NewCredentials())
+	conn := dial(t, serveGRPC(t, s), insecure.NewCredentials())
 	const last = "last"
 	var clients sync.WaitGroup
 	for i := range 50 {

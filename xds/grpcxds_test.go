@@ -35,7 +35,7 @@ func TestGRPCClient(t *testing.T) {
 	w.profile.Kind = resource.Proxyless
 	one, two := backend(t), backend(t)
 	w.put(apiListener("lake"), vhost("lake", "1", "lake"), lakeCluster("lake"), lakeEndpoints("lake", "1", one)).publish()
-	addr := listen(t, s)
+	addr := serveGRPC(t, s)
 
 	bootstrap, err := json.Marshal(map[string]any{
 		"xds_servers": []any{map[string]any{

@@ -12,14 +12,16 @@ import (
 
 // Options configure a [Server]. Only Logger is required.
 type Options struct {
+	// Logger gets lines that clients cause: it should bear any number of them.
 	Logger *slog.Logger
 	// Metrics is where the server's metrics are registered; nil: nowhere.
 	Metrics prometheus.Registerer
 	// OnFleet is told when the set of distinct profiles changes. Calls come one
 	// at a time, from a goroutine that holds up no stream.
 	OnFleet func(*resource.Fleet)
-	// Authenticate says who opened a stream, from its context. An error refuses
-	// the stream. Nil is plaintext mode: a proxy is what its node.cluster says,
+	// Authenticate says who makes a call, from the context that its headers made.
+	// An error refuses the call, before anything of its body is read. It is called
+	// by the goroutine that reads the connection, so it does not wait. Nil is plaintext mode: a proxy is what its node.cluster says,
 	// and no private key is sent to anyone.
 	Authenticate func(context.Context) (Credential, error)
 	// Issuer has the certificates of the proxies; nil while mTLS is off.
@@ -31,9 +33,9 @@ type Options struct {
 	// Quorum is how many distinct proxies decide on a content of a resource: so
 	// many that refuse it take it away from the fleet, so many that acknowledge
 	// it prove it good. Zero: 3.
-	Quorum int
-	// Timeouts; a zero field takes its default.
-	Timeouts Timeouts
+	Quorum   int
+	Limits   Limits
+	Timeouts Timeouts // a zero field takes its default
 }
 
 // Timeouts bound how long a stream waits for its client.

@@ -17,6 +17,7 @@ import (
 	"datapunk.dev/controlplane/resource"
 
 	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 )
 
 // authority issues secrets whose version is a count.
@@ -231,6 +232,45 @@ func TestPlaintextHasNoPrivateKeys(t *testing.T) {
 		c.silence("nobody has proved anything")
 		if len(a.leases) != 0 {
 			t.Error("a lease was taken")
+		}
+		c.close()
+	})
+}
+
+// Versions that a client reports, of secrets that it may not have, are no
+// reason to look for a certificate: in plaintext mode there is nobody to ask.
+func TestAVersionOfASecretThatNobodyMayHave(t *testing.T) {
+	names := []string{"default", "spiffe://datapunk/nexus", "spiffe://datapunk/lake", "callers/lake", "ROOTCA"}
+	versions := []string{"default", "root.later.7", "spiffe://datapunk/nexus", "root.later.7", "spiffe://datapunk/lake", "root.later.7", "callers/lake", "c1"}
+	for _, issuer := range []Issuer{nil, &authority{}} {
+		protocolTest(fmt.Sprintf("in plaintext mode, issuer %T", issuer), t, func(t *testing.T, w *world) {
+			w.server.options.Issuer = issuer
+			w.put(secret("ROOTCA", "r1")).publish()
+			c := openDelta(t, w.server)
+			c.reconnect(sds, names, versions...)
+			c.expect("secret ROOTCA@r1")
+			c.silence("what it has from elsewhere is not ours to take")
+			w.put(secret("ROOTCA", "r2")).publish()
+			c.expect("secret ROOTCA@r2")
+			// SotW reports one version for all, and is told of none.
+			s := openSotw(t, w.server)
+			s.node.Id = "nexus-2"
+			s.send(&discovery.DiscoveryRequest{Node: s.takeNode(), TypeUrl: sds.URL(), ResourceNames: names, VersionInfo: "root.later.7"})
+			s.expect("secret ROOTCA")
+			c.close()
+			s.close()
+			w.server.wantEmpty(t)
+			if a, ok := issuer.(*authority); ok && len(a.leases) != 0 {
+				t.Error("a lease was taken for who has proved nothing")
+			}
+		})
+	}
+	secretTest("with a credential, of another service", t, func(t *testing.T, w *world, a *authority) {
+		c := openDelta(t, w.server)
+		c.reconnect(sds, []string{"spiffe://datapunk/lake"}, "spiffe://datapunk/lake", "root.later.7")
+		c.silence("it may not have that")
+		if len(a.leases) != 0 {
+			t.Error("a lease was taken for the identity of another service")
 		}
 		c.close()
 	})

@@ -2,7 +2,6 @@ package xds
 
 import (
 	"context"
-	"math"
 	"sync"
 	"time"
 
@@ -41,7 +40,8 @@ type Server struct {
 	slots    map[resource.Profile]*slot
 	scopes   map[string]*scopeSlot // of the slots, by key
 	streams  map[*stream]struct{}
-	nodes    map[string]*stream // by node.id, its newest ADS stream
+	nodes    map[string]*resident // by node.id
+	paces    *paces
 	memory   *memory
 
 	fleet     *resource.Fleet               // that OnFleet was last called with
@@ -52,6 +52,7 @@ type Server struct {
 // New returns a server that refuses streams until [Server.Publish] is called.
 func New(o Options) *Server {
 	o.Timeouts = o.Timeouts.withDefaults()
+	o.Limits = o.Limits.withDefaults()
 	j := newJury(o.Quorum)
 	return &Server{
 		options: o,
@@ -63,23 +64,48 @@ func New(o Options) *Server {
 		slots:   make(map[resource.Profile]*slot),
 		scopes:  make(map[string]*scopeSlot),
 		streams: make(map[*stream]struct{}),
-		nodes:   make(map[string]*stream),
+		nodes:   make(map[string]*resident),
+		paces:   newPaces(o.Limits),
 		memory:  newMemory(),
 		fleet:   resource.NewFleet(),
 		moved:   make(map[resource.Profile]struct{}),
 	}
 }
 
+const (
+	// maxMessage bounds a request. A delta client that reconnects names every
+	// resource with its version: 5 MB for 50,000 of them.
+	maxMessage = 8 << 20
+	// maxHeaders bounds the headers of a call. A token has 4 KB at most.
+	maxHeaders = 16 << 10
+	// maxConcurrentStreams bounds the calls that a connection has at a time, and
+	// with them the handlers that it may have running: those of streams that it
+	// reset at once too. Clients with more streams open another connection.
+	maxConcurrentStreams = 100
+	// window is what a client may send ahead of its reader.
+	window = 64 << 10
+	// handshakeTime bounds the TLS handshake and what begins HTTP/2.
+	handshakeTime = 20 * time.Second
+)
+
 // ServerOptions returns what the gRPC server needs to carry this one: the
-// codec without which streams cannot send, and limits. Other services may be
-// registered beside it.
-func ServerOptions() []grpc.ServerOption {
+// codec without which streams cannot send, limits, and the look at the headers
+// of each call. Other services may be registered beside it: their callers too
+// have to show a credential.
+func (s *Server) ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),
-		// A delta client that reconnects names every resource with its
-		// version: 5 MB for 50,000 of them, where the default limit is 4 MB.
-		grpc.MaxRecvMsgSize(32 << 20),
-		grpc.MaxConcurrentStreams(math.MaxUint32),
+		grpc.InTapHandle(s.tap),
+		grpc.ChainStreamInterceptor(admitStream),
+		grpc.ChainUnaryInterceptor(admitUnary),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxHeaderListSize(maxHeaders),
+		grpc.MaxConcurrentStreams(maxConcurrentStreams),
+		grpc.ConnectionTimeout(handshakeTime),
+		// Windows that grow with what a client sends would let it leave up to
+		// 16 MB on a stream that nobody reads.
+		grpc.StaticStreamWindowSize(window),
+		grpc.StaticConnWindowSize(window),
 		// A connection with TLS keeps its buffer, of 32 KB unless told. What
 		// clients send often, ACKs, takes a hundred bytes.
 		grpc.ReadBufferSize(4 << 10),
@@ -98,7 +124,8 @@ func ServerOptions() []grpc.ServerOption {
 
 // Register adds ADS and the separate discovery services to a gRPC server that
 // was made with [ServerOptions].
-func (s *Server) Register(g *grpc.Server) {
+func (s *Server) Register(server *grpc.Server) {
+	g := streamsOnly{server}
 	h := xdsserver.NewServerAdvanced(handlers{s}, handlers{s}, handlers{s})
 	discovery.RegisterAggregatedDiscoveryServiceServer(g, h)
 	clusterservice.RegisterClusterDiscoveryServiceServer(g, h)
@@ -123,7 +150,7 @@ func (h handlers) StreamHandler(gs xdsstream.Stream, typeURL string) error {
 
 // Fetch implements rest.Server of go-control-plane: polling is not supported.
 func (handlers) Fetch(context.Context, *discovery.DiscoveryRequest) (*discovery.DiscoveryResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "polling is not supported, open a stream")
+	return nil, errFetch
 }
 
 // Snapshot is one state of the whole fleet's configuration.
@@ -334,20 +361,34 @@ func (s *Server) enter(st *stream) error {
 	defer s.mu.Unlock()
 	switch {
 	case s.draining:
+		s.metrics.refused.WithLabelValues("unavailable").Inc()
 		return errDraining
 	case s.snapshot == nil:
+		s.metrics.refused.WithLabelValues("unavailable").Inc()
 		return errNotReady
+	case st.credential != nil && !s.paces.node(place{st.credential.Node, st.host}):
+		return s.refuse("node_rate", codes.Unavailable, "node %q opens streams too fast", st.credential.Node)
+	case len(s.streams) >= s.options.Limits.Streams:
+		return s.refuse("streams", codes.ResourceExhausted, "the control plane has %d streams", len(s.streams))
+	case !s.paces.all.Allow():
+		return s.refuse("rate", codes.Unavailable, "too many streams begin at once: come again")
 	}
 	s.streams[st] = struct{}{}
 	return nil
 }
 
-// identify puts a stream whose node is known into the slot of its profile.
-// The newest ADS stream of a node.id wins: a proxy that lost its connection is
-// back before the server notices that the old one is dead.
-func (s *Server) identify(st *stream, p resource.Profile) {
+// identify puts a stream whose node is known into the slot of its profile, and
+// among the streams of its node.id.
+func (s *Server) identify(st *stream, p resource.Profile) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if st.credential == nil && !s.paces.node(place{st.node.id, st.host}) {
+		return s.refuse("node_rate", codes.Unavailable, "node %q opens streams too fast", st.node.id)
+	}
+	s.memory.expire(func(node string) bool { return s.nodes[node] != nil })
+	if err := s.house(st, p); err != nil {
+		return err
+	}
 	sl := s.slots[p]
 	if sl == nil {
 		sl = &slot{profile: p, streams: make(map[*stream]struct{}), halves: &s.halves}
@@ -366,22 +407,8 @@ func (s *Server) identify(st *stream, p resource.Profile) {
 		sl.scope.mu.Unlock()
 	}
 	st.slot = sl
-	s.memory.expire(func(node string) bool { return s.nodes[node] != nil })
 	st.recalled, st.doubted = s.memory.of(st.node.id)
-	if st.aggregated {
-		if old := s.nodes[st.node.id]; old != nil && !st.joins(old, p) {
-			s.metrics.superseded.Inc()
-			old.end(errSuperseded)
-		}
-		s.nodes[st.node.id] = st
-	}
-}
-
-// joins reports whether a stream may stand beside an older one of its node.id:
-// gRPC's own client opens one for each service that a process calls. One from
-// elsewhere is a rival all the same.
-func (s *stream) joins(old *stream, p resource.Profile) bool {
-	return p.Kind == resource.Proxyless && old.slot != nil && old.slot.profile == p && s.status.host() == old.status.host()
+	return nil
 }
 
 // leave takes a stream out. The profile goes with its last stream.
@@ -392,9 +419,7 @@ func (s *Server) leave(st *stream) {
 	if st.slot == nil {
 		return
 	}
-	if s.nodes[st.node.id] == st {
-		delete(s.nodes, st.node.id)
-	}
+	s.unhouse(st)
 	s.memory.extend(st.node.id)
 	_ = s.budget.move(st.node.id, st.counted, nameCount{})
 	sl := st.slot

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"maps"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -144,17 +143,6 @@ func (t *streamStatus) identified(n *node, sl *slot, recalled map[resource.Ref]*
 			t.types[ref.Type].LastNack = r.nack
 		}
 	}
-}
-
-// host is where the client is, without its port.
-func (t *streamStatus) host() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	host, _, err := net.SplitHostPort(t.proxy.Peer)
-	if err != nil {
-		return t.proxy.Peer // a Unix socket
-	}
-	return host
 }
 
 func (t *streamStatus) sent(typ resource.Type, version digest) {

@@ -40,6 +40,8 @@ type stream struct {
 
 	log        *slog.Logger
 	credential *Credential // nil in plaintext mode
+	host       string      // where the client is, without its port
+	resident   *resident   // nil until the first request
 	node       *node       // nil until the first request
 	slot       *slot       // nil until the first request
 	feeds      [resource.NumTypes]feed
@@ -82,12 +84,11 @@ func (s *Server) serve(p protocol, gs grpc.ServerStream, typeURL string) (err er
 		st.feeds[t] = feed{stream: st, typ: resource.Type(t)}
 	}
 	if st.credential, err = s.authenticate(gs.Context()); err != nil {
-		s.metrics.refused.WithLabelValues("unauthenticated").Inc()
-		st.log.Warn("stream refused", "peer", peerAddress(gs.Context()), "err", err)
 		return err
 	}
+	peer := peerAddress(gs.Context())
+	st.host = hostOf(peer)
 	if err := s.enter(st); err != nil {
-		s.metrics.refused.WithLabelValues("unavailable").Inc()
 		return err
 	}
 	open := s.metrics.streams.WithLabelValues(p.String())
@@ -95,7 +96,7 @@ func (s *Server) serve(p protocol, gs grpc.ServerStream, typeURL string) (err er
 	defer open.Dec()
 	defer s.leave(st)
 	defer st.secrets.release()
-	st.status.opened(peerAddress(gs.Context()))
+	st.status.opened(peer)
 
 	requests := make(chan *request)
 	failed := make(chan error, 1)
@@ -291,7 +292,9 @@ func (s *stream) begin(n *node) error {
 	s.node = n
 	s.log = s.log.With("node", n.id, "service", n.cluster)
 	s.secrets.begin(s)
-	s.server.identify(s, p)
+	if err := s.server.identify(s, p); err != nil {
+		return err
+	}
 	s.refuses = len(s.recalled) > 0
 	s.status.identified(n, s.slot, s.recalled)
 	s.log.Info("proxy connected", "agent", n.agent, "version", n.version)

@@ -94,7 +94,7 @@ func dialInMemory(t *testing.T, s *Server, server, client credentials.TransportC
 
 func dialThrough(t *testing.T, s *Server, server, client credentials.TransportCredentials, through func(net.Conn) net.Conn) *grpc.ClientConn {
 	t.Helper()
-	g := grpc.NewServer(append(ServerOptions(), grpc.Creds(server))...)
+	g := grpc.NewServer(append(s.ServerOptions(), grpc.Creds(server))...)
 	s.Register(g)
 	l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 	served := make(chan error, 1)

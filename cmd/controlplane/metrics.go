@@ -2,6 +2,8 @@ package main
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+
+	"datapunk.dev/controlplane/listen"
 )
 
 // Metrics of the process as a whole; xds registers its own. Labels are
@@ -52,7 +54,16 @@ var (
 	descResourcesHeld = prometheus.NewDesc("controlplane_resources_held",
 		"Resources that failed a check, and whose last good state is served.", nil, nil)
 	descRefused = prometheus.NewDesc("controlplane_xds_clients_refused_total",
-		"xDS streams refused for want of a valid token.", nil, nil)
+		"Calls to the xDS port refused for want of a valid token.", nil, nil)
+	descConnections = prometheus.NewDesc("controlplane_connections",
+		"Open connections, by port.", []string{"port"}, nil)
+	descIdleConnections = prometheus.NewDesc("controlplane_idle_connections",
+		"Open connections without an authenticated call (xds) or a request (admin), by port.", []string{"port"}, nil)
+	descWaiting = prometheus.NewDesc("controlplane_waiting_connections",
+		"Open connections that are not read yet, because too many others are idle, by port.", []string{"port"}, nil)
+	descClosed = prometheus.NewDesc("controlplane_connections_closed_total",
+		"Connections closed by a limit: idle or waiting for too long, refused because there were too many, failed because the system had no more.",
+		[]string{"port", "reason"}, nil)
 	descIssued = prometheus.NewDesc("controlplane_svids_issued_total",
 		"Certificates issued to proxies.", nil, nil)
 	descIssueErrors = prometheus.NewDesc("controlplane_svid_errors_total",
@@ -71,8 +82,8 @@ func (p *plane) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	counter := func(d *prometheus.Desc, v float64) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v)
+	counter := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 	}
 	if p.logDropped != nil {
 		counter(descLogDropped, float64(p.logDropped()))
@@ -90,6 +101,19 @@ func (p *plane) Collect(ch chan<- prometheus.Metric) {
 	counter(descKeepErrors, float64(p.keepErrors))
 	p.mu.Unlock()
 
+	for port, l := range map[string]*listen.Listener{"xds": p.xdsListener, "admin": p.adminListener} {
+		if l == nil {
+			continue
+		}
+		s := l.Stats()
+		gauge(descConnections, float64(s.Open), port)
+		gauge(descIdleConnections, float64(s.Idle), port)
+		gauge(descWaiting, float64(s.Waiting), port)
+		counter(descClosed, float64(s.IdleClosed), port, "idle")
+		counter(descClosed, float64(s.WaitingClosed), port, "waiting")
+		counter(descClosed, float64(s.Refused), port, "refused")
+		counter(descClosed, float64(s.Failures), port, "failed")
+	}
 	if p.catalogs != nil {
 		source := p.catalogs.Status()
 		gauge(descReady, number(source.Ready && len(source.Waiting) == 0))

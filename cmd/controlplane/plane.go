@@ -9,10 +9,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"datapunk.dev/controlplane/admin"
 	"datapunk.dev/controlplane/control"
+	"datapunk.dev/controlplane/listen"
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/translate"
@@ -25,6 +24,7 @@ type snapshot = translate.Snapshot
 // mesh file changes.
 type plane struct {
 	log        *slog.Logger
+	clientLog  *slog.Logger  // of what clients cause, however often
 	logDropped func() uint64 // lines that the log has left out
 	settings   *settings
 
@@ -33,6 +33,8 @@ type plane struct {
 	xds      *xds.Server
 	svids    *sds.Manager // nil with plaintext xDS
 	tokens   *sds.Tokens  // nil with plaintext xDS
+
+	xdsListener, adminListener *listen.Listener
 
 	mesh   atomic.Pointer[policy.Mesh] // in force
 	warned map[warning]bool            // of the file in force, so that the log has each once; only follow uses it
@@ -49,8 +51,6 @@ type plane struct {
 	reloads      uint64
 	reloadErrors uint64
 	unauthorized uint64
-	refusals     *rate.Limiter // of the log
-	unsaid       uint64        // since the log last had one
 }
 
 // warning is one of a mesh file, wherever its line is.
@@ -129,19 +129,12 @@ func (p *plane) reject(err error) {
 }
 
 // refused counts a client without a valid token. An Envoy tries again every few
-// seconds for as long as it lives, so the log has only so many of them.
+// seconds for as long as it lives.
 func (p *plane) refused(err error) {
 	p.mu.Lock()
 	p.unauthorized++
-	unsaid := p.unsaid
-	say := p.refusals.Allow()
-	if p.unsaid++; say {
-		p.unsaid = 0
-	}
 	p.mu.Unlock()
-	if say {
-		p.log.Warn("an xDS client was refused", "err", err, "not_logged_before", unsaid)
-	}
+	p.clientLog.Warn("an xDS client was refused", "err", err)
 }
 
 // locate returns where the mesh file in force says what made a resource.

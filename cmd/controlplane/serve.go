@@ -3,13 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -17,12 +14,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
 	"datapunk.dev/controlplane/admin"
 	"datapunk.dev/controlplane/control"
+	"datapunk.dev/controlplane/loglimit"
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/xds"
@@ -30,12 +27,6 @@ import (
 
 // drainTime bounds how long streams and admin requests may take to end.
 const drainTime = 5 * time.Second
-
-// The log of refused xDS clients: so many at once, then one each so often.
-const (
-	refusalBurst = 5
-	refusalEvery = 10 * time.Second
-)
 
 func newServeCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -72,8 +63,8 @@ func newServeCommand() *cobra.Command {
 func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *settings) error {
 	opts := policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}
 	p := &plane{
-		log: log, logDropped: logDropped, settings: s, warned: make(map[warning]bool), revisions: control.NewRevisions(s.keepDir()),
-		refusals: rate.NewLimiter(rate.Every(refusalEvery), refusalBurst),
+		log: log, clientLog: slog.New(loglimit.New(log.Handler())), logDropped: logDropped, settings: s,
+		warned: make(map[warning]bool), revisions: control.NewRevisions(s.keepDir()),
 	}
 	mesh, err := p.firstMesh(opts)
 	if err != nil {
@@ -103,7 +94,7 @@ func (p *plane) openIdentity(ctx context.Context, mesh *policy.Mesh) error {
 	}
 	p.tokens = tokens
 	p.svids, err = sds.NewManager(ca, sds.Options{
-		Rotation: mesh.MTLS.CertRotation, TTL: mesh.MTLS.CertTTL, ServerNames: p.settings.serverNames(), Log: p.log,
+		Rotation: mesh.MTLS.CertRotation, TTL: mesh.MTLS.CertTTL, ServerNames: p.settings.serverNames(), Log: p.clientLog,
 	})
 	return err
 }
@@ -114,47 +105,45 @@ func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh)
 
 	p.loop = control.NewLoop(p.log, func(s *snapshot) { p.xds.Publish(s) }, func() bool { return p.xds.Settled() })
 	p.catalogs = control.NewCatalogs(p.log, p.settings.Catalog, p.revisions.Meant, p.loop.SetCatalog)
-	xdsOptions := xds.Options{Logger: p.log, Metrics: registry, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.settings.Quorum}
-	serverOptions := append(xds.ServerOptions(), containCalls(p.log)...)
+	xdsOptions := xds.Options{Logger: p.clientLog, Metrics: registry, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.settings.Quorum,
+		Limits: xds.Limits{Streams: 2 * p.settings.MaxConnections}}
+	creds := containCalls(p.clientLog)
 	if p.svids != nil {
 		xdsOptions.Issuer = control.Issuer(p.svids)
 		xdsOptions.Authenticate = control.Authenticator(p.tokens, p.refused)
-		serverOptions = append(serverOptions, grpc.Creds(credentials.NewTLS(p.svids.ServerTLS())))
+		creds = append(creds, grpc.Creds(credentials.NewTLS(p.svids.ServerTLS())))
 		p.loop.SetRoots(p.svids.Roots())
 	}
 	p.xds = xds.New(xdsOptions)
 	registry.MustRegister(p)
-	server := grpc.NewServer(serverOptions...)
+	server := grpc.NewServer(append(p.xds.ServerOptions(), creds...)...)
 	p.xds.Register(server)
 	if p.tokens != nil {
-		sds.RegisterRenewal(server, p.tokens, p.log)
+		sds.RegisterRenewal(server, p.tokens, p.clientLog)
 	}
 
-	xdsListener, err := listenXDS(p.settings.XDSAddress)
-	if err != nil {
-		return fmt.Errorf("--xds-address: %w", err)
-	}
-	adminListener, err := net.Listen("tcp", p.settings.AdminAddress)
-	if err != nil {
-		_ = xdsListener.Close()
-		return fmt.Errorf("--admin-address: %w", err)
+	if err := p.listen(); err != nil {
+		return err
 	}
 	adminServer := &http.Server{
-		Handler: admin.Handler(p.log, admin.Sources{
+		Handler: admin.Handler(p.clientLog, admin.Sources{
 			Readiness: p.readiness, Proxies: p.xds.Proxies, Registered: p.registered, Scrape: p.scrape, Metrics: registry,
 		}),
 		ReadHeaderTimeout: 5 * time.Second,
-		IdleTimeout:       time.Minute,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      time.Minute,
+		IdleTimeout:       adminIdleTime,
 		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+		ConnState:         workOn,
+		ErrorLog:          slog.NewLogLogger(p.clientLog.Handler(), slog.LevelDebug),
 	}
 
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	mesh, err = p.followFirst(opts, mesh)
+	mesh, err := p.followFirst(opts, mesh)
 	if err != nil {
-		_, _ = xdsListener.Close(), adminListener.Close()
+		_, _ = p.xdsListener.Close(), p.adminListener.Close()
 		return err
 	}
 	watcher := policy.NewWatcher(p.settings.Files, opts, policy.WatcherOptions{
@@ -162,7 +151,7 @@ func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh)
 		OnHold: p.wait, Meant: p.revisions.Meant,
 		Check: func(m *policy.Mesh) error { return control.Accept(m, p.trustDomain(), p.settings.Plaintext) },
 	})
-	p.log.Info("serving", "xds", xdsListener.Addr().String(), "admin", adminListener.Addr().String(),
+	p.log.Info("serving", "xds", p.xdsListener.Addr().String(), "admin", p.adminListener.Addr().String(),
 		"mesh", mesh.Name, "trust_domain", mesh.MTLS.TrustDomain, "mtls", mesh.MTLS.Enabled, "plaintext", p.settings.Plaintext)
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -172,8 +161,8 @@ func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh)
 	if p.svids != nil {
 		g.Go(func() error { return p.svids.Run(ctx) })
 	}
-	g.Go(func() error { return ignoreClosed(server.Serve(xdsListener)) })
-	g.Go(func() error { return ignoreClosed(adminServer.Serve(adminListener)) })
+	g.Go(func() error { return ignoreClosed(server.Serve(p.xdsListener)) })
+	g.Go(func() error { return ignoreClosed(adminServer.Serve(p.adminListener)) })
 	g.Go(func() error {
 		<-ctx.Done()
 		p.log.Info("draining")
@@ -199,26 +188,6 @@ func (p *plane) drain(server *grpc.Server, adminServer *http.Server) {
 	if err := adminServer.Shutdown(ctx); err != nil {
 		_ = adminServer.Close()
 	}
-}
-
-// listenXDS listens on HOST:PORT, or on unix:PATH for this user alone.
-func listenXDS(addr string) (net.Listener, error) {
-	path, ok := strings.CutPrefix(addr, "unix:")
-	if !ok {
-		return net.Listen("tcp", addr)
-	}
-	// A socket that nobody listens on is left from a process that was killed.
-	if c, err := net.Dial("unix", path); err == nil {
-		_ = c.Close()
-		return nil, fmt.Errorf("listen unix %s: another process listens on it", path)
-	} else if info, err := os.Stat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
-	}
-	old := syscall.Umask(0o177)
-	defer syscall.Umask(old)
-	return net.Listen("unix", path)
 }
 
 func ignoreClosed(err error) error {

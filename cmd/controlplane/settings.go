@@ -17,17 +17,18 @@ import (
 // settings are the process's own, from flags, CONTROLPLANE_* variables and a
 // settings file, in that order of precedence. Never the mesh file.
 type settings struct {
-	Files        []string `mapstructure:"file"`
-	Environment  string   `mapstructure:"environment"`
-	Catalog      string   `mapstructure:"catalog"`
-	XDSAddress   string   `mapstructure:"xds-address"`
-	XDSNames     []string `mapstructure:"xds-name"`
-	AdminAddress string   `mapstructure:"admin-address"`
-	DataDir      string   `mapstructure:"data-dir"`
-	Plaintext    bool     `mapstructure:"xds-plaintext"`
-	Quorum       int      `mapstructure:"quarantine-quorum"`
-	LogLevel     string   `mapstructure:"log-level"`
-	LogFormat    string   `mapstructure:"log-format"`
+	Files          []string `mapstructure:"file"`
+	Environment    string   `mapstructure:"environment"`
+	Catalog        string   `mapstructure:"catalog"`
+	XDSAddress     string   `mapstructure:"xds-address"`
+	XDSNames       []string `mapstructure:"xds-name"`
+	AdminAddress   string   `mapstructure:"admin-address"`
+	DataDir        string   `mapstructure:"data-dir"`
+	Plaintext      bool     `mapstructure:"xds-plaintext"`
+	MaxConnections int      `mapstructure:"max-connections"`
+	Quorum         int      `mapstructure:"quarantine-quorum"`
+	LogLevel       string   `mapstructure:"log-level"`
+	LogFormat      string   `mapstructure:"log-format"`
 
 	dataDirNamed bool // the data directory is not only the default
 }
@@ -42,6 +43,7 @@ func settingsFlags(cmd *cobra.Command) {
 	f.String("admin-address", "127.0.0.1:19000", "where /readyz, /metrics and the API listen")
 	f.String("data-dir", "", "certificate authority and token key (default $STATE_DIRECTORY, else ./data)")
 	f.Bool("xds-plaintext", false, "no TLS and no tokens on the xDS port; loopback and Unix sockets only")
+	f.Int("max-connections", 20_000, "how many connections the xDS port takes, within the limit of open files; twice as many streams")
 	f.Int("quarantine-quorum", 3, "how many proxies that reject one content take it from the whole fleet, and that accept it prove it good")
 	f.String("log-level", "info", "debug, info, warn or error")
 	f.String("log-format", "", "text or json (default text on a terminal, else json)")
@@ -111,6 +113,9 @@ func (s *settings) check() error {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
 			return usageError{fmt.Errorf("%s %q: want HOST:PORT: %w", flag, addr, err)}
 		}
+	}
+	if s.MaxConnections < 1 {
+		return usageError{fmt.Errorf("--max-connections %d: want 1 or more", s.MaxConnections)}
 	}
 	if s.Quorum < 1 {
 		return usageError{fmt.Errorf("--quarantine-quorum %d: want 1 or more", s.Quorum)}

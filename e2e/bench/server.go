@@ -189,7 +189,10 @@ func newOurs(w world) (*ours, error) {
 	o := &ours{w: w}
 	quiet := slog.New(slog.DiscardHandler)
 	o.loop = control.NewLoop(quiet, func(s *snapshot) { o.xds.Publish(s) }, func() bool { return o.xds.Settled() })
-	o.xds = xds.New(xds.Options{Logger: quiet, OnFleet: o.loop.SetFleet})
+	o.xds = xds.New(xds.Options{
+		Logger: quiet, OnFleet: o.loop.SetFleet,
+		Limits: xds.Limits{StreamRate: 1e6, StreamBurst: 1e6}, // the others have none
+	})
 	o.loop.SetRoots(roots)
 	o.loop.SetMesh(m)
 	if w.Consul != "" {
@@ -211,7 +214,7 @@ func newOurs(w world) (*ours, error) {
 	return o, nil
 }
 
-func (o *ours) options() []grpc.ServerOption { return xds.ServerOptions() }
+func (o *ours) options() []grpc.ServerOption { return o.xds.ServerOptions() }
 func (o *ours) register(g *grpc.Server)      { o.xds.Register(g) }
 
 func (o *ours) prepare(int, int) error { return nil }

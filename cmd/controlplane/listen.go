@@ -1,0 +1,113 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"datapunk.dev/controlplane/listen"
+)
+
+const (
+	// ownDescriptors are kept for the control plane itself: connections to
+	// Consul, of which an agent takes 200, files, and the admin address.
+	ownDescriptors = 200 + adminConnections + 56
+	// adminConnections is how many the admin address takes.
+	adminConnections = 128
+	// authenticateTime is how long a connection to the xDS port may be without an
+	// authenticated call: from the first byte of its handshake, and after the
+	// last call. A fleet that comes back at once needs as long.
+	authenticateTime = 20 * time.Second
+	// handshakes is how many a slow machine can do in a second, and handshakeTime
+	// the least that each is given: so a connection is not closed for the sake
+	// of others before it could authenticate.
+	handshakes    = 250
+	handshakeTime = 2 * time.Second
+	// waitTime is how long one waits for others to authenticate.
+	waitTime = time.Minute
+	// adminIdleTime is how long a connection to the admin address waits for its
+	// next request.
+	adminIdleTime = time.Minute
+)
+
+// listen opens the two ports.
+func (p *plane) listen() error {
+	descriptors, err := listen.Descriptors()
+	if err != nil {
+		return fmt.Errorf("how many files may be open: %w", err)
+	}
+	limits := xdsLimits(p.settings.MaxConnections, descriptors)
+	xdsListener, err := listenXDS(p.settings.XDSAddress)
+	if err != nil {
+		return fmt.Errorf("--xds-address: %w", err)
+	}
+	adminListener, err := net.Listen("tcp", p.settings.AdminAddress)
+	if err != nil {
+		_ = xdsListener.Close()
+		return fmt.Errorf("--admin-address: %w", err)
+	}
+	if limits.Connections < p.settings.MaxConnections {
+		p.log.Warn("fewer connections to the xDS port than --max-connections: raise the limit of open files (ulimit -n, LimitNOFILE)",
+			"connections", limits.Connections, "max_connections", p.settings.MaxConnections, "open_files", descriptors)
+	}
+	p.xdsListener = listen.New(xdsListener, limits, p.clientLog)
+	p.adminListener = listen.New(adminListener, listen.Limits{
+		Connections: adminConnections, Idle: adminConnections / 2, IdlePerHost: adminConnections / 2, IdleTime: adminIdleTime, BusyIdleTime: time.Second, WaitTime: 10 * time.Second,
+	}, p.clientLog)
+	return nil
+}
+
+// xdsLimits are those of the xDS port, in a process that may have so many
+// descriptors.
+func xdsLimits(connections, descriptors int) listen.Limits {
+	own := min(ownDescriptors, descriptors/2)
+	n := max(1, min(connections, descriptors-own))
+	perHost := max(1, n/4)
+	return listen.Limits{
+		Connections:  n,
+		Idle:         max(1, n/2),
+		IdlePerHost:  perHost,
+		IdleTime:     authenticateTime,
+		BusyIdleTime: min(max(handshakeTime, time.Duration(perHost)*time.Second/handshakes), authenticateTime),
+		WaitTime:     waitTime,
+	}
+}
+
+// workOn tells a connection to the admin address that a request has begun, and
+// that it was answered.
+func workOn(c net.Conn, state http.ConnState) {
+	conn, ok := c.(*listen.Conn)
+	if !ok {
+		return
+	}
+	switch state {
+	case http.StateActive:
+		conn.Busy()
+	case http.StateIdle:
+		conn.Idle()
+	}
+}
+
+// listenXDS listens on HOST:PORT, or on unix:PATH for this user alone.
+func listenXDS(addr string) (net.Listener, error) {
+	path, ok := strings.CutPrefix(addr, "unix:")
+	if !ok {
+		return net.Listen("tcp", addr)
+	}
+	// A socket that nobody listens on is left from a process that was killed.
+	if c, err := net.Dial("unix", path); err == nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("listen unix %s: another process listens on it", path)
+	} else if info, err := os.Stat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	old := syscall.Umask(0o177)
+	defer syscall.Umask(old)
+	return net.Listen("unix", path)
+}
