@@ -298,7 +298,7 @@ func (b *build) makeClusters(s *scope, key localKey) {
 	if err != nil {
 		// Nothing in it comes from an operator but the idle timeout,
 		// which every cluster of the service has too.
-		b.report(key.report(s), []Held{{Type: resource.Cluster, Name: resource.ClusterLocalApp, Keys: []string{"policies.timeout"}, Cause: err.Error()}}, nil)
+		b.report(key.report(s), []Held{{Type: resource.Cluster, Name: resource.ClusterLocalApp, Keys: []string{policy.KeyTimeout}, Cause: err.Error()}}, nil)
 		local = nil
 	}
 	s.clusters[key] = s.base.With(local)

@@ -60,7 +60,7 @@ func (s *service) makeCluster(c *compiler, before *service) {
 }
 
 func (s *service) makeHost(before *service) {
-	s.routeKeys = settingKeys(s.settings, []string{"retry", "timeout", "load_balancing", "protocol"})
+	s.routeKeys = s.settings.Keys(policy.SettingRetry, policy.SettingTimeout, policy.SettingLoadBalancing, policy.SettingProtocol)
 	made, err := outboundHost(s.settings)
 	if err != nil {
 		s.held = append(s.held, Held{Type: resource.Route, Name: routeOutbound, Keys: s.routeKeys, Cause: s.settings.Name + ": " + err.Error()})
