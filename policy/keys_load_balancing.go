@@ -21,7 +21,7 @@ var balancingKeys = table[LoadBalancing]{"balancing", []row[LoadBalancing]{
 	},
 	{
 		name: "hash_policy", takes: list(object(&hashPolicyKeys, checkHashPolicy), func(l *LoadBalancing) *[]HashPolicy { return &l.HashPolicy }), unset: "none",
-		says: "what `ring_hash` and `maglev` hash: a list of `{header: NAME}`, `{cookie: NAME}` or `{source_ip: true}`", becomes: "Route `hash_policy`",
+		says: "what `ring_hash` and `maglev` hash; each entry has one of `header: NAME`, `cookie: NAME` and `source_ip: true`", becomes: "Route `hash_policy`",
 	},
 	{
 		name: "panic_threshold", takes: one(percentage(), func(l *LoadBalancing) *float64 { return &l.PanicThreshold }), def: "50",

@@ -46,7 +46,7 @@ var backoffKeys = table[Retry]{"backoff", []row[Retry]{
 	},
 	{
 		name: "multiplier", takes: multiplier(), unset: "2",
-		says: "2 or nothing: Envoy knows no other", becomes: "nothing",
+		says: "Envoy knows no other", becomes: "nothing",
 	},
 }}
 

@@ -89,7 +89,7 @@ var conditionKeys = table[AuthorizationPolicy]{"conditions", []row[Authorization
 	{name: "not_methods", takes: list(method(), func(p *AuthorizationPolicy) *[]string { return &p.NotMethods })},
 	{
 		name: "headers", takes: list(object(&headerKeys, checkHeader), func(p *AuthorizationPolicy) *[]HeaderMatch { return &p.Headers }),
-		says: "`{name, and one of exact, prefix, suffix, regex, present}`; the regex is RE2's and matches the whole value, and Envoy takes one of at most 100 instructions, which is not quite 100 letters. Of a header that stands in several lines, one that matches is enough",
+		says: "headers, below; of one that stands in several lines, one that matches is enough",
 	},
 	{name: "not_headers", takes: list(object(&headerKeys, checkHeader), func(p *AuthorizationPolicy) *[]HeaderMatch { return &p.NotHeaders })},
 	{
@@ -104,6 +104,6 @@ var headerKeys = table[HeaderMatch]{"header", []row[HeaderMatch]{
 	{name: "exact", takes: one(anyText(), func(h *HeaderMatch) *string { h.Exact = new(string); return h.Exact }), says: "the whole value"},
 	{name: "prefix", takes: one(text(), func(h *HeaderMatch) *string { h.Prefix = new(string); return h.Prefix }), says: "what the value begins with"},
 	{name: "suffix", takes: one(text(), func(h *HeaderMatch) *string { h.Suffix = new(string); return h.Suffix }), says: "what the value ends with"},
-	{name: "regex", takes: one(regex(), func(h *HeaderMatch) *string { h.Regex = new(string); return h.Regex }), says: "the whole value"},
+	{name: "regex", takes: one(regex(), func(h *HeaderMatch) *string { h.Regex = new(string); return h.Regex }), says: "the whole value, in RE2's syntax; Envoy takes at most 100 instructions, which is not quite 100 letters"},
 	{name: "present", takes: one(boolean(), func(h *HeaderMatch) *bool { h.Present = new(bool); return h.Present }), says: "whether the request has it"},
 }}

@@ -11,7 +11,7 @@ var serviceKeys = table[Service]{"service", []row[Service]{
 	},
 	{
 		name: "upstreams", takes: list(upstream(), func(s *Service) *[]Upstream { return &s.Upstreams }), unset: "every service",
-		says:    "whom it calls: names, or `{service: Y, local_bind_port: N}`, where the sidecar listens on 127.0.0.1:N for TCP. `[]`: nobody",
+		says:    "whom it calls; with `local_bind_port: N` the sidecar listens on 127.0.0.1:N for TCP. `[]`: nobody",
 		becomes: "the scope of its proxies: clusters, outbound routes, TCP listeners",
 	},
 	{name: "circuit_breakers", takes: within[Service](&limitKeys), unset: "`circuit_breakers.custom.X`", says: "the four limits", becomes: "as there"},

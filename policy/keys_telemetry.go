@@ -29,7 +29,7 @@ var tracingKeys = table[Tracing]{"tracing", []row[Tracing]{
 	},
 	{
 		name: "tags", takes: list(object(&tagKeys, nil), func(t *Tracing) *[]Tag { return &t.Tags }), unset: "none",
-		says:    "list of `{key, value}`. A value that is one `${VARIABLE}`, with or without a default, is taken by each proxy from its own environment; what it is beside the control plane is only the default. An empty value is an error",
+		says:    "a value that is one `${VARIABLE}`, with or without a default, is taken by each proxy from its own environment; what it is beside the control plane is only the default. An empty value is an error",
 		becomes: "`custom_tags`, environment or literal",
 	},
 }}

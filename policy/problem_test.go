@@ -2,7 +2,6 @@ package policy_test
 
 import (
 	"bytes"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,8 +11,6 @@ import (
 
 	"datapunk.dev/controlplane/policy"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // A file with ten different mistakes reports ten, each as an operator sees it.
 func TestTenMistakesAreReportedAtOnce(t *testing.T) {
@@ -30,7 +27,7 @@ func TestTenMistakesAreReportedAtOnce(t *testing.T) {
 		t.Errorf("%d problems with %d codes", len(ps), len(codes))
 	}
 	golden := filepath.Join("testdata", "ten-mistakes.txt")
-	if *update {
+	if *policy.Update {
 		if err := os.WriteFile(golden, out.Bytes(), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -195,8 +195,7 @@ func TestEqualLooksAtSettingsAlone(t *testing.T) {
 	}
 }
 
-func TestTheRestOfTheVocabulary(t *testing.T) {
-	m := load(t, `
+const wholeVocabulary = `
 mesh:
   name: m
   discovery:
@@ -234,7 +233,10 @@ mesh:
           not_headers: [{name: a, regex: "^b$"}, {name: a, present: false}]
           ports: [8080]
           not_ports: [9090]
-`)
+`
+
+func TestTheRestOfTheVocabulary(t *testing.T) {
+	m := load(t, wholeVocabulary)
 	text := func(s string) *string { return &s }
 	absent := false
 	for _, c := range []struct{ got, want any }{

@@ -34,14 +34,17 @@ type parser struct {
 
 // fail reports a mistake in a value.
 func (p *parser) fail(n *yamlfile.Node, code yamlfile.Code, format string, args ...any) {
-	p.count++
-	p.report.Add(yamlfile.Problem{Source: n.Source, Width: n.Width, Code: code, Message: fmt.Sprintf(format, args...)})
+	p.add(yamlfile.Problem{Source: n.Source, Width: n.Width, Code: code, Message: fmt.Sprintf(format, args...)})
 }
 
 // failKey reports a mistake in a key.
 func (p *parser) failKey(f yamlfile.Field, code yamlfile.Code, hint, format string, args ...any) {
+	p.add(yamlfile.Problem{Source: f.Source, Width: len([]rune(f.Name)), Code: code, Message: fmt.Sprintf(format, args...), Hint: hint})
+}
+
+func (p *parser) add(problem yamlfile.Problem) {
 	p.count++
-	p.report.Add(yamlfile.Problem{Source: f.Source, Width: len([]rune(f.Name)), Code: code, Message: fmt.Sprintf(format, args...), Hint: hint})
+	p.report.Add(problem)
 }
 
 func (p *parser) document(f yamlfile.File) []*watch.Service {
@@ -50,7 +53,7 @@ func (p *parser) document(f yamlfile.File) []*watch.Service {
 	case p.report.Broken():
 		return nil
 	case root == nil || root.Kind == yamlfile.Null:
-		p.report.Add(yamlfile.Problem{
+		p.add(yamlfile.Problem{
 			Source: yamlfile.Source{File: f.Name, Line: 1, Column: 1}, Width: 1, Code: yamlfile.CodeMissing,
 			Message: "the file is empty", Hint: "a catalog without services is services: {}",
 		})
@@ -167,7 +170,10 @@ func (p *parser) health(n *yamlfile.Node) watch.Health {
 		}
 		words = append(words, h.String())
 	}
-	p.fail(n, yamlfile.CodeWord, "health: %q is none of %s", text, strings.Join(words, ", "))
+	p.add(yamlfile.Problem{
+		Source: n.Source, Width: n.Width, Code: yamlfile.CodeWord, Hint: spelling.DidYouMean(text, words),
+		Message: fmt.Sprintf("health: %q is none of %s", text, strings.Join(words, ", ")),
+	})
 	return watch.Critical
 }
 

@@ -1,6 +1,8 @@
 package file_test
 
 import (
+	"bytes"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,6 +13,7 @@ import (
 
 	"datapunk.dev/controlplane/watch"
 	"datapunk.dev/controlplane/watch/file"
+	"datapunk.dev/controlplane/yamlfile"
 )
 
 func TestParse(t *testing.T) {
@@ -125,6 +128,48 @@ func TestParseMistakes(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tt.want, "\n"))
 			}
 		})
+	}
+}
+
+// A mistake is shown as one in the mesh file is.
+func TestAMistakeIsShownWithItsLine(t *testing.T) {
+	_, err := file.Parse("c.yaml", []byte("services:\n  lake:\n    - {id: a, adress: 10.0.0.1, port: 80, health: pasing}\n"))
+	var problems yamlfile.Problems
+	if !errors.As(err, &problems) {
+		t.Fatalf("got %v", err)
+	}
+	var out bytes.Buffer
+	for _, p := range problems {
+		p.Format(&out)
+	}
+	const want = `c.yaml:3:15: MC1003: unknown key "adress" in an instance
+3 |     - {id: a, adress: 10.0.0.1, port: 80, health: pasing}
+  |               ^^^^^^
+  = did you mean "address"?
+c.yaml:3:51: MC1103: health: "pasing" is none of passing, warning, critical, maintenance
+3 |     - {id: a, adress: 10.0.0.1, port: 80, health: pasing}
+  |                                                   ^^^^^^
+  = did you mean "passing"?
+`
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+// What instances have in common stands once.
+func TestAnchorsAndMergeKeys(t *testing.T) {
+	got, err := file.Parse("c.yaml", []byte(`
+x-here: &here {zone: eu-1, meta: {mesh_port: 15006}}
+services:
+  lake:
+    - {<<: *here, id: a, address: 10.0.0.1, port: 80}
+    - {<<: *here, id: b, address: 10.0.0.2, port: 80, zone: eu-2}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := got[0].Instances[0], got[0].Instances[1]; a.Zone != "eu-1" || b.Zone != "eu-2" || a.MeshPort != 15006 || b.MeshPort != 15006 {
+		t.Errorf("got %+v and %+v", a, b)
 	}
 }
 

@@ -8,12 +8,14 @@ package file
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"sync"
 	"time"
 
 	"datapunk.dev/controlplane/watch"
+	"datapunk.dev/controlplane/yamlfile"
 )
 
 // Source reads a file catalog and follows its changes.
@@ -51,6 +53,17 @@ func (s *Source) Status() watch.Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.status
+}
+
+// Validate reads a file catalog and checks it. The error is
+// [yamlfile.Problems] unless the file cannot be read.
+func Validate(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	_, err = Parse(path, data)
+	return err
 }
 
 func (s *Source) load() {
@@ -105,9 +118,12 @@ func (s *Source) failed(err error) {
 	s.status.Waiting = []string{err.Error()}
 	s.status.Errors++
 	s.mu.Unlock()
-	if ready {
-		s.log.Error("catalog refused: the last good one stays", "err", err)
+	var problems yamlfile.Problems
+	if errors.As(err, &problems) {
+		for _, p := range problems {
+			s.log.Error("catalog refused: "+p.Message, "source", p.Source.String(), "code", p.Code, "hint", p.Hint, "last_good", ready)
+		}
 		return
 	}
-	s.log.Error("catalog refused: there is none yet", "err", err)
+	s.log.Error("catalog cannot be read", "err", err, "last_good", ready)
 }
