@@ -11,7 +11,7 @@ import (
 
 // table is a section of the mesh file: a row for each of its keys. Everything
 // that is known of a key stands in its row: the decoder, docs/mesh-file.md,
-// configs/mesh.schema.json and what is suggested for a misspelt one are made
+// configs/mesh.schema.json and what is suggested for a misspelled one are made
 // from it. What concerns several keys at once is the business of the reader of
 // the section.
 type table[T any] struct {

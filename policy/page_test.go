@@ -82,7 +82,7 @@ func sectionAt(path string) *section {
 		if k.form == formList {
 			k.shape = *k.item
 		}
-		if s = k.shape.section; s == nil {
+		if s = k.section; s == nil {
 			return nil
 		}
 	}
@@ -131,7 +131,7 @@ func pageRows(s *section, prefix string, deep bool, some func(key) bool) [][]str
 			}
 			names += ", `" + other.name + "`"
 		}
-		row := []string{names, k.shape.String(), pageDefault(k), k.says, k.becomes, pageCode(k)}
+		row := []string{names, k.String(), pageDefault(k), k.says, k.becomes, pageCode(k)}
 		for i := range row {
 			row[i] = strings.ReplaceAll(row[i], "|", `\|`)
 		}

@@ -167,7 +167,7 @@ func schemaValue(s shape, defs jsonObject) jsonObject {
 	const orVariable = `|\$\{`
 	switch s.form {
 	case formBoolean:
-		return jsonObject{"type": []string{"boolean", "string", "null"}, "pattern": "^([tT]rue|TRUE|[fF]alse|FALSE)$" + orVariable}
+		return jsonObject{"type": []string{"boolean", "string", "null"}, "pattern": "^(true|True|TRUE|false|False|FALSE)$" + orVariable}
 	case formWhole:
 		return jsonObject{"type": []string{"integer", "string", "null"}, "minimum": s.least, "maximum": s.most, "pattern": "^[0-9][0-9_]*$" + orVariable}
 	case formReal:
