@@ -133,7 +133,7 @@ func TestParseMistakes(t *testing.T) {
 
 // A mistake is shown as one in the mesh file is.
 func TestAMistakeIsShownWithItsLine(t *testing.T) {
-	_, err := file.Parse("c.yaml", []byte("services:\n  lake:\n    - {id: a, adres: 10.0.0.1, port: 80, health: pasing}\n"))
+	_, err := file.Parse("c.yaml", []byte("services:\n  lake:\n    - {id: a, address: 10.0.0.1, Port: 80, health: pasing}\n"))
 	var problems yamlfile.Problems
 	if !errors.As(err, &problems) {
 		t.Fatalf("got %v", err)
@@ -142,13 +142,13 @@ func TestAMistakeIsShownWithItsLine(t *testing.T) {
 	for _, p := range problems {
 		p.Format(&out)
 	}
-	const want = `c.yaml:3:15: MC1003: unknown key "adres" in an instance
-3 |     - {id: a, adres: 10.0.0.1, port: 80, health: pasing}
-  |               ^^^^^
-  = did you mean "address"?
-c.yaml:3:50: MC1103: health: "pasing" is none of passing, warning, critical, maintenance
-3 |     - {id: a, adres: 10.0.0.1, port: 80, health: pasing}
-  |                                                  ^^^^^^
+	const want = `c.yaml:3:34: MC1003: unknown key "Port" in an instance
+3 |     - {id: a, address: 10.0.0.1, Port: 80, health: pasing}
+  |                                  ^^^^
+  = did you mean "port"?
+c.yaml:3:52: MC1103: health: "pasing" is none of passing, warning, critical, maintenance
+3 |     - {id: a, address: 10.0.0.1, Port: 80, health: pasing}
+  |                                                    ^^^^^^
   = did you mean "passing"?
 `
 	if out.String() != want {

@@ -118,12 +118,16 @@ func (s *Source) failed(err error) {
 	s.status.Waiting = []string{err.Error()}
 	s.status.Errors++
 	s.mu.Unlock()
+	message := "catalog refused: there is none yet"
+	if ready {
+		message = "catalog refused: the last good one stays"
+	}
 	var problems yamlfile.Problems
-	if errors.As(err, &problems) {
-		for _, p := range problems {
-			s.log.Error("catalog refused: "+p.Message, "source", p.Source.String(), "code", p.Code, "hint", p.Hint, "last_good", ready)
-		}
+	if !errors.As(err, &problems) {
+		s.log.Error(message, "err", err)
 		return
 	}
-	s.log.Error("catalog cannot be read", "err", err, "last_good", ready)
+	for _, p := range problems {
+		s.log.Error(message, "err", p.String(), "hint", p.Hint)
+	}
 }
