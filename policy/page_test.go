@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -89,8 +90,8 @@ func sectionAt(path string) *section {
 	return s
 }
 
-// written reports whether a key can be written today.
-func (k key) written() bool { return !k.later && k.refused == "" }
+// mayBeWritten reports whether a key can be written today.
+func (k key) mayBeWritten() bool { return !k.later && k.refused == "" }
 
 // pageTable is a section as a table of Markdown; deep: with the sections in it.
 func pageTable(s *section, deep bool, some func(key) bool) string {
@@ -114,7 +115,7 @@ func pageTable(s *section, deep bool, some func(key) bool) string {
 func pageRows(s *section, prefix string, deep bool, some func(key) bool) [][]string {
 	var rows [][]string
 	for i, k := range s.keys {
-		if !k.written() || k.says == "" || some != nil && !some(k) {
+		if !k.mayBeWritten() || k.says == "" || some != nil && !some(k) {
 			continue
 		}
 		if deep && k.form == formSection {
@@ -126,7 +127,7 @@ func pageRows(s *section, prefix string, deep bool, some func(key) bool) [][]str
 			names = "`" + prefix + k.name + ".E`"
 		}
 		for _, other := range s.keys[i+1:] {
-			if !other.written() || other.says != "" {
+			if !other.mayBeWritten() || other.says != "" {
 				break
 			}
 			names += ", `" + other.name + "`"
@@ -165,13 +166,14 @@ func pageCode(k key) string {
 
 // pageLater is a sentence with every key that is known and not supported.
 func pageLater() string {
+	again := regexp.MustCompile(`^(environments\.|circuit_breakers\.custom\.|services\.X\.\w+\.)`) // as elsewhere
 	var names []string
 	walk(documentKeys.section(), "", func(path string, k key) {
 		path = strings.TrimPrefix(path, "mesh.")
 		said := "`" + path + "`"
 		switch {
-		case strings.HasPrefix(path, "environments.") || strings.HasPrefix(path, "circuit_breakers.custom."):
-			return // the same again
+		case again.MatchString(path):
+			return
 		case !k.later && len(k.soon) > 0:
 			said = "`" + path + ": " + strings.Join(k.soon, "` and `") + "`"
 		case !k.later:
@@ -230,7 +232,7 @@ func (s shape) String() string {
 	case formSection, formNames:
 		var names []string
 		for _, k := range s.section.keys {
-			if k.written() {
+			if k.mayBeWritten() {
 				names = append(names, k.name)
 			}
 		}

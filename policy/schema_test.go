@@ -53,7 +53,7 @@ func TestTheSchemaTakesEveryValueThatAKeyTakes(t *testing.T) {
 	}
 	taken := 0
 	walk(documentKeys.section(), "", func(path string, k key) {
-		if strings.HasPrefix(path, "mesh.environments.") || !k.written() {
+		if strings.HasPrefix(path, "mesh.environments.") || !k.mayBeWritten() {
 			return
 		}
 		for _, v := range values {
@@ -106,7 +106,7 @@ func schemaSection(s *section, defs jsonObject) jsonObject {
 	properties := jsonObject{}
 	var required []string
 	for _, k := range s.keys {
-		if !k.written() {
+		if !k.mayBeWritten() {
 			continue
 		}
 		property := schemaValue(k.shape, defs)

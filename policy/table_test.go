@@ -17,13 +17,13 @@ import (
 // key above it takes what that takes; no key stands twice in its section.
 func TestEveryRowIsWhole(t *testing.T) {
 	walk(documentKeys.section(), "", func(path string, k key) {
-		if k.written() && k.says == "" && !regexp.MustCompile(`\.(not_\w+|key_file)$`).MatchString(path) {
+		if k.mayBeWritten() && k.says == "" && !regexp.MustCompile(`\.(not_\w+|key_file)$`).MatchString(path) {
 			t.Errorf("%s says nothing", path)
 		}
 		if k.def != "" && k.unset != "" || (k.required && (k.def != "" || k.unset != "")) {
 			t.Errorf("%s has several defaults", path)
 		}
-		if k.written() && k.code == "" && k.form != formSection && k.form != formNames && k.form != formList && k.what != "text" {
+		if k.mayBeWritten() && k.code == "" && k.form != formSection && k.form != formNames && k.form != formList && k.what != "text" {
 			t.Errorf("%s has no code for what it refuses", path)
 		}
 		if k.section != nil {
