@@ -290,7 +290,7 @@ func TestFileCatalogIsFollowedAndABadOneKeepsTheLastGood(t *testing.T) {
 	for _, c := range []struct{ name, text, why string }{
 		{"mistakes", strings.Replace(string(good), "health: passing", "health: pasing", 2), `catalog\.yaml:\d+:\d+: .*pasing`},
 		{"no YAML", "services: [", `catalog\.yaml:\d+:\d+: `},
-		{"nothing", "", `catalog\.yaml: the file is empty`},
+		{"nothing", "", `catalog\.yaml:1:1: MC1006: the file is empty`},
 		{"gone", "gone", `catalog\.yaml: no such file`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -39,11 +39,20 @@ func (m *Mesh) Source(key string) Source {
 	}
 }
 
-// Keys returns the keys that a setting of the service came from, most specific
-// first. There are none when the setting is built in. Settings are
-// "circuit_breakers", "outlier_detection", "health_checks", "load_balancing",
-// "retry", "timeout", "protocol", "upstreams" and "consul_service".
-func (s *Service) Keys(setting string) []string { return s.keys[setting] }
+// Keys returns the keys that settings of the service came from, each once,
+// those of the first setting first, and of one setting the most specific. There
+// are none for a setting that is built in.
+func (s *Service) Keys(settings ...Setting) []string {
+	var keys []string
+	for _, setting := range settings {
+		for _, key := range s.keys[setting] {
+			if !slices.Contains(keys, key) {
+				keys = append(keys, key)
+			}
+		}
+	}
+	return keys
+}
 
 // Equal reports whether two services have the same settings, wherever they
 // came from.
@@ -52,6 +61,6 @@ func (s *Service) Equal(o *Service) bool {
 		return s == o
 	}
 	a, b := *s, *o
-	a.keys, b.keys = nil, nil
+	a.keys, b.keys = [numSettings][]string{}, [numSettings][]string{}
 	return reflect.DeepEqual(a, b)
 }

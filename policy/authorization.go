@@ -5,111 +5,87 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"datapunk.dev/controlplane/yamlfile"
 )
 
-func (d *decoder) authorization(s *section, to *Authorization) {
-	*to = Authorization{Enabled: s.present(), DefaultAction: Deny}
-	s.boolean("enabled", &to.Enabled)
-	action := string(to.DefaultAction)
-	s.word("default_action", &action, string(Allow), string(Deny))
-	to.DefaultAction = Action(action)
-	v, ok := s.get("policies")
-	if ok {
-		items, _ := v.list()
-		lines := make(map[string]int)
-		for _, item := range items {
-			p := d.policy(item)
-			if line, twice := lines[p.Name]; twice && p.Name != "" {
-				item.section().first("name").fail(CodePolicyName, "", "a policy %q stands in line %d already", p.Name, line)
-			}
-			if p.Name != "" {
-				lines[p.Name] = item.section().first("name").at.Line
-			}
-			to.Policies = append(to.Policies, p)
-		}
+func (d *decoder) authorization(s *mapping, to *Authorization) {
+	authorizationKeys.defaults(to)
+	to.Enabled = s.present()
+	authorizationKeys.read(s, to)
+	v, ok := s.peek("policies")
+	if !ok {
+		return
 	}
-	s.close()
+	items, _ := v.list()
+	lines := make(map[string]int)
+	for _, item := range items {
+		p := d.policy(item)
+		at := item.mapping().first("name")
+		if line, twice := lines[p.Name]; twice && p.Name != "" {
+			at.fail(CodePolicyName, "", "a policy %q stands in line %d already", p.Name, line)
+		}
+		if p.Name != "" {
+			lines[p.Name] = at.at.Line
+		}
+		to.Policies = append(to.Policies, p)
+	}
 }
 
 // policy reads one policy. Its problems are reported, so it need not be whole.
 func (d *decoder) policy(v value) AuthorizationPolicy {
 	p := AuthorizationPolicy{Key: v.short()}
-	s := v.section()
+	s := v.mapping()
 	if !s.present() {
 		return p
 	}
-	if s.filled("name", &p.Name); !s.has("name") {
-		s.missing("name", "a denied caller and the statistics are told the name")
-	}
-	action := ""
-	if s.word("action", &action, string(Allow), string(Deny), string(Audit)); !s.has("action") {
-		s.missing("action", "action: ALLOW, DENY or AUDIT")
-	}
-	p.Action = Action(action)
-	mode := ""
-	s.word("mode", &mode, "enforce", "shadow")
-	p.Shadow = mode == "shadow"
+	policyKeys.read(s, &p)
 	if p.Shadow && p.Action == Audit {
 		s.first("mode").fail(CodeNoEffect, "", "an AUDIT decides nothing, so there is nothing to shadow")
 	}
-
-	s.names("principals", &p.Principals, value.principal)
-	s.names("not_principals", &p.NotPrincipals, value.principal)
-	s.names("sources", &p.Sources, value.checkServiceName)
-	s.names("not_sources", &p.NotSources, value.checkServiceName)
-	s.names("destinations", &p.Destinations, value.checkServiceName)
-	s.names("not_destinations", &p.NotDestinations, value.checkServiceName)
-	s.names("paths", &p.Paths, value.pathPattern)
-	s.names("not_paths", &p.NotPaths, value.pathPattern)
-	s.names("methods", &p.Methods, value.checkMethod)
-	s.names("not_methods", &p.NotMethods, value.checkMethod)
-	readList(s, "headers", &p.Headers, d.headerMatch)
-	readList(s, "not_headers", &p.NotHeaders, d.headerMatch)
-	readList(s, "ports", &p.Ports, value.port)
-	readList(s, "not_ports", &p.NotPorts, value.port)
-	conditions := conditionKeys()
-	for _, name := range conditions {
+	for _, name := range conditionKeys.names() {
 		s.checkNotEmpty(name)
 	}
-	s.close()
 	switch {
 	case p.Action == Allow && !s.writes("principals", "sources", "not_principals", "not_sources"):
 		s.fail(CodeEmptyPolicy, `principals: ["spiffe://TRUST-DOMAIN/*"] admits the whole mesh; sources: [nexus] one service`,
 			"an ALLOW that names neither principals nor sources admits nobody: empty means deny")
-	case p.Action == Deny && !p.Shadow && !s.writes(conditions...):
+	case p.Action == Deny && !p.Shadow && !s.writes(conditionKeys.names()...):
 		s.fail(CodeDeniesAll, "", "a DENY without any condition denies every request to every service")
 	}
 	return p
 }
 
-func conditionKeys() []string {
-	var keys []string
-	for _, name := range []string{"principals", "sources", "destinations", "paths", "methods", "headers", "ports"} {
-		keys = append(keys, name, "not_"+name)
-	}
-	return keys
+// policyMode is the kind of the key that has a policy counted and not enforced.
+func policyMode() kind[AuthorizationPolicy] {
+	words := word("enforce", "shadow")
+	return kind[AuthorizationPolicy]{words.shape, func(v value, to *AuthorizationPolicy) bool {
+		mode, ok := words.parse(v)
+		to.Shadow = mode == "shadow"
+		return ok
+	}}
 }
 
 // writes reports whether any of the keys is in the file, with or without a
 // value.
-func (s *section) writes(names ...string) bool {
-	return slices.ContainsFunc(names, func(name string) bool { _, ok := s.field(name); return ok })
+func (s *mapping) writes(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { _, ok := s.Field(name); return ok })
 }
 
 // checkNotEmpty refuses a condition that is there and empty. It could be read
 // as everything or as nothing.
-func (s *section) checkNotEmpty(name string) {
-	f, ok := s.field(name)
-	if ok && (f.value.kind == null || f.value.kind == list && len(f.value.items) == 0) {
+func (s *mapping) checkNotEmpty(name string) {
+	f, ok := s.Field(name)
+	if ok && (f.Value.Kind == yamlfile.Null || f.Value.Kind == yamlfile.List && len(f.Value.Items) == 0) {
 		s.keyOf(name).fail(CodeEmptyPolicy, "leave the key out if it does not matter", "is empty: that matches nothing")
 	}
 }
 
 // checkDestinations warns of policies that mean something else for a service
 // of TCP than they say.
-func (d *decoder) checkDestinations(authorization *section, m *Mesh) {
+func (d *decoder) checkDestinations(authorization *mapping, m *Mesh) {
 	policies, ok := authorization.peek("policies")
-	if !ok || policies.kind != list {
+	if !ok || policies.Kind != yamlfile.List {
 		return
 	}
 	items, _ := policies.list()
@@ -121,7 +97,7 @@ func (d *decoder) checkDestinations(authorization *section, m *Mesh) {
 			if m.Service(name).Protocol != TCP {
 				continue
 			}
-			where := items[i].section().first("destinations")
+			where := items[i].mapping().first("destinations")
 			switch p.Action {
 			case Allow:
 				where.fail(CodeNoEffect, "", "%s speaks TCP: an ALLOW with conditions on HTTP admits nobody to it", name)
@@ -134,9 +110,9 @@ func (d *decoder) checkDestinations(authorization *section, m *Mesh) {
 
 // checkTCPCallers warns of policies that make a service of TCP list its callers
 // one by one: the certificates' names that a listener admits cannot except any.
-func (d *decoder) checkTCPCallers(authorization *section, m *Mesh) {
+func (d *decoder) checkTCPCallers(authorization *mapping, m *Mesh) {
 	policies, ok := authorization.peek("policies")
-	if !ok || policies.kind != list || !m.Authorization.Enabled {
+	if !ok || policies.Kind != yamlfile.List || !m.Authorization.Enabled {
 		return
 	}
 	items, _ := policies.list()
@@ -146,7 +122,7 @@ func (d *decoder) checkTCPCallers(authorization *section, m *Mesh) {
 		}
 		for _, name := range m.Names() {
 			if m.Service(name).Protocol == TCP && m.Authorization.listsCallers(p, name, m.MTLS.TrustDomain) {
-				items[i].section().first("name").fail(CodeCallers, "name the callers one by one in the ALLOW",
+				items[i].mapping().first("name").fail(CodeCallers, "name the callers one by one in the ALLOW",
 					"%s speaks TCP, where this policy excepts callers of a pattern: of the others, only services of the file, of the catalog and of connected proxies are admitted", name)
 				break
 			}
@@ -193,47 +169,18 @@ func (p *AuthorizationPolicy) OfHTTP() bool {
 	return len(p.Paths)+len(p.NotPaths)+len(p.Methods)+len(p.NotMethods)+len(p.Headers)+len(p.NotHeaders) > 0
 }
 
-// headerMatch reads one condition on a header.
-func (d *decoder) headerMatch(v value) (HeaderMatch, bool) {
-	var h HeaderMatch
-	s := v.section()
-	if !s.present() {
-		return h, false
-	}
-	ok := read(s, "name", &h.Name, value.headerName)
-	if !s.has("name") {
-		s.missing("name", "")
-	}
+func checkHeader(s *mapping, _ *HeaderMatch) bool {
 	conditions := 0
-	text := func(name string, to **string, parse func(value) (string, bool)) {
-		if !s.has(name) {
-			s.known = append(s.known, name)
-			return
-		}
-		conditions++
-		var got string
-		if read(s, name, &got, parse) {
-			*to = &got
-		} else {
-			ok = false
+	for _, name := range []string{"exact", "prefix", "suffix", "regex", "present"} {
+		if s.has(name) {
+			conditions++
 		}
 	}
-	text("exact", &h.Exact, value.str)
-	text("prefix", &h.Prefix, value.filled)
-	text("suffix", &h.Suffix, value.filled)
-	text("regex", &h.Regex, value.regex)
-	if present := false; s.has("present") {
-		conditions++
-		ok = s.boolean("present", &present) && ok
-		h.Present = &present
-	}
-	s.known = append(s.known, "present")
-	s.close()
 	if conditions != 1 {
 		s.fail(CodeMatch, "present: true, if any value will do", "wants exactly one of exact, prefix, suffix, regex and present")
-		return h, false
+		return false
 	}
-	return h, ok
+	return true
 }
 
 // headerName reads the name of a header, in lower case as HTTP/2 has it.

@@ -1,42 +1,48 @@
 package policy
 
+import "datapunk.dev/controlplane/yamlfile"
+
 // Code names a kind of problem. A code never changes its meaning and is never
 // used again: MC1xxx is an error, MC2xxx a warning. docs/mesh-file.md explains
 // each.
-type Code string
+type Code = yamlfile.Code
 
-// What makes a file fail to load.
+// What can be wrong with any file, as [yamlfile] has it.
 const (
-	CodeSyntax       Code = "MC1001" // not YAML
-	CodeDocuments    Code = "MC1002" // more than one document
-	CodeUnknownKey   Code = "MC1003"
-	CodeDuplicateKey Code = "MC1004"
-	CodeType         Code = "MC1005" // a list where a map is wanted, a word where a number is
-	CodeMissing      Code = "MC1006" // a key that must be there
-	CodeUnsupported  Code = "MC1007" // a key that a later version will know
-	CodeAlias        Code = "MC1008" // an alias of itself, a merge of what is no map, a tree too large
-	CodeEnvironment  Code = "MC1009" // an environment that the file does not have
-	CodeDuration     Code = "MC1101" // no unit, or not a duration
-	CodeRange        Code = "MC1102" // a number out of its range
-	CodeWord         Code = "MC1103" // not one of the words that the key takes
-	CodeValue        Code = "MC1104" // not what the key takes: a host, a path, a port
-	CodeConflict     Code = "MC1105" // two keys that contradict each other
-	CodeMultiplier   Code = "MC1207" // a back-off that does not double
-	CodeRetryOn      Code = "MC1208" // not a retry condition
-	CodeVariable     Code = "MC1301" // ${V:?…} and V is not set
-	CodeExpansion    Code = "MC1302" // ${…} that cannot be read
-	CodeServiceName  Code = "MC1401"
-	CodeClaim        Code = "MC1402" // two services claim one name in Consul
-	CodeUpstream     Code = "MC1403" // an upstream twice, or its port
-	CodePrincipal    Code = "MC1501"
-	CodeEmptyPolicy  Code = "MC1502" // empty means deny
-	CodePolicyName   Code = "MC1503"
-	CodePath         Code = "MC1504" // a path that no normalised request has
-	CodeNoIdentity   Code = "MC1505" // authorization without mTLS
-	CodeTrustDomain  Code = "MC1506"
-	CodeMatch        Code = "MC1507" // a method, header or regular expression
-	CodeLifetime     Code = "MC1508" // cert_rotation and cert_ttl
-	CodeEmptyTag     Code = "MC1601"
+	CodeSyntax       = yamlfile.CodeSyntax
+	CodeDocuments    = yamlfile.CodeDocuments
+	CodeUnknownKey   = yamlfile.CodeUnknownKey
+	CodeDuplicateKey = yamlfile.CodeDuplicateKey
+	CodeType         = yamlfile.CodeType
+	CodeMissing      = yamlfile.CodeMissing
+	CodeAlias        = yamlfile.CodeAlias
+	CodeRange        = yamlfile.CodeRange
+	CodeWord         = yamlfile.CodeWord
+	CodeValue        = yamlfile.CodeValue
+)
+
+// What makes a mesh file fail to load.
+const (
+	CodeUnsupported Code = "MC1007" // a key that a later version will know
+	CodeEnvironment Code = "MC1009" // an environment that the file does not have
+	CodeDuration    Code = "MC1101" // no unit, or not a duration
+	CodeConflict    Code = "MC1105" // two keys that contradict each other
+	CodeMultiplier  Code = "MC1207" // a back-off that does not double
+	CodeRetryOn     Code = "MC1208" // not a retry condition
+	CodeVariable    Code = "MC1301" // ${V:?…} and V is not set
+	CodeExpansion   Code = "MC1302" // ${…} that cannot be read
+	CodeServiceName Code = "MC1401"
+	CodeClaim       Code = "MC1402" // two services claim one name in Consul
+	CodeUpstream    Code = "MC1403" // an upstream twice, or its port
+	CodePrincipal   Code = "MC1501"
+	CodeEmptyPolicy Code = "MC1502" // empty means deny
+	CodePolicyName  Code = "MC1503"
+	CodePath        Code = "MC1504" // a path that no normalised request has
+	CodeNoIdentity  Code = "MC1505" // authorization without mTLS
+	CodeTrustDomain Code = "MC1506"
+	CodeMatch       Code = "MC1507" // a method, header or regular expression
+	CodeLifetime    Code = "MC1508" // cert_rotation and cert_ttl
+	CodeEmptyTag    Code = "MC1601"
 )
 
 // What an operator should know of a file that loads.

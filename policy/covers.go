@@ -69,7 +69,7 @@ func (s *policySet) one(p *AuthorizationPolicy, domain string) bool {
 	if s.budget -= len(s.policies); s.budget < 0 {
 		return false
 	}
-	return slices.ContainsFunc(s.policies, func(q *AuthorizationPolicy) bool { return within(p, domain, q, s.domain) })
+	return slices.ContainsFunc(s.policies, func(q *AuthorizationPolicy) bool { return policyWithin(p, domain, q, s.domain) })
 }
 
 // apart returns policies with one value a field that match together what p
@@ -105,11 +105,11 @@ func apart(p *AuthorizationPolicy) []*AuthorizationPolicy {
 	return parts
 }
 
-// within reports whether all that p matches is matched by q, of the same
+// policyWithin reports whether all that p matches is matched by q, of the same
 // action: each condition of q is one of p too, and no wider there, and each
 // exception of q is one of p. On a service of TCP, where conditions on HTTP
 // make an ALLOW match nothing and are ignored in a DENY, that holds as well.
-func within(p *AuthorizationPolicy, pDomain string, q *AuthorizationPolicy, qDomain string) bool {
+func policyWithin(p *AuthorizationPolicy, pDomain string, q *AuthorizationPolicy, qDomain string) bool {
 	return narrower(callersOf(p, pDomain), callersOf(q, qDomain), principalWithin) &&
 		narrower(p.Destinations, q.Destinations, equal) &&
 		narrower(p.Paths, q.Paths, pathWithin) &&

@@ -8,15 +8,22 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"datapunk.dev/controlplane/spelling"
+	"datapunk.dev/controlplane/yamlfile"
 )
 
 // decoder reads the merged tree into a [Mesh] and reports everything that is
 // wrong on the way.
 type decoder struct {
-	*report
+	*yamlfile.Report
 	lookup func(string) (string, bool)
 	unused []value // register_interval and its like, for one warning
 }
+
+func noVariables(string) (string, bool) { return "", false }
+
+type node = yamlfile.Node
 
 // value is a node of the tree at its key.
 type value struct {
@@ -33,7 +40,7 @@ type value struct {
 
 // fail reports a problem of the value.
 func (v value) fail(code Code, hint, format string, args ...any) {
-	v.d.add(Problem{
+	v.d.Add(Problem{
 		Source: v.at, Width: v.columns, Code: code, Key: v.key,
 		Message: v.short() + ": " + fmt.Sprintf(format, args...), Hint: hint,
 	})
@@ -56,123 +63,107 @@ func (v value) short() string {
 	return strings.TrimPrefix(v.key, "mesh.")
 }
 
-// section is a map whose keys are known. Each key that is asked for is known
-// from then on; close reports the rest.
-type section struct {
+// name is the last part of the key.
+func (v value) name() string { return v.key[strings.LastIndex(v.key, ".")+1:] }
+
+// mapping is a map of the tree, whose keys a [table] knows.
+type mapping struct {
 	value
-	known   []string
-	refused map[string]bool // reported already
+	good []string // the keys that were read, and are right
 }
 
-// section returns v as a map. If it is something else that is reported, and
-// the section is empty.
-func (v value) section() *section {
-	s := &section{value: v, refused: make(map[string]bool)}
-	if v.node != nil && v.kind != object {
-		if v.kind != null {
-			v.fail(CodeType, "", "wants a map, not %s", v.kind)
+// mapping returns v as a map. If it is something else that is reported, and
+// the mapping is empty.
+func (v value) mapping() *mapping {
+	m := &mapping{value: v}
+	if v.node != nil && v.Kind != yamlfile.Map {
+		if v.Kind != yamlfile.Null {
+			v.fail(CodeType, "", "wants a map, not %s", v.Kind)
 		}
-		s.node = nil
+		m.node = nil
 	}
-	return s
+	return m
 }
 
 // present reports whether the map is written in the file.
-func (s *section) present() bool { return s.node != nil }
+func (m *mapping) present() bool { return m.node != nil }
 
 // has reports whether the map has any of the keys.
-func (s *section) has(names ...string) bool {
-	return slices.ContainsFunc(names, func(name string) bool { _, ok := s.peek(name); return ok })
+func (m *mapping) has(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { _, ok := m.peek(name); return ok })
 }
 
-// peek returns the value of a key without making it known.
-func (s *section) peek(name string) (value, bool) {
-	if s.node == nil {
+// got reports whether the key was read, and is right.
+func (m *mapping) got(name string) bool { return slices.Contains(m.good, name) }
+
+// peek returns the value of a key, and whether the file has one.
+func (m *mapping) peek(name string) (value, bool) {
+	if m.node == nil {
 		return value{}, false
 	}
-	f, ok := s.field(name)
-	if !ok || f.value.kind == null {
+	f, ok := m.Field(name)
+	if !ok || f.Value.Kind == yamlfile.Null {
 		return value{}, false
 	}
-	return s.entry(f), true
+	return m.entry(f), true
 }
 
-func (s *section) entry(f field) value {
-	v := value{node: f.value, d: s.d, key: join(s.key, f.name), at: f.value.source, columns: f.value.width}
-	if f.value.kind != scalar {
-		v.at, v.columns = f.source, len([]rune(f.name))
+func (m *mapping) entry(f yamlfile.Field) value {
+	v := value{node: f.Value, d: m.d, key: join(m.key, f.Name), at: f.Value.Source, columns: f.Value.Width}
+	if f.Value.Kind != yamlfile.Scalar {
+		v.at, v.columns = f.Source, len([]rune(f.Name))
 	}
 	return v
 }
 
-// get returns the value of a key, and whether the file has one.
-func (s *section) get(name string) (value, bool) {
-	if !slices.Contains(s.known, name) {
-		s.known = append(s.known, name)
-	}
-	return s.peek(name)
-}
-
 // section returns the map at a key; it is empty if the file has none.
-func (s *section) section(name string) *section {
-	v, ok := s.get(name)
+func (m *mapping) section(name string) *mapping {
+	v, ok := m.peek(name)
 	if !ok {
-		v = value{d: s.d, key: join(s.key, name), at: s.at, columns: s.columns}
+		v = value{d: m.d, key: join(m.key, name), at: m.at, columns: m.columns}
 	}
-	return v.section()
+	return v.mapping()
 }
 
-// free reports whether a key is the operators' own.
-func free(name string) bool { return strings.HasPrefix(name, "x-") }
+// first is the first of the keys that the file has.
+func (m *mapping) first(names ...string) value {
+	for _, name := range names {
+		if v, ok := m.peek(name); ok {
+			return v
+		}
+	}
+	return m.value
+}
 
-// each calls do for every entry of a map whose keys are names. There are no
-// unknown ones, so such a map is never closed.
-func (s *section) each(do func(name string, v value)) {
-	if s.node == nil {
+// each calls do for every entry of a map whose keys are names.
+func (m *mapping) each(do func(name string, v value)) {
+	if m.node == nil {
 		return
 	}
-	for _, f := range s.fields {
-		if f.value.kind != null && !free(f.name) {
-			do(f.name, s.entry(f))
+	for _, f := range m.Fields {
+		if f.Value.Kind != yamlfile.Null && !yamlfile.Free(f.Name) {
+			do(f.Name, m.entry(f))
 		}
 	}
 }
 
 // keyOf is the value of a key with the place of the key itself, for problems
 // that are about the name.
-func (s *section) keyOf(name string) value {
-	f, _ := s.field(name)
-	return value{node: f.value, d: s.d, key: join(s.key, name), at: f.source, columns: len([]rune(name))}
+func (m *mapping) keyOf(name string) value {
+	f, _ := m.Field(name)
+	return value{node: f.Value, d: m.d, key: join(m.key, name), at: f.Source, columns: len([]rune(name))}
 }
 
-// later makes keys known that a later version will understand. Until then they
-// are errors, for a file must not promise what nothing does.
-func (s *section) later(names ...string) {
-	for _, name := range names {
-		if s.has(name) {
-			s.refused[name] = true
-			s.keyOf(name).fail(CodeUnsupported, "leave it out until then", "not supported yet")
-		}
-	}
-}
-
-// refuse reports a key that stands in a place where it means nothing, with
-// what to write instead.
-func (s *section) refuse(name, hint string) {
-	if s.has(name) {
-		s.unknown(name, hint)
-	}
-}
-
-func (s *section) unknown(name, hint string) {
-	s.refused[name] = true
-	v := s.keyOf(name)
+// unknown reports a key that nobody knows, or that stands in a place where it
+// means nothing.
+func (m *mapping) unknown(name, hint string) {
+	v := m.keyOf(name)
 	if secretive(name) {
-		s.d.hide(v.at)
+		m.d.Hide(v.at)
 	}
-	s.d.add(Problem{
+	m.d.Add(Problem{
 		Source: v.at, Width: v.columns, Code: CodeUnknownKey, Key: v.key,
-		Message: fmt.Sprintf("unknown key %q in %s", name, s.short()), Hint: hint,
+		Message: fmt.Sprintf("unknown key %q in %s", name, m.short()), Hint: hint,
 	})
 }
 
@@ -185,31 +176,14 @@ func secretive(name string) bool {
 	})
 }
 
-// close reports the keys that are not known.
-func (s *section) close() {
-	if s.node == nil {
-		return
-	}
-	for _, f := range s.fields {
-		if !free(f.name) && !s.refused[f.name] && !slices.Contains(s.known, f.name) {
-			s.unknown(f.name, didYouMean(f.name, s.known))
-		}
-	}
-}
-
-// missing reports a key that must be there.
-func (s *section) missing(name, hint string) {
-	s.fail(CodeMissing, hint, "%s is missing", name)
-}
-
 // text expands a scalar. It is false if there is nothing to go on with, which
 // is then reported.
 func (v value) text() (text string, ok bool) {
-	if v.kind != scalar {
-		v.fail(CodeType, "", "wants a single value, not %s", v.kind)
+	if v.Kind != yamlfile.Scalar {
+		v.fail(CodeType, "", "wants a single value, not %s", v.Kind)
 		return "", false
 	}
-	e, err := expand(v.node.text, v.d.lookup)
+	e, err := expand(v.Text, v.d.lookup)
 	var required errRequired
 	switch {
 	case errors.As(err, &required):
@@ -231,8 +205,8 @@ func (v value) text() (text string, ok bool) {
 // str reads a text. Whether it is one is decided by what is in the file, not
 // by what a variable holds.
 func (v value) str() (string, bool) {
-	if v.kind == scalar && v.tag != "!!str" {
-		v.fail(CodeType, fmt.Sprintf("write it in quotes: %q", v.node.text), "wants a text, not %s", v.node.text)
+	if v.Kind == yamlfile.Scalar && v.Tag != "!!str" {
+		v.fail(CodeType, fmt.Sprintf("write it in quotes: %q", v.Text), "wants a text, not %s", v.Text)
 		return "", false
 	}
 	return v.text()
@@ -342,7 +316,7 @@ func (v value) word(words ...string) (string, bool) {
 		return "", false
 	}
 	if !slices.Contains(words, text) {
-		v.fail(CodeWord, didYouMean(text, words), "%q is none of %s", text, strings.Join(words, ", "))
+		v.fail(CodeWord, spelling.DidYouMean(text, words), "%q is none of %s", text, strings.Join(words, ", "))
 		return "", false
 	}
 	return text, true
@@ -350,13 +324,13 @@ func (v value) word(words ...string) (string, bool) {
 
 // list returns the items of a list.
 func (v value) list() ([]value, bool) {
-	if v.kind != list {
-		v.fail(CodeType, "a list of one is written [x]", "wants a list, not %s", v.kind)
+	if v.Kind != yamlfile.List {
+		v.fail(CodeType, "a list of one is written [x]", "wants a list, not %s", v.Kind)
 		return nil, false
 	}
-	items := make([]value, len(v.items))
-	for i, n := range v.items {
-		items[i] = value{node: n, d: v.d, key: indexed(v.key, i), at: n.source, columns: n.width}
+	items := make([]value, len(v.Items))
+	for i, n := range v.Items {
+		items[i] = value{node: n, d: v.d, key: indexed(v.key, i), at: n.Source, columns: n.Width}
 	}
 	return items, true
 }

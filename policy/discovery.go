@@ -10,57 +10,43 @@ import (
 // DeregisterCriticalServiceAfter; its reaper runs about every 30 s.
 const minDeregister = time.Minute
 
-func (d *decoder) discovery(s *section, to *Discovery) {
-	*to = Discovery{Method: "consul"}
-	s.word("method", &to.Method, "consul", "file")
-	s.filled("file", &to.File)
+func (d *decoder) discovery(s *mapping, to *Discovery) {
+	discoveryKeys.defaults(to)
+	discoveryKeys.read(s, to)
 	switch {
 	case to.Method == "file" && !s.has("file"):
-		s.missing("file", "file: catalog.yaml")
+		s.fail(CodeMissing, "file: catalog.yaml", "file is missing")
 	case to.Method != "file" && s.has("file"):
 		s.keyOf("file").fail(CodeConflict, "method: file", "is only for method file")
 	}
 	d.consul(s.section("consul"), &to.Consul)
-	s.close()
 }
 
-func (d *decoder) consul(s *section, to *Consul) {
-	*to = Consul{Host: "127.0.0.1", Port: 8500, Scheme: "http", Consistency: "stale"}
-	read(s, "host", &to.Host, value.host)
-	if s.word("scheme", &to.Scheme, "http", "https") && to.Scheme == "https" {
-		to.Port = 8501
+func (d *decoder) consul(s *mapping, to *Consul) {
+	consulKeys.defaults(to)
+	consulKeys.read(s, to)
+	if !s.has("port") {
+		to.Port = 8500
+		if to.Scheme == "https" {
+			to.Port = 8501
+		}
 	}
-	s.port("port", &to.Port)
-	read(s, "datacenter", &to.Datacenter, value.datacenter)
-	s.filled("token_file", &to.TokenFile)
-	s.refuse("token", "a token never stands in the file: token_file: /run/secrets/consul-token, or CONSUL_HTTP_TOKEN")
-	s.word("consistency", &to.Consistency, "stale", "default", "consistent")
-
 	tls := s.section("tls")
-	tls.filled("ca_file", &to.TLS.CAFile)
-	tls.filled("cert_file", &to.TLS.CertFile)
-	tls.filled("key_file", &to.TLS.KeyFile)
-	tls.filled("server_name", &to.TLS.ServerName)
+	consulTLSKeys.read(tls, &to.TLS)
 	if tls.present() && to.Scheme != "https" {
 		s.keyOf("tls").fail(CodeConflict, "scheme: https", "is only for scheme https")
 	}
 	if tls.has("cert_file") != tls.has("key_file") {
 		s.keyOf("tls").fail(CodeMissing, "", "cert_file and key_file stand together or not at all")
 	}
-	tls.close()
-
-	if s.duration("register_interval", &to.RegisterInterval, time.Second) {
-		d.unused = append(d.unused, s.keyOf("register_interval"))
-	}
-	const deregister = "deregister_critical_service_after"
-	if s.duration(deregister, &to.DeregisterCriticalServiceAfter, time.Second) {
-		d.unused = append(d.unused, s.keyOf(deregister))
-		if v, _ := s.peek(deregister); to.DeregisterCriticalServiceAfter < minDeregister {
-			v.fail(CodeDeregister, "", "%v is below Consul's minimum: Consul will use %v", to.DeregisterCriticalServiceAfter, minDeregister)
+	for _, name := range []string{"register_interval", "deregister_critical_service_after"} {
+		if s.got(name) {
+			d.unused = append(d.unused, s.keyOf(name))
 		}
 	}
-	s.later("on_outage", "select", "register")
-	s.close()
+	if after := to.DeregisterCriticalServiceAfter; s.got("deregister_critical_service_after") && after < minDeregister {
+		s.first("deregister_critical_service_after").fail(CodeDeregister, "", "%v is below Consul's minimum: Consul will use %v", after, minDeregister)
+	}
 }
 
 // warnUnused says once which keys nothing uses yet.
@@ -70,24 +56,17 @@ func (d *decoder) warnUnused() {
 	}
 	var names []string
 	for _, v := range d.unused {
-		names = append(names, v.key[strings.LastIndex(v.key, ".")+1:])
+		names = append(names, v.name())
 	}
 	v := d.unused[0]
-	d.add(Problem{
+	d.Add(Problem{
 		Source: v.at, Width: v.columns, Code: CodeUnused, Key: v.key,
 		Message: strings.Join(names, " and ") + ": loads; nothing uses it until automated registration",
 	})
 }
 
-// host reads a host name or an address, without scheme and port.
-func (v value) host() (string, bool) {
-	text, ok := v.filled()
-	if !ok || v.checkHost(text, "scheme and port have keys of their own") {
-		return text, ok
-	}
-	return "", false
-}
-
+// checkHost refuses what is no host name and no address. It has neither scheme
+// nor port.
 func (v value) checkHost(host, hint string) bool {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return true
@@ -126,11 +105,10 @@ func onlyOf(s, more string) bool {
 	return true
 }
 
-func (v value) datacenter() (string, bool) {
-	text, ok := v.filled()
-	if ok && !onlyOf(text, "-_") {
+func (v value) checkDatacenter(text string) bool {
+	if !onlyOf(text, "-_") {
 		v.fail(CodeValue, "letters, digits, - and _", "%q is no name of a datacenter", text)
-		return "", false
+		return false
 	}
-	return text, ok
+	return true
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+
+	"datapunk.dev/controlplane/yamlfile"
 )
 
 // maxFileSize bounds a mesh file, in bytes. One of 10,000 services has about 2 MB.
@@ -47,7 +49,7 @@ func Validate(paths []string, opts Options) (warnings []Problem, err error) {
 		}
 	}
 	var failed Problems
-	for _, p := range sortProblems(all, files) {
+	for _, p := range yamlfile.Sort(all, files) {
 		if p.Warning() {
 			warnings = append(warnings, p)
 		} else {

@@ -47,7 +47,7 @@ mesh:
 	if s.Retry.Attempts != 5 || strings.Join(s.Retry.Conditions, " ") != "refused-stream" {
 		t.Errorf("a list is not replaced: %+v", s.Retry)
 	}
-	if s.Timeout.Connect != 5*time.Second || len(s.Keys("timeout")) != 0 {
+	if s.Timeout.Connect != 5*time.Second || len(s.Keys(policy.SettingTimeout)) != 0 {
 		t.Errorf("null does not delete: %+v", s.Timeout)
 	}
 }

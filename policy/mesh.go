@@ -26,12 +26,6 @@ type Mesh struct {
 	keys     map[string]Source   // where each key of the merged file was written
 }
 
-// Source is a place in a file. Line and Column count from 1.
-type Source struct {
-	File         string
-	Line, Column int
-}
-
 // Discovery says where the catalog is.
 type Discovery struct {
 	Method string // "consul" or "file"
@@ -180,7 +174,7 @@ type Service struct {
 	Retry            Retry
 	Timeout          Timeout
 
-	keys map[string][]string // setting ("circuit_breakers") → the keys it came from, most specific first
+	keys [numSettings][]string // the keys that each setting came from, most specific first
 }
 
 // Upstream is a service that another one calls.

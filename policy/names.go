@@ -25,8 +25,3 @@ func (v value) checkServiceName(name string) bool {
 	}
 	return true
 }
-
-func (v value) serviceName() (string, bool) {
-	text, ok := v.filled()
-	return text, ok && v.checkServiceName(text)
-}

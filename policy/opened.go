@@ -89,14 +89,14 @@ func (o *opening) check(m *Mesh, before, after *Service) {
 	if wasMethod, was := before.CheckRequest(); method == wasMethod && path == was {
 		return
 	}
-	o.found(m, keyOf(after, "health_checks", "load_balancing"), "%s may be asked for %s %s by every service, as an active check", nameOf(after), method, path)
+	o.found(m, keyOf(after, SettingHealthChecks, "load_balancing"), "%s may be asked for %s %s by every service, as an active check", nameOf(after), method, path)
 }
 
 // protocol finds a service that goes to or from TCP, where policies are of the
 // caller alone and mean something else than they did.
 func (o *opening) protocol(m *Mesh, before, after *Service) {
 	if (before.Protocol == TCP) != (after.Protocol == TCP) {
-		o.found(m, keyOf(after, "protocol", "services"), "%s speaks %s, it spoke %s, and policies mean another thing there", nameOf(after), after.Protocol, before.Protocol)
+		o.found(m, keyOf(after, SettingProtocol, "services"), "%s speaks %s, it spoke %s, and policies mean another thing there", nameOf(after), after.Protocol, before.Protocol)
 	}
 }
 
@@ -123,7 +123,7 @@ func nameOf(s *Service) string {
 }
 
 // keyOf is where a setting comes from, or another key if it is built in.
-func keyOf(s *Service, setting, otherwise string) string {
+func keyOf(s *Service, setting Setting, otherwise string) string {
 	if keys := s.Keys(setting); len(keys) > 0 {
 		return keys[0]
 	}

@@ -8,13 +8,22 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+
+	"datapunk.dev/controlplane/spelling"
+	"datapunk.dev/controlplane/yamlfile"
 )
 
 // File is a mesh file in memory. Name is what operators are shown.
-type File struct {
-	Name string
-	Data []byte
-}
+type File = yamlfile.File
+
+// Problem is one thing that is wrong with a file, or worth knowing of it.
+type Problem = yamlfile.Problem
+
+// Problems are all the errors of a mesh file, in the order of their places.
+type Problems = yamlfile.Problems
+
+// Source is a place in a file. Line and Column count from 1.
+type Source = yamlfile.Source
 
 // Options are what a mesh file depends on beside itself.
 type Options struct {
@@ -38,10 +47,10 @@ func Parse(files []File, opts Options) (parsed *Mesh, err error) {
 			parsed, err = nil, &PanicError{r, debug.Stack()}
 		}
 	}()
-	r := newReport(files)
+	r := yamlfile.NewReport(files...)
 	root, environments := mergeFiles(files, r)
 	m := decodeEnvironment(root, environments, opts, r)
-	failed, warnings := r.split()
+	failed, warnings := r.Split()
 	if len(failed) > 0 {
 		return nil, failed
 	}
@@ -62,14 +71,14 @@ func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 // Environments returns the names that mesh.environments has, sorted. Files
 // that are not YAML have none.
 func Environments(files []File) []string {
-	_, environments := mergeFiles(files, newReport(files))
+	_, environments := mergeFiles(files, yamlfile.NewReport(files...))
 	if environments == nil {
 		return nil
 	}
 	var names []string
-	for _, f := range environments.fields {
-		if f.value.kind != null && !free(f.name) {
-			names = append(names, f.name)
+	for _, f := range environments.Fields {
+		if f.Value.Kind != yamlfile.Null && !yamlfile.Free(f.Name) {
+			names = append(names, f.Name)
 		}
 	}
 	slices.Sort(names)
@@ -78,87 +87,80 @@ func Environments(files []File) []string {
 
 // mergeFiles returns the document of all files, and mesh.environments apart. It
 // is nil if a file is not YAML: what is missing then would only be noise.
-func mergeFiles(files []File, r *report) (root, environments *node) {
+func mergeFiles(files []File, r *yamlfile.Report) (root, environments *node) {
 	for _, f := range files {
-		tree := grow(f, r)
+		tree := r.Parse(f, "a mesh file is one document; give several files with -f, they are merged left to right")
 		switch {
-		case tree == nil || tree.kind == null:
-		case tree.kind != object:
-			r.add(Problem{Source: tree.source, Width: tree.width, Code: CodeType, Message: "a mesh file is a map with the key mesh, not " + tree.kind.String()})
+		case tree == nil || tree.Kind == yamlfile.Null:
+		case tree.Kind != yamlfile.Map:
+			r.Add(Problem{Source: tree.Source, Width: tree.Width, Code: CodeType, Message: "a mesh file is a map with the key mesh, not " + tree.Kind.String()})
 		default:
 			root = merge(root, tree)
 		}
 	}
-	if broken(r.problems) {
+	if r.Broken() {
 		return nil, nil
 	}
 	if root == nil {
 		source := Source{}
 		if len(files) > 0 {
-			source = Source{files[0].Name, 1, 1}
+			source = Source{File: files[0].Name, Line: 1, Column: 1}
 		}
-		r.add(Problem{Source: source, Code: CodeMissing, Key: "mesh", Message: "there is nothing in the file: mesh is missing"})
+		r.Add(Problem{Source: source, Code: CodeMissing, Key: "mesh", Message: "there is nothing in the file: mesh is missing"})
 		return nil, nil
 	}
-	mesh, ok := root.field("mesh")
-	if !ok || mesh.value.kind != object {
+	mesh, ok := root.Field("mesh")
+	if !ok || mesh.Value.Kind != yamlfile.Map {
 		return root, nil
 	}
-	mesh.value, environments = mesh.value.without("environments")
-	return root.with(mesh), environments
-}
-
-// broken reports whether a file could not be read, so that the tree lacks it.
-func broken(ps []Problem) bool {
-	return slices.ContainsFunc(ps, func(p Problem) bool {
-		return p.Code == CodeSyntax || p.Code == CodeType || p.Code == CodeAlias
-	})
+	mesh.Value, environments = without(mesh.Value, "environments")
+	return with(root, mesh), environments
 }
 
 // decodeEnvironment lays the environment over the document and reads it. Its
 // result is only good if nothing was reported.
-func decodeEnvironment(root, environments *node, opts Options, r *report) *Mesh {
+func decodeEnvironment(root, environments *node, opts Options, r *yamlfile.Report) *Mesh {
 	m := &Mesh{Environment: opts.Environment, services: make(map[string]*Service), keys: make(map[string]Source)}
 	if root == nil {
 		return m
 	}
-	d := &decoder{report: r, lookup: opts.LookupEnv}
+	d := &decoder{Report: r, lookup: opts.LookupEnv}
 	if d.lookup == nil {
-		d.lookup = func(string) (string, bool) { return "", false }
+		d.lookup = noVariables
 	}
 	if environments != nil {
 		root = d.overlay(root, environments, opts.Environment)
 	}
-	d.document(value{node: root, d: d, at: root.source, columns: 1}.section(), m)
-	if f, ok := root.field("mesh"); ok {
-		f.value.index("mesh", f.source, m.keys)
+	d.document(value{node: root, d: d, at: root.Source, columns: 1}.mapping(), m)
+	if f, ok := root.Field("mesh"); ok {
+		index(f.Value, "mesh", f.Source, m.keys)
 	}
 	return m
 }
 
 // overlay lays one of the environments over the document.
 func (d *decoder) overlay(root, environments *node, name string) *node {
-	v := value{node: environments, d: d, key: "mesh.environments", at: environments.source, columns: environments.width}
-	s := v.section()
+	v := value{node: environments, d: d, key: "mesh.environments", at: environments.Source, columns: environments.Width}
+	s := v.mapping()
 	var names []string
 	s.each(func(name string, _ value) { names = append(names, name) })
 	if name == "" || !s.present() {
 		return root
 	}
-	over, ok := s.get(name)
+	over, ok := s.peek(name)
 	if !ok {
-		v.fail(CodeEnvironment, didYouMean(name, names), "no environment %s", strconv.Quote(name))
+		v.fail(CodeEnvironment, spelling.DidYouMean(name, names), "no environment %s", strconv.Quote(name))
 		return root
 	}
-	if !over.section().present() {
+	if !over.mapping().present() {
 		return root
 	}
-	if rest, nested := over.without("environments"); nested != nil {
-		over.section().refuse("environments", "an environment has no environments")
+	if rest, nested := without(over.node, "environments"); nested != nil {
+		over.mapping().unknown("environments", "an environment has no environments")
 		over.node = rest
 	}
-	mesh, _ := root.field("mesh")
-	return merge(root, newMap(root.source, root.width, []field{{"mesh", mesh.source, over.node}}))
+	mesh, _ := root.Field("mesh")
+	return merge(root, yamlfile.NewMap(root.Source, root.Width, []yamlfile.Field{{Name: "mesh", Source: mesh.Source, Value: over.node}}))
 }
 
 // Revision is a hash of what the files hold, short enough to be read out.
@@ -172,35 +174,20 @@ func Revision(files []File) string {
 	return hex.EncodeToString(h.Sum(nil)[:6])
 }
 
-// document reads the top of a file.
-func (d *decoder) document(top *section, m *Mesh) {
-	v, ok := top.get("mesh")
-	switch {
-	case !ok:
-		top.fail(CodeMissing, "everything stands below mesh:", "mesh is missing")
-	default:
-		d.mesh(v.section(), m)
-	}
-	top.close()
-}
-
-// mesh reads everything below mesh.
-func (d *decoder) mesh(s *section, m *Mesh) {
+// document reads the whole file.
+func (d *decoder) document(top *mapping, m *Mesh) {
+	documentKeys.read(top, m)
+	s := top.section("mesh")
 	if !s.present() {
 		return
 	}
-	if !s.filled("name", &m.Name) && !s.has("name") {
-		s.missing("name", "name: my-mesh")
-	}
-	s.str("version", &m.Version)
+	meshKeys.read(s, m)
 	d.discovery(s.section("discovery"), &m.Discovery)
 	d.services(s, m)
 	d.telemetry(s.section("telemetry"), m)
 	d.security(s, m)
 	d.checkDestinations(s.section("security").section("authorization"), m)
 	d.checkTCPCallers(s.section("security").section("authorization"), m)
-	s.later("routes", "rollouts", "gateways")
-	s.close()
 	d.warnUnused()
 }
 

@@ -2,7 +2,6 @@ package policy_test
 
 import (
 	"bytes"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,8 +11,6 @@ import (
 
 	"datapunk.dev/controlplane/policy"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // A file with ten different mistakes reports ten, each as an operator sees it.
 func TestTenMistakesAreReportedAtOnce(t *testing.T) {
@@ -30,7 +27,7 @@ func TestTenMistakesAreReportedAtOnce(t *testing.T) {
 		t.Errorf("%d problems with %d codes", len(ps), len(codes))
 	}
 	golden := filepath.Join("testdata", "ten-mistakes.txt")
-	if *update {
+	if *policy.Update {
 		if err := os.WriteFile(golden, out.Bytes(), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -94,9 +91,13 @@ func TestDidYouMean(t *testing.T) {
 
 // Each code is in the table of docs/mesh-file.md, and none is there alone.
 func TestEveryCodeIsDocumented(t *testing.T) {
-	source, err := os.ReadFile("code.go")
-	if err != nil {
-		t.Fatal(err)
+	var source []byte
+	for _, path := range []string{"code.go", filepath.Join("..", "yamlfile", "code.go")} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source = append(source, text...)
 	}
 	docs, err := os.ReadFile(filepath.Join("..", "docs", "mesh-file.md"))
 	if err != nil {

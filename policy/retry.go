@@ -4,7 +4,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
+
+	"datapunk.dev/controlplane/spelling"
 )
 
 // defaultMaxInterval is how many base intervals a back-off grows to where the
@@ -14,30 +15,27 @@ const defaultMaxInterval = 10
 // maxAttempts bounds retries. Each may take as long as the first try.
 const maxAttempts = 100
 
-// httpConditions and grpcConditions are Envoy's words for retry_on. Envoy
-// ignores any other, and compares case.
-func httpConditions() []string {
+// retryConditions are Envoy's words for retry_on: those of HTTP, and then those
+// of gRPC. Envoy ignores any other, and compares case.
+func retryConditions() []string {
 	return []string{
 		"5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited",
 		"retriable-4xx", "refused-stream", "retriable-status-codes", "retriable-headers", "http3-post-connect-failure",
+		"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable",
 	}
 }
 
-func grpcConditions() []string {
-	return []string{"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"}
-}
+// IsRetryCondition reports whether Envoy knows a word of retry_on.
+func IsRetryCondition(word string) bool { return slices.Contains(retryConditions(), word) }
 
-func (d *decoder) retry(s *section, to *Service) {
+func (d *decoder) retry(s *mapping, to *Service) {
 	r := &to.Retry
-	s.count("attempts", &r.Attempts, 0, maxAttempts)
-	s.duration("timeout", &r.Timeout, 0)
-	d.backoff(s.section("backoff"), r)
-	s.names("conditions", &r.Conditions, value.checkCondition)
-	s.names("methods", &r.Methods, value.checkMethod)
-	readList(s, "status_codes", &r.StatusCodes, func(v value) (uint32, bool) {
-		n, ok := v.whole(100, 599)
-		return uint32(n), ok //nolint:gosec // at most 599
-	})
+	retryKeys.read(s, r)
+	backoff := s.section("backoff")
+	backoffKeys.read(backoff, r)
+	if backoff.has("base_interval", "max_interval") && r.MaxInterval != 0 && r.MaxInterval < r.BaseInterval {
+		backoff.first("max_interval", "base_interval").fail(CodeConflict, "", "max_interval %v is less than base_interval %v", r.MaxInterval, r.BaseInterval)
+	}
 	if slices.Contains(r.Conditions, "retriable-status-codes") && len(r.StatusCodes) == 0 && s.has("conditions") {
 		s.keyOf("conditions").fail(CodeNoEffect, "status_codes: [503]", "retriable-status-codes without status_codes retries nothing")
 	}
@@ -49,10 +47,8 @@ func (d *decoder) retry(s *section, to *Service) {
 			"a POST is retried too, though the application may have acted on it")
 	}
 	if s.present() {
-		to.came("retry", s.key)
+		to.came(SettingRetry, s.key)
 	}
-	s.later("host_selection")
-	s.close()
 }
 
 // afterWork reports whether a request is retried that the application may have
@@ -62,31 +58,28 @@ func afterWork(r *Retry) bool {
 	return len(r.StatusCodes) > 0 || slices.ContainsFunc(r.Conditions, func(c string) bool { return !slices.Contains(safe, c) })
 }
 
-func (d *decoder) backoff(s *section, r *Retry) {
-	s.duration("base_interval", &r.BaseInterval, time.Millisecond)
-	s.duration("max_interval", &r.MaxInterval, time.Millisecond)
-	if s.has("base_interval", "max_interval") && r.MaxInterval != 0 && r.MaxInterval < r.BaseInterval {
-		s.first("max_interval", "base_interval").fail(CodeConflict, "", "max_interval %v is less than base_interval %v", r.MaxInterval, r.BaseInterval)
-	}
-	if v, ok := s.get("multiplier"); ok {
-		if f, ok := v.real(1<<16, ""); ok && f != 2 {
+// multiplier is the kind of a key that Envoy has no field for.
+func multiplier() kind[Retry] {
+	return kind[Retry]{shape{form: formReal, least: 2, most: 2, code: CodeMultiplier}, func(v value, _ *Retry) bool {
+		f, ok := v.real(1<<16, "")
+		if ok && f != 2 {
 			v.fail(CodeMultiplier, "use 2, or leave the key out",
 				"%v cannot be had: Envoy's back-off always doubles, with a random wait below it", f)
+			return false
 		}
-	}
-	s.close()
+		return ok
+	}}
 }
 
 func (v value) checkCondition(word string) bool {
-	words := append(httpConditions(), grpcConditions()...)
-	if slices.Contains(words, word) {
+	if IsRetryCondition(word) {
 		return true
 	}
 	if strings.Contains(word, ",") {
 		v.fail(CodeRetryOn, "one item for each condition", "%q is no condition", word)
 		return false
 	}
-	v.fail(CodeRetryOn, didYouMean(word, words), "%q is no condition that Envoy knows", word)
+	v.fail(CodeRetryOn, spelling.DidYouMean(word, retryConditions()), "%q is no condition that Envoy knows", word)
 	return false
 }
 
@@ -100,10 +93,10 @@ func (v value) checkMethod(method string) bool {
 	if slices.Contains(known, method) {
 		return true
 	}
-	if w := nearest(method, known); w != "" || method != strings.ToUpper(method) || !isToken(method) {
+	if w := spelling.Nearest(method, slices.Values(known)); w != "" || method != strings.ToUpper(method) || !isToken(method) {
 		hint := "methods are in capital letters"
 		if w != "" {
-			hint = didYouMean(method, known)
+			hint = spelling.DidYouMean(method, known)
 		}
 		v.fail(CodeMatch, hint, "%q is no HTTP method", method)
 		return false

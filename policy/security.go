@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"datapunk.dev/controlplane/yamlfile"
 )
 
 const (
@@ -21,8 +23,9 @@ const (
 
 // security reads mTLS and authorization. What is not said is the safe side:
 // mTLS is on and strict, and what no policy admits is denied.
-func (d *decoder) security(root *section, m *Mesh) {
+func (d *decoder) security(root *mapping, m *Mesh) {
 	s := root.section("security")
+	securityKeys.read(s, m)
 	mtls := s.section("mtls")
 	d.mtls(mtls, &m.MTLS)
 	authorization := s.section("authorization")
@@ -38,7 +41,6 @@ func (d *decoder) security(root *section, m *Mesh) {
 		mtls.first("mode").fail(CodePermissive, "mode: strict once every caller has a sidecar",
 			"callers in plaintext have no identity: a policy that admits by principals or sources denies them")
 	}
-	s.close()
 }
 
 // admits reports whether there is anything that could let a request pass.
@@ -47,26 +49,19 @@ func (a *Authorization) admits() bool {
 		slices.ContainsFunc(a.Policies, func(p AuthorizationPolicy) bool { return p.Action == Allow && !p.Shadow })
 }
 
-func (d *decoder) mtls(s *section, to *MTLS) {
-	*to = MTLS{Enabled: true, Mode: Strict, CertRotation: 24 * time.Hour}
-	s.boolean("enabled", &to.Enabled)
-	mode := string(to.Mode)
-	s.word("mode", &mode, string(Strict), string(Permissive))
-	to.Mode = Mode(mode)
-	if s.duration("cert_rotation", &to.CertRotation, minRotation) && to.CertRotation < usualRotation {
+func (d *decoder) mtls(s *mapping, to *MTLS) {
+	mtlsKeys.defaults(to)
+	mtlsKeys.read(s, to)
+	if s.got("cert_rotation") && to.CertRotation < usualRotation {
 		s.first("cert_rotation").fail(CodeShortLived, "", "every proxy gets a new certificate each %v: that is for tests", to.CertRotation)
 	}
-	to.CertTTL = lifetimes * to.CertRotation
-	if s.duration("cert_ttl", &to.CertTTL, minRotation) && to.CertTTL <= to.CertRotation {
+	switch {
+	case !s.has("cert_ttl"):
+		to.CertTTL = lifetimes * to.CertRotation
+	case s.got("cert_ttl") && to.CertTTL <= to.CertRotation:
 		s.first("cert_ttl").fail(CodeLifetime, "twice cert_rotation leaves time when the authority is down",
 			"certificates that live %v end before they are replaced, after %v", to.CertTTL, to.CertRotation)
 	}
-	read(s, "trust_domain", &to.TrustDomain, func(v value) (string, bool) {
-		text, ok := v.filled()
-		return text, ok && v.checkTrustDomain(text)
-	})
-	s.later("ca")
-	s.close()
 }
 
 func (v value) checkTrustDomain(name string) bool {
@@ -79,7 +74,7 @@ func (v value) checkTrustDomain(name string) bool {
 
 // trustDomain settles the trust domain of the mesh: its key, else the one that
 // the principals name, else the mesh's name.
-func (d *decoder) trustDomain(root, mtls, authorization *section, m *Mesh) {
+func (d *decoder) trustDomain(root, mtls, authorization *mapping, m *Mesh) {
 	principals := principalsOf(authorization)
 	if m.MTLS.TrustDomain != "" || mtls.has("trust_domain") {
 		for _, p := range principals {
@@ -114,28 +109,28 @@ type principalAt struct {
 }
 
 // principalsOf are the principals of all policies that are right.
-func principalsOf(authorization *section) []principalAt {
+func principalsOf(authorization *mapping) []principalAt {
 	var all []principalAt
 	policies, ok := authorization.peek("policies")
-	if !ok || policies.kind != list {
+	if !ok || policies.Kind != yamlfile.List {
 		return nil
 	}
 	items, _ := policies.list()
 	for _, item := range items {
-		if item.kind != object {
+		if item.Kind != yamlfile.Map {
 			continue
 		}
 		for _, name := range []string{"principals", "not_principals"} {
-			v, ok := item.section().peek(name)
-			if !ok || v.kind != list {
+			v, ok := item.mapping().peek(name)
+			if !ok || v.Kind != yamlfile.List {
 				continue
 			}
 			values, _ := v.list()
 			for _, p := range values {
-				if p.kind != scalar {
+				if p.Kind != yamlfile.Scalar {
 					continue
 				}
-				e, err := expand(p.node.text, p.d.lookup)
+				e, err := expand(p.Text, p.d.lookup)
 				if err != nil || checkPrincipal(e.text) != "" {
 					continue
 				}

@@ -44,10 +44,10 @@ func TestAServiceOfWhichTheFileSaysNothing(t *testing.T) {
 	}
 }
 
-func settings() []string {
-	return []string{
-		"circuit_breakers", "outlier_detection", "health_checks", "load_balancing",
-		"retry", "timeout", "protocol", "upstreams", "consul_service",
+func settings() []policy.Setting {
+	return []policy.Setting{
+		policy.SettingConsulService, policy.SettingProtocol, policy.SettingUpstreams, policy.SettingCircuitBreakers, policy.SettingOutlierDetection,
+		policy.SettingLoadBalancing, policy.SettingHealthChecks, policy.SettingRetry, policy.SettingTimeout,
 	}
 }
 
@@ -120,16 +120,16 @@ func TestTheMoreSpecificSettingWins(t *testing.T) {
 
 func TestEverySettingKnowsTheKeysThatItCameFrom(t *testing.T) {
 	m := load(t, layered)
-	for setting, want := range map[string]string{
-		"circuit_breakers":  "services.lake.circuit_breakers circuit_breakers.custom.lake circuit_breakers.default",
-		"outlier_detection": "services.lake.outlier_detection circuit_breakers.custom.lake.outlier_detection circuit_breakers.default.outlier_detection",
-		"health_checks":     "services.lake.health_checks load_balancing.health_checks",
-		"load_balancing":    "services.lake.load_balancing load_balancing",
-		"retry":             "services.lake.retry policies.retry",
-		"timeout":           "services.lake.timeout policies.timeout",
-		"protocol":          "services.lake.protocol",
-		"upstreams":         "services.lake.upstreams",
-		"consul_service":    "services.lake.consul_service",
+	for setting, want := range map[policy.Setting]string{
+		policy.SettingCircuitBreakers:  "services.lake.circuit_breakers circuit_breakers.custom.lake circuit_breakers.default",
+		policy.SettingOutlierDetection: "services.lake.outlier_detection circuit_breakers.custom.lake.outlier_detection circuit_breakers.default.outlier_detection",
+		policy.SettingHealthChecks:     "services.lake.health_checks load_balancing.health_checks",
+		policy.SettingLoadBalancing:    "services.lake.load_balancing load_balancing",
+		policy.SettingRetry:            "services.lake.retry policies.retry",
+		policy.SettingTimeout:          "services.lake.timeout policies.timeout",
+		policy.SettingProtocol:         "services.lake.protocol",
+		policy.SettingUpstreams:        "services.lake.upstreams",
+		policy.SettingConsulService:    "services.lake.consul_service",
 	} {
 		keys := m.Service("lake").Keys(setting)
 		if got := strings.Join(keys, " "); got != want {
@@ -141,7 +141,7 @@ func TestEverySettingKnowsTheKeysThatItCameFrom(t *testing.T) {
 			}
 		}
 	}
-	if keys := m.Service("other").Keys("circuit_breakers"); strings.Join(keys, " ") != "circuit_breakers.default" {
+	if keys := m.Service("other").Keys(policy.SettingCircuitBreakers); strings.Join(keys, " ") != "circuit_breakers.default" {
 		t.Errorf("the circuit breakers of another service came from %v", keys)
 	}
 }
@@ -178,7 +178,7 @@ func TestAHashPolicyGoesWithThePolicyThatUsesIt(t *testing.T) {
 func TestEqualLooksAtSettingsAlone(t *testing.T) {
 	a := load(t, "mesh: {name: m, circuit_breakers: {default: {max_requests: 7}}}").Service("lake")
 	b := load(t, "mesh: {name: m, circuit_breakers: {custom: {lake: {max_requests: 7}}}}").Service("lake")
-	if !a.Equal(b) || reflect.DeepEqual(a.Keys("circuit_breakers"), b.Keys("circuit_breakers")) {
+	if !a.Equal(b) || reflect.DeepEqual(a.Keys(policy.SettingCircuitBreakers), b.Keys(policy.SettingCircuitBreakers)) {
 		t.Error("the same number from another key is another setting")
 	}
 	if c := load(t, "mesh: {name: m, circuit_breakers: {custom: {lake: {max_requests: 8}}}}").Service("lake"); a.Equal(c) {
@@ -195,8 +195,7 @@ func TestEqualLooksAtSettingsAlone(t *testing.T) {
 	}
 }
 
-func TestTheRestOfTheVocabulary(t *testing.T) {
-	m := load(t, `
+const wholeVocabulary = `
 mesh:
   name: m
   discovery:
@@ -234,7 +233,10 @@ mesh:
           not_headers: [{name: a, regex: "^b$"}, {name: a, present: false}]
           ports: [8080]
           not_ports: [9090]
-`)
+`
+
+func TestTheRestOfTheVocabulary(t *testing.T) {
+	m := load(t, wholeVocabulary)
 	text := func(s string) *string { return &s }
 	absent := false
 	for _, c := range []struct{ got, want any }{

@@ -7,45 +7,48 @@ import (
 	"datapunk.dev/controlplane/policy"
 )
 
-// Each text stands below "mesh:" and "  name: m", so its first line is line 3.
+// warnings are texts that stand below "mesh:" and "  name: m", so that their
+// first line is line 3, and what is said of them though they load.
+var warnings = []struct{ name, text, want string }{
+	{"nothing to say", "", ""},
+	{"registration is not built yet", "  discovery: {consul: {register_interval: 10s, deregister_critical_service_after: 2m}}\n", "3:24 MC2105"},
+	{"Consul's minimum", "  discovery: {consul: {deregister_critical_service_after: 59s}}\n", "3:24 MC2105, 3:59 MC2110"},
+	{"few retries at one time", "  circuit_breakers: {default: {max_retries: 9}, custom: {a: {max_retries: 0}, b: {max_retries: 10}}}\n", "3:45 MC2103, 3:75 MC2103"},
+	{"POST is retried", "  policies: {retry: {conditions: [5xx]}}\n", "3:22 MC2104"},
+	{"POST is retried, by a status", "  policies: {retry: {status_codes: [503]}}\n", "3:22 MC2104"},
+	{"POST is retried, by one service", "  services: {a: {retry: {conditions: [reset]}}}\n", "3:26 MC2104"},
+	{"only methods that may be", "  policies: {retry: {conditions: [5xx], methods: [GET]}}\n", ""},
+	{"only what never arrived", "  policies: {retry: {conditions: [connect-failure, reset-before-request]}}\n", ""},
+	{"no retries at all", "  policies: {retry: {conditions: [5xx], attempts: 0}}\n", ""},
+	{"codes without the condition's codes", "  policies: {retry: {conditions: [retriable-status-codes], methods: [GET]}}\n", "3:22 MC2107"},
+	{"headers that nothing names", "  policies: {retry: {conditions: [retriable-headers], methods: [GET]}}\n", "3:22 MC2107"},
+	{"a request that ends before its tries", "  policies: {retry: {attempts: 3, timeout: 2s}, timeout: {request: 5s}}\n", "3:68 MC2111"},
+	{"a request that never ends", "  policies: {retry: {attempts: 3, timeout: 2s}, timeout: {request: 0s}}\n", ""},
+	{"a hash for a policy that has none", "  load_balancing: {hash_policy: [{header: a}]}\n", "3:20 MC2107"},
+	{"a ring without a hash", "  load_balancing: {policy: ring_hash}\n", "3:20 MC2107"},
+	{"a TCP upstream without a port", "  services: {a: {upstreams: [b]}, b: {protocol: tcp}}\n", "3:18 MC2107"},
+	{"a port for an HTTP upstream", "  services: {a: {upstreams: [{service: b, local_bind_port: 1}]}}\n", "3:18 MC2107"},
+	{"the port of the outbound listener", "  services: {a: {upstreams: [{service: b, local_bind_port: 15001}]}, b: {protocol: tcp}}\n", "3:18 MC2113"},
+	{"a sample of everything", "  telemetry: {access_logs: {filter: {sample: 0.5}}}\n", "3:38 MC2107"},
+	{"certificates of minutes", "  security: {mtls: {cert_rotation: 20s, cert_ttl: 1m}}\n", "3:36 MC2106"},
+	{"plaintext callers", "  security: {mtls: {mode: permissive}, authorization: {policies: [{name: p, action: ALLOW, sources: [a]}]}}\n", "3:27 MC2112"},
+	{"nobody is admitted", "  security: {authorization: {policies: [{name: p, action: ALLOW, mode: shadow, sources: [a]}]}}\n", "3:14 MC2108"},
+	{"a DENY of everything", "  security: {authorization: {default_action: ALLOW, policies: [{name: p, action: DENY}]}}\n", "3:64 MC2108"},
+	{"a shadow of nothing", "  security: {authorization: {default_action: ALLOW, policies: [{name: p, action: AUDIT, mode: shadow}]}}\n", "3:95 MC2107"},
+	{"a stranger", "  security: {mtls: {trust_domain: a}, authorization: {policies: [{name: p, action: ALLOW, principals: [\"spiffe://a/x\", \"spiffe://b/x\"]}]}}\n", "3:120 MC2109"},
+	{"an ALLOW by path of a TCP service", "  services: {db: {protocol: tcp}}\n  security: {authorization: {policies: [{name: p, action: ALLOW, sources: [a], destinations: [db, web], paths: [/x]}]}}\n", "4:80 MC2107"},
+	{"a DENY by method of a TCP service", "  services: {db: {protocol: tcp}}\n  security: {authorization: {default_action: ALLOW, policies: [{name: p, action: DENY, destinations: [db], methods: [GET]}]}}\n", "4:88 MC2114"},
+	{"a DENY that takes one from all the callers of TCP", "  services: {db: {protocol: tcp}}\n  security: {authorization: {policies: [{name: a, action: ALLOW, principals: [\"spiffe://m/*\"]}, {name: p, action: DENY, sources: [x]}]}}\n", "4:104 MC2115"},
+	{"an ALLOW of all callers of TCP but one", "  services: {db: {protocol: tcp}}\n  security: {authorization: {policies: [{name: p, action: ALLOW, principals: [\"spiffe://m/*\"], not_sources: [x]}]}}\n", "4:48 MC2115"},
+	{"a DENY of others than the callers of TCP", "  services: {db: {protocol: tcp}}\n  security: {authorization: {policies: [{name: a, action: ALLOW, sources: [y]}, {name: p, action: DENY, sources: [x]}]}}\n", ""},
+	{"a DENY of strangers to TCP", "  services: {db: {protocol: tcp}}\n  security: {authorization: {policies: [{name: a, action: ALLOW, principals: [\"spiffe://m/*\"]}, {name: p, action: DENY, not_principals: [\"spiffe://m/*\"]}]}}\n", ""},
+	{"a variable that is not set", "  version: \"v${NOT_SET}\"\n", "3:12 MC2102"},
+	{"a variable that is set and empty", "  version: \"v${EMPTY}${NOT_SET:-}\"\n", ""},
+	{"a tag that is each proxy's", "  telemetry: {tracing: {tags: [{key: a, value: \"${NOT_SET}\"}]}}\n", ""},
+}
+
 func TestWarnings(t *testing.T) {
-	for _, test := range []struct{ name, text, want string }{
-		{"nothing to say", "", ""},
-		{"registration is not built yet", "  discovery: {consul: {register_interval: 10s, deregister_critical_service_after: 2m}}\n", "3:24 MC2105"},
-		{"Consul's minimum", "  discovery: {consul: {deregister_critical_service_after: 59s}}\n", "3:24 MC2105, 3:59 MC2110"},
-		{"few retries at one time", "  circuit_breakers: {default: {max_retries: 9}, custom: {a: {max_retries: 0}, b: {max_retries: 10}}}\n", "3:45 MC2103, 3:75 MC2103"},
-		{"POST is retried", "  policies: {retry: {conditions: [5xx]}}\n", "3:22 MC2104"},
-		{"POST is retried, by a status", "  policies: {retry: {status_codes: [503]}}\n", "3:22 MC2104"},
-		{"POST is retried, by one service", "  services: {a: {retry: {conditions: [reset]}}}\n", "3:26 MC2104"},
-		{"only methods that may be", "  policies: {retry: {conditions: [5xx], methods: [GET]}}\n", ""},
-		{"only what never arrived", "  policies: {retry: {conditions: [connect-failure, reset-before-request]}}\n", ""},
-		{"no retries at all", "  policies: {retry: {conditions: [5xx], attempts: 0}}\n", ""},
-		{"codes without the condition's codes", "  policies: {retry: {conditions: [retriable-status-codes], methods: [GET]}}\n", "3:22 MC2107"},
-		{"headers that nothing names", "  policies: {retry: {conditions: [retriable-headers], methods: [GET]}}\n", "3:22 MC2107"},
-		{"a request that ends before its tries", "  policies: {retry: {attempts: 3, timeout: 2s}, timeout: {request: 5s}}\n", "3:68 MC2111"},
-		{"a request that never ends", "  policies: {retry: {attempts: 3, timeout: 2s}, timeout: {request: 0s}}\n", ""},
-		{"a hash for a policy that has none", "  load_balancing: {hash_policy: [{header: a}]}\n", "3:20 MC2107"},
-		{"a ring without a hash", "  load_balancing: {policy: ring_hash}\n", "3:20 MC2107"},
-		{"a TCP upstream without a port", "  services: {a: {upstreams: [b]}, b: {protocol: tcp}}\n", "3:18 MC2107"},
-		{"a port for an HTTP upstream", "  services: {a: {upstreams: [{service: b, local_bind_port: 1}]}}\n", "3:18 MC2107"},
-		{"the port of the outbound listener", "  services: {a: {upstreams: [{service: b, local_bind_port: 15001}]}, b: {protocol: tcp}}\n", "3:18 MC2113"},
-		{"a sample of everything", "  telemetry: {access_logs: {filter: {sample: 0.5}}}\n", "3:38 MC2107"},
-		{"certificates of minutes", "  security: {mtls: {cert_rotation: 20s, cert_ttl: 1m}}\n", "3:36 MC2106"},
-		{"plaintext callers", "  security: {mtls: {mode: permissive}, authorization: {policies: [{name: p, action: ALLOW, sources: [a]}]}}\n", "3:27 MC2112"},
-		{"nobody is admitted", "  security: {authorization: {policies: [{name: p, action: ALLOW, mode: shadow, sources: [a]}]}}\n", "3:14 MC2108"},
-		{"a DENY of everything", "  security: {authorization: {default_action: ALLOW, policies: [{name: p, action: DENY}]}}\n", "3:64 MC2108"},
-		{"a shadow of nothing", "  security: {authorization: {default_action: ALLOW, policies: [{name: p, action: AUDIT, mode: shadow}]}}\n", "3:95 MC2107"},
-		{"a stranger", "  security: {mtls: {trust_domain: a}, authorization: {policies: [{name: p, action: ALLOW, principals: [\"spiffe://a/x\", \"spiffe://b/x\"]}]}}\n", "3:120 MC2109"},
-		{"an ALLOW by path of a TCP service", "  services: {db: {protocol: tcp}}\n  security: {authorization: {policies: [{name: p, action: ALLOW, sources: [a], destinations: [db, web], paths: [/x]}]}}\n", "4:80 MC2107"},
-		{"a DENY by method of a TCP service", "  services: {db: {protocol: tcp}}\n  security: {authorization: {default_action: ALLOW, policies: [{name: p, action: DENY, destinations: [db], methods: [GET]}]}}\n", "4:88 MC2114"},
-		{"a DENY that takes one from all the callers of TCP", "  services: {db: {protocol: tcp}}\n  security: {authorization: {policies: [{name: a, action: ALLOW, principals: [\"spiffe://m/*\"]}, {name: p, action: DENY, sources: [x]}]}}\n", "4:104 MC2115"},
-		{"an ALLOW of all callers of TCP but one", "  services: {db: {protocol: tcp}}\n  security: {authorization: {policies: [{name: p, action: ALLOW, principals: [\"spiffe://m/*\"], not_sources: [x]}]}}\n", "4:48 MC2115"},
-		{"a DENY of others than the callers of TCP", "  services: {db: {protocol: tcp}}\n  security: {authorization: {policies: [{name: a, action: ALLOW, sources: [y]}, {name: p, action: DENY, sources: [x]}]}}\n", ""},
-		{"a DENY of strangers to TCP", "  services: {db: {protocol: tcp}}\n  security: {authorization: {policies: [{name: a, action: ALLOW, principals: [\"spiffe://m/*\"]}, {name: p, action: DENY, not_principals: [\"spiffe://m/*\"]}]}}\n", ""},
-		{"a variable that is not set", "  version: \"v${NOT_SET}\"\n", "3:12 MC2102"},
-		{"a variable that is set and empty", "  version: \"v${EMPTY}${NOT_SET:-}\"\n", ""},
-		{"a tag that is each proxy's", "  telemetry: {tracing: {tags: [{key: a, value: \"${NOT_SET}\"}]}}\n", ""},
-	} {
+	for _, test := range warnings {
 		t.Run(test.name, func(t *testing.T) {
 			m, err := parse("mesh:\n  name: m\n"+test.text, "EMPTY=")
 			if err != nil {

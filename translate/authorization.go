@@ -77,7 +77,7 @@ func (a *authorization) rulesFor(service string, appPort uint16) rules {
 	r := rules{enabled: a.enabled, allowByDefault: a.allowByDefault}
 	r.print = fmt.Sprintf("%t %t ", a.enabled, a.allowByDefault)
 	if !a.enabled {
-		r.keys = []string{"security.authorization"}
+		r.keys = []string{policy.KeyAuthorization}
 		return r
 	}
 	var print strings.Builder
@@ -92,7 +92,7 @@ func (a *authorization) rulesFor(service string, appPort uint16) rules {
 		r.keys = append(r.keys, p.Key)
 		print.WriteString(p.print)
 	}
-	r.keys = append(r.keys, "security.authorization")
+	r.keys = append(r.keys, policy.KeyAuthorization)
 	r.print += print.String()
 	return r
 }
@@ -109,7 +109,7 @@ func (r rules) checkedBy(s *policy.Service) rules {
 		return r
 	}
 	r.check = checkRequest{method, path}
-	r.keys = append(slices.Clone(r.keys), settingKeys(s, []string{"health_checks"})...)
+	r.keys = append(slices.Clone(r.keys), s.Keys(policy.SettingHealthChecks)...)
 	r.print = fmt.Sprintf("%q %s", r.check, r.print)
 	return r
 }

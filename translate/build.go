@@ -173,7 +173,7 @@ func (b *build) translateRoots() {
 	}
 	made, err := rootsSecret(b.in.Roots)
 	if err != nil {
-		b.report("roots", []Held{{Type: resource.Secret, Name: resource.SecretRoots, Keys: []string{"security.mtls"}, Cause: err.Error()}}, nil)
+		b.report("roots", []Held{{Type: resource.Secret, Name: resource.SecretRoots, Keys: []string{policy.KeyMTLS}, Cause: err.Error()}}, nil)
 		return
 	}
 	b.roots, b.rootsSet = made, b.rootsSet.Become([]*resource.Resource{made})
@@ -186,7 +186,7 @@ func (b *build) translateCollector() {
 		b.report("collector", nil, nil)
 		made, err := collectorOf(b.c, entry)
 		if err != nil {
-			b.report("collector", []Held{{Type: resource.Cluster, Name: resource.ClusterTracing, Keys: []string{"telemetry.tracing"}, Cause: err.Error()}}, nil)
+			b.report("collector", []Held{{Type: resource.Cluster, Name: resource.ClusterTracing, Keys: []string{policy.KeyTracing}, Cause: err.Error()}}, nil)
 		} else {
 			b.collector = made.reusing(b.base.collector)
 		}

@@ -47,11 +47,12 @@ func serviceCluster(c *compiler, to destination, keys []string) (*resource.Resou
 }
 
 // clusterSettings are what a cluster is made of, most often edited first.
-var clusterSettings = []string{
-	"circuit_breakers", "outlier_detection", "health_checks", "load_balancing", "timeout", "protocol",
+var clusterSettings = []policy.Setting{
+	policy.SettingCircuitBreakers, policy.SettingOutlierDetection, policy.SettingHealthChecks, policy.SettingLoadBalancing,
+	policy.SettingTimeout, policy.SettingProtocol,
 }
 
-func clusterKeys(s *policy.Service) []string { return settingKeys(s, clusterSettings) }
+func clusterKeys(s *policy.Service) []string { return s.Keys(clusterSettings...) }
 
 // secure adds the transport sockets. In permissive mode the assignment says of
 // each instance whether it is in the mesh; ALPN is left out there, because

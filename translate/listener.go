@@ -183,5 +183,5 @@ func (c *compiler) httpRefs(routes string) []resource.Ref {
 }
 
 func listenerKeys(s *policy.Service) []string {
-	return append(settingKeys(s, []string{"timeout", "protocol"}), "telemetry.tracing", "telemetry.access_logs", "security.mtls")
+	return append(s.Keys(policy.SettingTimeout, policy.SettingProtocol), policy.KeyTracing, policy.KeyAccessLogs, policy.KeyMTLS)
 }

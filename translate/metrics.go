@@ -7,6 +7,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 
+	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/resource"
 )
 
@@ -70,5 +71,5 @@ func metricsListener(c *compiler) listenerTemplate {
 		EnableReusePort:       boolean(false),
 		BypassOverloadManager: true,
 		IgnoreGlobalConnLimit: true,
-	}, []string{"telemetry.metrics"}, nil)
+	}, []string{policy.KeyMetrics}, nil)
 }

@@ -2,8 +2,11 @@ package translate
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
+
+	"datapunk.dev/controlplane/spelling"
 )
 
 // maxSuggestions is for how many names a nearest one is sought: a file that
@@ -74,52 +77,13 @@ func (n *notes) services(yield func(string) bool) {
 }
 
 // nearest is a suggestion, or nothing if no name is near.
-func (n *notes) nearest(name string, names func(func(string) bool)) string {
+func (n *notes) nearest(name string, names iter.Seq[string]) string {
 	if n.sought == maxSuggestions {
 		return ""
 	}
 	n.sought++
-	best, least := "", 1+max(2, len(name)/3)
-	for other := range names {
-		if d := distance(name, other, least); d < least {
-			best, least = other, d
-		}
+	if near := spelling.Nearest(name, names); near != "" {
+		return fmt.Sprintf("; did you mean %s?", near)
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf("; did you mean %s?", best)
-}
-
-// distance is the Levenshtein distance, or limit if it is not less than that.
-func distance(a, b string, limit int) int {
-	if max(len(a)-len(b), len(b)-len(a)) >= limit {
-		return limit
-	}
-	var short [64]int // a name is seldom longer, and a catalog has many
-	row := short[:]
-	if len(b) < len(short) {
-		row = row[:len(b)+1]
-	} else {
-		row = make([]int, len(b)+1)
-	}
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal, least := row[0], i+1
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
-			least = min(least, row[j+1])
-		}
-		if least >= limit {
-			return limit
-		}
-	}
-	return min(row[len(b)], limit)
+	return ""
 }

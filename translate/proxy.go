@@ -166,7 +166,7 @@ func (b *build) acquire(key localKey) *resource.Set {
 		if err != nil {
 			// Nothing in it comes from an operator but the idle timeout,
 			// which every cluster of the service has too.
-			b.report("local/"+key.String(), []Held{{Type: resource.Cluster, Name: resource.ClusterLocalApp, Keys: []string{"policies.timeout"}, Cause: err.Error()}}, nil)
+			b.report("local/"+key.String(), []Held{{Type: resource.Cluster, Name: resource.ClusterLocalApp, Keys: []string{policy.KeyTimeout}, Cause: err.Error()}}, nil)
 		}
 		known.clusters = become(known.clusters, made...)
 	}

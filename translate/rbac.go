@@ -86,7 +86,7 @@ func (b *build) inboundConfiguration(r rules) (*resource.Resource, error) {
 // are. It stands in for a configuration that could never be made, since
 // without any the proxy would not open a single listener.
 func closedConfiguration() *resource.Resource {
-	closed, err := finishInbound(&builder{}, nil, []string{"security.authorization"})
+	closed, err := finishInbound(&builder{}, nil, []string{policy.KeyAuthorization})
 	if err != nil {
 		panic(fmt.Sprintf("a constant is not valid: %v", err))
 	}

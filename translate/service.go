@@ -171,7 +171,7 @@ func (c *cluster) makeEndpoints(compiler *compiler, entry *watch.Service, last *
 // makeHost makes the virtual host of a service; the last good one stays if it
 // can not be made, and if it is the same.
 func makeHost(s *policy.Service, last *host) *host {
-	h := &host{virtualHost: virtualHostOf(s), keys: settingKeys(s, []string{"retry", "timeout", "load_balancing", "protocol"})}
+	h := &host{virtualHost: virtualHostOf(s), keys: s.Keys(policy.SettingRetry, policy.SettingTimeout, policy.SettingLoadBalancing, policy.SettingProtocol)}
 	if h.equal(last.virtualHost) && slices.Equal(h.keys, last.keys) {
 		return last
 	}

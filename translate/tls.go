@@ -7,6 +7,7 @@ import (
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/resource"
 )
 
@@ -127,7 +128,7 @@ func rootsSecret(roots []byte) (*resource.Resource, error) {
 	return d.finish(resource.Secret, resource.SecretRoots, &tlsv3.Secret{
 		Name: resource.SecretRoots,
 		Type: &tlsv3.Secret_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: inline(roots)}},
-	}, []string{"security.mtls"}, nil)
+	}, []string{policy.KeyMTLS}, nil)
 }
 
 func inline(b []byte) *corev3.DataSource {

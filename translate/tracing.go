@@ -15,6 +15,7 @@ import (
 	tracingv3 "github.com/envoyproxy/go-control-plane/envoy/type/tracing/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
+	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
 )
@@ -172,7 +173,7 @@ func collectorOf(c *compiler, s *watch.Service) (*collector, error) {
 		cluster.LoadAssignment = fixedAssignment(resource.ClusterTracing, host, port)
 	}
 	var err error
-	if made.cluster, err = d.finish(resource.Cluster, resource.ClusterTracing, cluster, []string{"telemetry.tracing"}, refs); err != nil {
+	if made.cluster, err = d.finish(resource.Cluster, resource.ClusterTracing, cluster, []string{policy.KeyTracing}, refs); err != nil {
 		return nil, err
 	}
 	return made, nil

@@ -22,12 +22,7 @@ func (d *builder) checkRegex(m *matcherv3.StringMatcher) {
 // checkRetryOn refuses words that Envoy would ignore with a warning.
 func (d *builder) checkRetryOn(conditions []string) {
 	for _, c := range conditions {
-		switch c {
-		case "5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited",
-			"retriable-4xx", "refused-stream", "retriable-status-codes", "retriable-headers",
-			"http3-post-connect-failure",
-			"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable":
-		default:
+		if !policy.IsRetryCondition(c) {
 			d.failf("retry: unknown condition %q", c)
 		}
 	}

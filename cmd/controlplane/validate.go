@@ -1,34 +1,42 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/watch/file"
+	"datapunk.dev/controlplane/yamlfile"
 )
 
 func newValidateCommand() *cobra.Command {
 	var files []string
-	var environment string
+	var environment, catalog string
 	cmd := &cobra.Command{
-		Use:   "validate -f FILE [-f FILE…] [--environment E]",
+		Use:   "validate -f FILE [-f FILE…] [--environment E] [--catalog file:PATH]",
 		Short: "Check a mesh file: every error at once, each with its line",
-		Long:  "validate loads a mesh file as serve would. Without --environment it checks the file by itself and\nwith each of its environments. It exits with 0, with 1 and one line an error on stderr\n(FILE:LINE:COL: CODE: message, the caret below it), or with 2 for a wrong flag.",
+		Long:  "validate loads a mesh file as serve would. Without --environment it checks the file by itself and\nwith each of its environments. With --catalog it checks a catalog in a file too. It exits with 0, with\n1 and one line an error on stderr (FILE:LINE:COL: CODE: message, the caret below it), or with 2 for a\nwrong flag.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			opts := policy.Options{Environment: environment, LookupEnv: os.LookupEnv}
-			warnings, err := policy.Validate(files, opts)
+			path, ok := strings.CutPrefix(catalog, "file:")
+			if catalog != "" && (!ok || path == "") {
+				return usageError{fmt.Errorf("--catalog %q: want file:PATH", catalog)}
+			}
+			warnings, err := policy.Validate(files, policy.Options{Environment: environment, LookupEnv: os.LookupEnv})
 			for _, w := range warnings {
 				w.Format(cmd.ErrOrStderr())
 			}
-			var problems policy.Problems
-			if errors.As(err, &problems) {
-				for _, p := range problems {
-					p.Format(cmd.ErrOrStderr())
+			err = shown(cmd.ErrOrStderr(), err)
+			if catalog != "" {
+				other := shown(cmd.ErrOrStderr(), file.Validate(path))
+				if errors.As(err, new(shownError)) || err == nil {
+					err = cmp.Or(other, err) // the one that has yet to be shown, if there is one
 				}
-				return shownError{err}
 			}
 			if err != nil {
 				return err
@@ -38,7 +46,20 @@ func newValidateCommand() *cobra.Command {
 		},
 	}
 	meshFileFlags(cmd, &files, &environment)
+	cmd.Flags().StringVar(&catalog, "catalog", "", "a catalog to check too: file:PATH")
 	return cmd
+}
+
+// shown writes what is wrong with a file, each problem with its line.
+func shown(w io.Writer, err error) error {
+	var problems yamlfile.Problems
+	if !errors.As(err, &problems) {
+		return err
+	}
+	for _, p := range problems {
+		p.Format(w)
+	}
+	return shownError{err}
 }
 
 func meshFileFlags(cmd *cobra.Command, files *[]string, environment *string) {

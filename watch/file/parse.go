@@ -1,146 +1,105 @@
 package file
 
 import (
-	"bytes"
-	"cmp"
-	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 
-	"go.yaml.in/yaml/v4"
-
+	"datapunk.dev/controlplane/spelling"
 	"datapunk.dev/controlplane/watch"
+	"datapunk.dev/controlplane/yamlfile"
 )
-
-// Problem is a mistake in the file, at the place where it was made.
-type Problem struct {
-	File         string
-	Line, Column int // from 1; 0: the file as a whole
-	Message      string
-}
-
-// Error implements error as file:line:column: message.
-func (p *Problem) Error() string {
-	if p.Line == 0 {
-		return fmt.Sprintf("%s: %s", p.File, p.Message)
-	}
-	return fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, p.Column, p.Message)
-}
 
 // MaxWeight is the greatest weight of an instance; Consul has the same limit.
 const MaxWeight = 65535
 
-// Parse reads a file catalog. All mistakes are reported at once: the error
-// joins a [Problem] for each, in the order of the file.
+// Parse reads a file catalog. All mistakes are reported at once: the error is
+// [yamlfile.Problems].
 func Parse(name string, data []byte) ([]*watch.Service, error) {
-	p := &parser{file: name}
-	services := p.document(data)
-	if len(p.problems) > 0 {
-		slices.SortStableFunc(p.problems, func(a, b *Problem) int {
-			return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
-		})
-		errs := make([]error, len(p.problems))
-		for i, problem := range p.problems {
-			errs[i] = problem
-		}
-		return nil, errors.Join(errs...)
+	f := yamlfile.File{Name: name, Data: data}
+	p := &parser{report: yamlfile.NewReport(f)}
+	services := p.document(f)
+	if problems, _ := p.report.Split(); len(problems) > 0 {
+		return nil, problems
 	}
 	return services, nil
 }
 
 type parser struct {
-	file     string
-	problems []*Problem
+	report *yamlfile.Report
+	count  int // of the mistakes
 }
 
-func (p *parser) errorf(n *yaml.Node, format string, args ...any) {
-	p.problems = append(p.problems, &Problem{p.file, n.Line, n.Column, fmt.Sprintf(format, args...)})
+// fail reports a mistake in a value.
+func (p *parser) fail(n *yamlfile.Node, code yamlfile.Code, format string, args ...any) {
+	p.add(yamlfile.Problem{Source: n.Source, Width: n.Width, Code: code, Message: fmt.Sprintf(format, args...)})
 }
 
-func (p *parser) document(data []byte) []*watch.Service {
-	var docs []yaml.Node
-	if err := yaml.Load(data, &docs, yaml.WithAllDocuments()); err != nil {
-		p.syntax(err)
-		return nil
-	}
+// failKey reports a mistake in a key.
+func (p *parser) failKey(f yamlfile.Field, code yamlfile.Code, hint, format string, args ...any) {
+	p.add(yamlfile.Problem{Source: f.Source, Width: len([]rune(f.Name)), Code: code, Message: fmt.Sprintf(format, args...), Hint: hint})
+}
+
+func (p *parser) add(problem yamlfile.Problem) {
+	p.count++
+	p.report.Add(problem)
+}
+
+func (p *parser) document(f yamlfile.File) []*watch.Service {
+	root := p.report.Parse(f, "a catalog is one document")
 	switch {
-	case len(docs) == 0 || len(bytes.TrimSpace(data)) == 0:
-		p.errorf(&yaml.Node{}, "the file is empty: a catalog without services is `services: {}`")
+	case p.report.Broken():
 		return nil
-	case len(docs) > 1:
-		p.errorf(&docs[1], "a second document: a catalog is one")
+	case root == nil || root.Kind == yamlfile.Null:
+		p.add(yamlfile.Problem{
+			Source: yamlfile.Source{File: f.Name, Line: 1, Column: 1}, Width: 1, Code: yamlfile.CodeMissing,
+			Message: "the file is empty", Hint: "a catalog without services is services: {}",
+		})
 		return nil
-	}
-	root := &docs[0]
-	if root.Kind == yaml.DocumentNode && len(root.Content) == 1 {
-		root = root.Content[0]
 	}
 	var services []*watch.Service
 	seen := false
-	p.mapping(root, "the catalog", func(key, value *yaml.Node) {
-		switch {
-		case key.Value == "services":
-			seen = true
-			services = p.services(value)
-		case strings.HasPrefix(key.Value, "x-"): // anchors live here
-		default:
-			p.errorf(key, "unknown key %q: a catalog has services", key.Value)
-		}
+	p.mapping(root, "the catalog", []string{"services"}, func(f yamlfile.Field) {
+		seen = true
+		services = p.services(f.Value)
 	})
-	if !seen && len(p.problems) == 0 {
-		p.errorf(root, "the catalog has no services: one without any is `services: {}`")
+	if !seen && p.count == 0 {
+		p.fail(root, yamlfile.CodeMissing, "the catalog has no services: one without any is services: {}")
 	}
 	return services
 }
 
-// syntax reports what the YAML parser refused.
-func (p *parser) syntax(err error) {
-	var one *yaml.LoadError
-	if errors.As(err, &one) {
-		message := one.Message
-		if one.ContextMsg != "" {
-			message = one.ContextMsg + ": " + message
-		}
-		p.problems = append(p.problems, &Problem{p.file, one.Mark.Line, one.Mark.Column, message})
-		return
-	}
-	p.problems = append(p.problems, &Problem{File: p.file, Message: err.Error()})
-}
-
-func (p *parser) services(n *yaml.Node) []*watch.Service {
+func (p *parser) services(n *yamlfile.Node) []*watch.Service {
 	var services []*watch.Service
-	p.mapping(n, "services", func(key, value *yaml.Node) {
-		if key.Value == "" {
-			p.errorf(key, "a service has no name")
+	p.mapping(n, "services", nil, func(f yamlfile.Field) {
+		if f.Name == "" {
+			p.failKey(f, yamlfile.CodeValue, "", "a service has no name")
 			return
 		}
-		services = append(services, p.service(key.Value, value))
+		services = append(services, p.service(f.Name, f.Value))
 	})
 	return services
 }
 
-func (p *parser) service(name string, n *yaml.Node) *watch.Service {
+func (p *parser) service(name string, n *yamlfile.Node) *watch.Service {
 	s := &watch.Service{Name: name}
-	n = alias(n)
-	if n.Kind != yaml.SequenceNode {
-		p.errorf(n, "service %s: must be a list of instances, not %s", name, kind(n))
+	if n.Kind != yamlfile.List {
+		p.fail(n, yamlfile.CodeType, "service %s: must be a list of instances, not %s", name, found(n))
 		return s
 	}
 	lines := make(map[string]int)
-	for _, item := range n.Content {
+	for _, item := range n.Items {
 		i := p.instance(item)
 		if i == nil {
 			continue
 		}
 		if line, ok := lines[i.ID]; ok {
-			p.errorf(item, "service %s: id %q is taken by the instance in line %d", name, i.ID, line)
+			p.fail(item, yamlfile.CodeDuplicateKey, "service %s: id %q is taken by the instance in line %d", name, i.ID, line)
 			continue
 		}
-		lines[i.ID] = item.Line
+		lines[i.ID] = item.Source.Line
 		s.Instances = append(s.Instances, i)
 	}
 	s.Instances = watch.Distinct(s.Instances)
@@ -148,16 +107,15 @@ func (p *parser) service(name string, n *yaml.Node) *watch.Service {
 }
 
 // instance returns nil if the instance has a mistake.
-func (p *parser) instance(n *yaml.Node) *watch.Instance {
-	before := len(p.problems)
+func (p *parser) instance(n *yamlfile.Node) *watch.Instance {
+	before := p.count
 	i := &watch.Instance{Weight: 1}
-	missing := map[string]bool{"id": true, "address": true, "port": true}
-	p.mapping(n, "an instance", func(key, value *yaml.Node) {
-		delete(missing, key.Value)
-		switch key.Value {
+	p.mapping(n, "an instance", []string{"id", "address", "port", "weight", "health", "zone", "tags", "meta"}, func(f yamlfile.Field) {
+		value := f.Value
+		switch f.Name {
 		case "id":
 			if i.ID = p.text(value, "id"); i.ID == "" {
-				p.errorf(value, "id: must not be empty")
+				p.fail(value, yamlfile.CodeValue, "id: must not be empty")
 			}
 		case "address":
 			i.Address = p.address(value)
@@ -173,130 +131,121 @@ func (p *parser) instance(n *yaml.Node) *watch.Instance {
 			i.Tags = p.tags(value)
 		case "meta":
 			i.Meta, i.MeshPort = p.meta(value)
-		default:
-			p.errorf(key, "unknown key %q: an instance has id, address, port, weight, health, zone, tags and meta", key.Value)
 		}
 	})
-	if len(p.problems) == before && len(missing) > 0 {
-		p.errorf(n, "an instance needs %s", strings.Join(slices.Sorted(maps.Keys(missing)), ", "))
+	if p.count > before {
+		return nil
 	}
-	if len(p.problems) > before {
+	var missing []string
+	for _, name := range []string{"address", "id", "port"} {
+		if n.Find(name) < 0 {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		p.fail(n, yamlfile.CodeMissing, "an instance needs %s", strings.Join(missing, ", "))
 		return nil
 	}
 	return i
 }
 
-func (p *parser) address(n *yaml.Node) netip.Addr {
+func (p *parser) address(n *yamlfile.Node) netip.Addr {
 	text := p.text(n, "address")
 	a, err := netip.ParseAddr(text)
 	switch {
 	case err != nil || a.Zone() != "":
-		p.errorf(n, "address: %q is not an IP address", text)
+		p.fail(n, yamlfile.CodeValue, "address: %q is not an IP address", text)
 	case a.IsUnspecified():
-		p.errorf(n, "address: nothing can connect to %s", a)
+		p.fail(n, yamlfile.CodeValue, "address: nothing can connect to %s", a)
 	}
 	return a.Unmap()
 }
 
-func (p *parser) health(n *yaml.Node) watch.Health {
+func (p *parser) health(n *yamlfile.Node) watch.Health {
 	text := p.text(n, "health")
-	for _, h := range []watch.Health{watch.Passing, watch.Warning, watch.Maintenance, watch.Critical} {
+	var words []string
+	for _, h := range []watch.Health{watch.Passing, watch.Warning, watch.Critical, watch.Maintenance} {
 		if text == h.String() {
 			return h
 		}
+		words = append(words, h.String())
 	}
-	p.errorf(n, "health: %q is none of passing, warning, critical, maintenance", text)
+	p.add(yamlfile.Problem{
+		Source: n.Source, Width: n.Width, Code: yamlfile.CodeWord, Hint: spelling.DidYouMean(text, words),
+		Message: fmt.Sprintf("health: %q is none of %s", text, strings.Join(words, ", ")),
+	})
 	return watch.Critical
 }
 
-func (p *parser) tags(n *yaml.Node) []string {
-	n = alias(n)
-	if n.Kind != yaml.SequenceNode {
-		p.errorf(n, "tags: must be a list, not %s", kind(n))
+func (p *parser) tags(n *yamlfile.Node) []string {
+	if n.Kind != yamlfile.List {
+		p.fail(n, yamlfile.CodeType, "tags: must be a list, not %s", found(n))
 		return nil
 	}
 	var tags []string
-	for _, item := range n.Content {
+	for _, item := range n.Items {
 		tags = append(tags, p.text(item, "tags"))
 	}
 	slices.Sort(tags)
 	return slices.Compact(tags)
 }
 
-func (p *parser) meta(n *yaml.Node) (map[string]string, uint16) {
+func (p *parser) meta(n *yamlfile.Node) (map[string]string, uint16) {
 	meta := make(map[string]string)
 	var meshPort uint16
-	p.mapping(n, "meta", func(key, value *yaml.Node) {
-		meta[key.Value] = p.text(value, "meta "+key.Value)
-		if key.Value == watch.MetaMeshPort {
-			meshPort = uint16(p.number(value, "meta mesh_port", 1, 65535))
+	p.mapping(n, "meta", nil, func(f yamlfile.Field) {
+		meta[f.Name] = p.text(f.Value, "meta "+f.Name)
+		if f.Name == watch.MetaMeshPort {
+			meshPort = uint16(p.number(f.Value, "meta mesh_port", 1, 65535))
 		}
 	})
 	return meta, meshPort
 }
 
-// mapping calls each for every entry of n.
-func (p *parser) mapping(n *yaml.Node, what string, each func(key, value *yaml.Node)) {
-	n = alias(n)
-	if n.Kind != yaml.MappingNode {
-		p.errorf(n, "%s: must be a mapping, not %s", what, kind(n))
+// mapping calls each for every entry of n. Where known is nil, the keys are
+// names; else others than those are refused, but for the operators' own.
+func (p *parser) mapping(n *yamlfile.Node, what string, known []string, each func(yamlfile.Field)) {
+	if n.Kind != yamlfile.Map {
+		p.fail(n, yamlfile.CodeType, "%s: must be a mapping, not %s", what, found(n))
 		return
 	}
-	lines := make(map[string]int)
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		if key.Kind != yaml.ScalarNode || key.ShortTag() == "!!merge" {
-			p.errorf(key, "%s: a key must be plain text", what)
-			continue
+	for _, f := range n.Fields {
+		switch {
+		case known == nil || slices.Contains(known, f.Name):
+			each(f)
+		case yamlfile.Free(f.Name): // anchors live here
+		default:
+			p.failKey(f, yamlfile.CodeUnknownKey, spelling.DidYouMean(f.Name, known), "unknown key %q in %s", f.Name, what)
 		}
-		if line, ok := lines[key.Value]; ok {
-			p.errorf(key, "%s: key %q is in line %d already", what, key.Value, line)
-			continue
-		}
-		lines[key.Value] = key.Line
-		each(key, value)
 	}
 }
 
 // text returns a scalar as it was written: an unquoted number is text too.
-func (p *parser) text(n *yaml.Node, what string) string {
-	n = alias(n)
-	if n.Kind != yaml.ScalarNode || n.ShortTag() == "!!null" {
-		p.errorf(n, "%s: must be text, not %s", what, kind(n))
+func (p *parser) text(n *yamlfile.Node, what string) string {
+	if n.Kind != yamlfile.Scalar {
+		p.fail(n, yamlfile.CodeType, "%s: must be text, not %s", what, found(n))
 		return ""
 	}
-	return n.Value
+	return n.Text
 }
 
-func (p *parser) number(n *yaml.Node, what string, low, high uint64) uint64 {
-	n = alias(n)
-	v, err := strconv.ParseUint(n.Value, 10, 32)
-	if n.Kind != yaml.ScalarNode || err != nil || v < low || v > high {
-		p.errorf(n, "%s: must be a number from %d to %d, not %s", what, low, high, kind(n))
-		return low
+func (p *parser) number(n *yamlfile.Node, what string, low, high uint64) uint64 {
+	v, err := strconv.ParseUint(n.Text, 10, 32)
+	if n.Kind == yamlfile.Scalar && err == nil && low <= v && v <= high {
+		return v
 	}
-	return v
+	code := yamlfile.CodeType
+	if _, err := strconv.ParseInt(n.Text, 10, 64); err == nil {
+		code = yamlfile.CodeRange
+	}
+	p.fail(n, code, "%s: must be a number from %d to %d, not %s", what, low, high, found(n))
+	return low
 }
 
-// alias follows an alias; a chain of them cannot exist in YAML, and one that
-// holds itself ends at a kind that no reader above takes twice.
-func alias(n *yaml.Node) *yaml.Node {
-	if n.Kind == yaml.AliasNode {
-		return n.Alias
+// found says what an operator sees in place of what was wanted.
+func found(n *yamlfile.Node) string {
+	if n.Kind == yamlfile.Scalar {
+		return strconv.Quote(n.Text)
 	}
-	return n
-}
-
-// kind says what an operator sees in place of what was wanted.
-func kind(n *yaml.Node) string {
-	switch {
-	case n.Kind == yaml.MappingNode:
-		return "a mapping"
-	case n.Kind == yaml.SequenceNode:
-		return "a list"
-	case n.Value == "":
-		return "nothing"
-	default:
-		return strconv.Quote(n.Value)
-	}
+	return n.Kind.String()
 }

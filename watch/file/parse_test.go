@@ -1,6 +1,8 @@
 package file_test
 
 import (
+	"bytes"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -11,6 +13,7 @@ import (
 
 	"datapunk.dev/controlplane/watch"
 	"datapunk.dev/controlplane/watch/file"
+	"datapunk.dev/controlplane/yamlfile"
 )
 
 func TestParse(t *testing.T) {
@@ -70,22 +73,22 @@ func TestParseMistakes(t *testing.T) {
 		name, text string
 		want       []string // one a line, in order
 	}{
-		{"empty", "", []string{"c.yaml: the file is empty"}},
-		{"comment alone", "# soon\n", []string{"c.yaml: the file is empty"}},
-		{"no services", "x-a: 1\n", []string{"c.yaml:1:1: the catalog has no services"}},
-		{"null services", "services:\n", []string{"c.yaml:1:10: services: must be a mapping, not nothing"}},
-		{"a list", "- a\n", []string{"c.yaml:1:1: the catalog: must be a mapping, not a list"}},
-		{"unknown key", "service: {}\n", []string{`c.yaml:1:1: unknown key "service"`}},
-		{"second document", "services: {}\n---\nservices: {}\n", []string{"c.yaml:2:1: a second document"}},
-		{"syntax", "services:\n  a: [\n", []string{"c.yaml:3:1: while parsing a flow"}},
-		{"unknown anchor", "services: *a\n", []string{"c.yaml:1:11: unknown anchor"}},
-		{"duplicate service", "services:\n  a: []\n  a: []\n", []string{`c.yaml:3:3: services: key "a" is in line 2 already`}},
-		{"null service", "services:\n  a:\n", []string{"c.yaml:2:5: service a: must be a list of instances, not nothing"}},
-		{"nameless service", "services:\n  \"\": []\n", []string{"c.yaml:2:3: a service has no name"}},
-		{"nothing given", "services:\n  a:\n    - {}\n", []string{"c.yaml:3:7: an instance needs address, id, port"}},
-		{"itself", "services: &s\n  a: *s\n", []string{"service a: must be a list of instances, not a mapping"}},
+		{"empty", "", []string{"c.yaml:1:1: MC1006: the file is empty"}},
+		{"comment alone", "# soon\n", []string{"c.yaml:1:1: MC1006: the file is empty"}},
+		{"no services", "x-a: 1\n", []string{"c.yaml:1:1: MC1006: the catalog has no services"}},
+		{"null services", "services:\n", []string{"c.yaml:1:10: MC1005: services: must be a mapping, not nothing"}},
+		{"a list", "- a\n", []string{"c.yaml:1:1: MC1005: the catalog: must be a mapping, not a list"}},
+		{"unknown key", "service: {}\n", []string{`c.yaml:1:1: MC1003: unknown key "service"`}},
+		{"second document", "services: {}\n---\nservices: {}\n", []string{"c.yaml:2:1: MC1002: a second document"}},
+		{"syntax", "services:\n  a: [\n", []string{"c.yaml:3:1: MC1001: while parsing a flow"}},
+		{"unknown anchor", "services: *a\n", []string{"c.yaml:1:11: MC1001: unknown anchor"}},
+		{"duplicate service", "services:\n  a: []\n  a: []\n", []string{`c.yaml:3:3: MC1004: key "a" stands here a second time; the first is in line 2`}},
+		{"null service", "services:\n  a:\n", []string{"c.yaml:2:5: MC1005: service a: must be a list of instances, not nothing"}},
+		{"nameless service", "services:\n  \"\": []\n", []string{"c.yaml:2:3: MC1104: a service has no name"}},
+		{"nothing given", "services:\n  a:\n    - {}\n", []string{"c.yaml:3:7: MC1006: an instance needs address, id, port"}},
+		{"itself", "services: &s\n  a: *s\n", []string{"c.yaml:2:6: MC1008: the alias *s stands within its own anchor"}},
 		{"duplicate id", "services:\n  a:\n    - {id: x, address: 10.0.0.1, port: 1}\n    - {id: x, address: 10.0.0.2, port: 1}\n", []string{
-			`c.yaml:4:7: service a: id "x" is taken by the instance in line 3`,
+			`c.yaml:4:7: MC1004: service a: id "x" is taken by the instance in line 3`,
 		}},
 		{"every field", `services:
   a:
@@ -101,18 +104,18 @@ func TestParseMistakes(t *testing.T) {
     - {id: a, address: 0.0.0.0, port: "80"}
     - {id: b, address: "fe80::1%eth0", port: 80}
 `, []string{
-			"c.yaml:3:11: id: must not be empty",
-			`c.yaml:4:16: address: "lake.internal" is not an IP address`,
-			`c.yaml:5:13: port: must be a number from 1 to 65535, not "0"`,
-			`c.yaml:6:15: weight: must be a number from 0 to 65535, not "-1"`,
-			`c.yaml:7:15: health: "fine" is none of`,
-			"c.yaml:8:13: zone: must be text, not a list",
-			"c.yaml:9:13: tags: must be a list",
-			`c.yaml:10:25: meta mesh_port: must be a number from 1 to 65535, not "70000"`,
-			"c.yaml:10:35: meta x: must be text, not a mapping",
-			`c.yaml:11:7: unknown key "Port"`,
-			"c.yaml:12:24: address: nothing can connect to 0.0.0.0",
-			`c.yaml:13:24: address: "fe80::1%eth0" is not an IP address`,
+			"c.yaml:3:11: MC1104: id: must not be empty",
+			`c.yaml:4:16: MC1104: address: "lake.internal" is not an IP address`,
+			`c.yaml:5:13: MC1102: port: must be a number from 1 to 65535, not "0"`,
+			`c.yaml:6:15: MC1102: weight: must be a number from 0 to 65535, not "-1"`,
+			`c.yaml:7:15: MC1103: health: "fine" is none of`,
+			"c.yaml:8:13: MC1005: zone: must be text, not a list",
+			"c.yaml:9:13: MC1005: tags: must be a list",
+			`c.yaml:10:25: MC1102: meta mesh_port: must be a number from 1 to 65535, not "70000"`,
+			"c.yaml:10:35: MC1005: meta x: must be text, not a map",
+			`c.yaml:11:7: MC1003: unknown key "Port"`,
+			"c.yaml:12:24: MC1104: address: nothing can connect to 0.0.0.0",
+			`c.yaml:13:24: MC1104: address: "fe80::1%eth0" is not an IP address`,
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -125,6 +128,48 @@ func TestParseMistakes(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tt.want, "\n"))
 			}
 		})
+	}
+}
+
+// A mistake is shown as one in the mesh file is.
+func TestAMistakeIsShownWithItsLine(t *testing.T) {
+	_, err := file.Parse("c.yaml", []byte("services:\n  lake:\n    - {id: a, address: 10.0.0.1, Port: 80, health: pasing}\n"))
+	var problems yamlfile.Problems
+	if !errors.As(err, &problems) {
+		t.Fatalf("got %v", err)
+	}
+	var out bytes.Buffer
+	for _, p := range problems {
+		p.Format(&out)
+	}
+	const want = `c.yaml:3:34: MC1003: unknown key "Port" in an instance
+3 |     - {id: a, address: 10.0.0.1, Port: 80, health: pasing}
+  |                                  ^^^^
+  = did you mean "port"?
+c.yaml:3:52: MC1103: health: "pasing" is none of passing, warning, critical, maintenance
+3 |     - {id: a, address: 10.0.0.1, Port: 80, health: pasing}
+  |                                                    ^^^^^^
+  = did you mean "passing"?
+`
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+// What instances have in common stands once.
+func TestAnchorsAndMergeKeys(t *testing.T) {
+	got, err := file.Parse("c.yaml", []byte(`
+x-here: &here {zone: eu-1, meta: {mesh_port: 15006}}
+services:
+  lake:
+    - {<<: *here, id: a, address: 10.0.0.1, port: 80}
+    - {<<: *here, id: b, address: 10.0.0.2, port: 80, zone: eu-2}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := got[0].Instances[0], got[0].Instances[1]; a.Zone != "eu-1" || b.Zone != "eu-2" || a.MeshPort != 15006 || b.MeshPort != 15006 {
+		t.Errorf("got %+v and %+v", a, b)
 	}
 }
 

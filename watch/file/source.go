@@ -9,6 +9,7 @@ package file
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"datapunk.dev/controlplane/watch"
+	"datapunk.dev/controlplane/yamlfile"
 )
 
 // Source reads a file catalog and follows its changes.
@@ -98,6 +100,17 @@ func (s *Source) Status() watch.Status {
 	return s.status
 }
 
+// Validate reads a file catalog and checks it. The error is
+// [yamlfile.Problems] unless the file cannot be read.
+func Validate(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	_, err = Parse(path, data)
+	return err
+}
+
 func (s *Source) load() {
 	data, info, err := read(s.path)
 	if err != nil {
@@ -164,9 +177,16 @@ func (s *Source) failed(err error) {
 	s.status.Held, s.status.HeldServices = nil, 0
 	s.status.Errors++
 	s.mu.Unlock()
+	message := "catalog refused: there is none yet"
 	if ready {
-		s.log.Error("catalog refused: the last good one stays", "err", err)
+		message = "catalog refused: the last good one stays"
+	}
+	var problems yamlfile.Problems
+	if !errors.As(err, &problems) {
+		s.log.Error(message, "err", err)
 		return
 	}
-	s.log.Error("catalog refused: there is none yet", "err", err)
+	for _, p := range problems {
+		s.log.Error(message, "err", p.String(), "hint", p.Hint)
+	}
 }

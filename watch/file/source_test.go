@@ -120,7 +120,7 @@ func TestSourceKeepsTheLastGood(t *testing.T) {
 	next(t, catalogs)
 
 	write(t, path, "services:\n  lake: [{id: a}]\n")
-	if status := eventually(t, s, "catalog.yaml:2:10: an instance needs address, port"); !status.Ready || status.Errors != 1 {
+	if status := eventually(t, s, "catalog.yaml:2:10: MC1006: an instance needs address, port"); !status.Ready || status.Errors != 1 {
 		t.Errorf("status %+v", status)
 	}
 	if err := os.Remove(path); err != nil {

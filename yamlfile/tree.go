@@ -1,4 +1,4 @@
-package policy
+package yamlfile
 
 import (
 	"bytes"
@@ -12,78 +12,85 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// kind is the kind of a node of the tree.
-type kind uint8
+// Kind is the kind of a node of the tree.
+type Kind uint8
 
+// The kinds. A key without a value, and one with null, has a node that is Null.
 const (
-	null kind = iota
-	scalar
-	list
-	object
+	Null Kind = iota
+	Scalar
+	List
+	Map
 )
 
-func (k kind) String() string {
+// String is what an operator sees in place of what was wanted.
+func (k Kind) String() string {
 	return [...]string{"nothing", "a single value", "a list", "a map"}[k]
 }
 
-// node is one value of a file. Aliases and merge keys are resolved; variables
-// are not expanded. Nodes are shared between places and never changed.
-type node struct {
-	kind   kind
-	source Source
-	width  int // of the text in the file, in columns
+// Node is one value of a file. Aliases and merge keys are resolved. Nodes are
+// shared between places and never changed.
+type Node struct {
+	Kind   Kind
+	Source Source
+	Width  int // of the text in the file, in columns
 
-	text string // of a scalar
-	tag  string // of a scalar: what YAML takes it for
+	Text string // of a scalar
+	Tag  string // of a scalar: what YAML takes it for
 
-	items  []*node
-	fields []field // of a map, in the order of the file
+	Items  []*Node
+	Fields []Field // of a map, in the order of the file; made by NewMap
 
 	places map[string]int // of the fields of a large map, by name
 }
 
-// field is one entry of a map.
-type field struct {
-	name   string
-	source Source
-	value  *node
+// Field is one entry of a map.
+type Field struct {
+	Name   string
+	Source Source
+	Value  *Node
 }
+
+// Free reports whether a key is the operators' own, and has no meaning here:
+// anchors live there.
+func Free(name string) bool { return strings.HasPrefix(name, "x-") }
 
 // largeMap is the number of fields from which a map is searched by an index. A
 // mesh of thousands of services is one.
 const largeMap = 16
 
-// newMap returns a map of the fields.
-func newMap(source Source, width int, fields []field) *node {
-	n := &node{kind: object, source: source, width: width, fields: fields}
+// NewMap returns a map of the fields.
+func NewMap(source Source, width int, fields []Field) *Node {
+	n := &Node{Kind: Map, Source: source, Width: width, Fields: fields}
 	if len(fields) > largeMap {
 		n.places = make(map[string]int, len(fields))
 		for i, f := range fields {
-			n.places[f.name] = i
+			n.places[f.Name] = i
 		}
 	}
 	return n
 }
 
-// find returns the place of a field, or -1.
-func (n *node) find(name string) int {
+// Find returns the place of a field, or -1.
+func (n *Node) Find(name string) int {
 	if n.places != nil {
 		if i, ok := n.places[name]; ok {
 			return i
 		}
 		return -1
 	}
-	return slices.IndexFunc(n.fields, func(f field) bool { return f.name == name })
+	return slices.IndexFunc(n.Fields, func(f Field) bool { return f.Name == name })
 }
 
-func (n *node) field(name string) (field, bool) {
-	if i := n.find(name); i >= 0 {
-		return n.fields[i], true
+// Field returns an entry of a map.
+func (n *Node) Field(name string) (Field, bool) {
+	if i := n.Find(name); i >= 0 {
+		return n.Fields[i], true
 	}
-	return field{}, false
+	return Field{}, false
 }
 
-// maxNodes bounds a file with its aliases resolved, and maxDepth how deep it
+// maxNodes bounds what the aliases of a file bring in, and maxDepth how deep it
 // nests: a few lines of aliases of aliases would otherwise fill the memory.
 const (
 	maxNodes = 1 << 20
@@ -93,16 +100,18 @@ const (
 // grower turns the nodes of a YAML file into ours.
 type grower struct {
 	file    string
-	report  *report
-	nodes   int
+	report  *Report
+	aliases int // how many aliases lead to the node at hand
+	nodes   int // that aliases brought in
 	depth   int
 	growing map[*yaml.Node]bool // to find an alias within its own anchor
 	full    bool
 }
 
-// grow parses one file. It returns nil if there is nothing in it or if it is
-// not YAML, which is then reported.
-func grow(f File, r *report) *node {
+// Parse reads one file of the report. It returns nil if there is nothing in it
+// or if it is not YAML, which is then reported; and so is a second document,
+// with the hint.
+func (r *Report) Parse(f File, secondDocument string) *Node {
 	loader, err := yaml.NewLoader(bytes.NewReader(f.Data))
 	if err != nil {
 		r.syntax(f, err)
@@ -119,11 +128,11 @@ func grow(f File, r *report) *node {
 	if !utf8.Valid(f.Data) {
 		// The parser also takes UTF-16, whose columns and excerpts
 		// would be those of another text.
-		r.add(Problem{Source: Source{f.Name, 1, 1}, Code: CodeSyntax, Message: "the file is not UTF-8"})
+		r.Add(Problem{Source: Source{f.Name, 1, 1}, Code: CodeSyntax, Message: "the file is not UTF-8"})
 		return nil
 	}
 	g := &grower{file: f.Name, report: r, growing: make(map[*yaml.Node]bool)}
-	var root *node
+	var root *Node
 	if len(doc.Content) > 0 {
 		root = g.grow(doc.Content[0])
 	}
@@ -133,10 +142,9 @@ func grow(f File, r *report) *node {
 	case err != nil:
 		r.syntax(f, err)
 	default:
-		r.add(Problem{
+		r.Add(Problem{
 			Source: Source{f.Name, second.Line, second.Column}, Width: 3, Code: CodeDocuments,
-			Message: "a second document in the file",
-			Hint:    "a mesh file is one document; give several files with -f, they are merged left to right",
+			Message: "a second document in the file", Hint: secondDocument,
 		})
 	}
 	return root
@@ -145,15 +153,18 @@ func grow(f File, r *report) *node {
 func (g *grower) at(y *yaml.Node) Source { return Source{g.file, y.Line, y.Column} }
 
 func (g *grower) fail(y *yaml.Node, message string) {
-	g.report.add(Problem{Source: g.at(y), Width: width(y), Code: CodeAlias, Message: message})
+	g.report.Add(Problem{Source: g.at(y), Width: width(y), Code: CodeAlias, Message: message})
 }
 
-func (g *grower) grow(y *yaml.Node) *node {
-	n := &node{source: g.at(y), width: width(y)}
-	if g.nodes++; g.nodes > maxNodes || g.depth > maxDepth {
+func (g *grower) grow(y *yaml.Node) *Node {
+	n := &Node{Source: g.at(y), Width: width(y)}
+	if g.aliases > 0 {
+		g.nodes++
+	}
+	if g.nodes > maxNodes || g.depth > maxDepth {
 		if !g.full {
 			g.full = true
-			g.fail(y, fmt.Sprintf("the file, with its aliases resolved, has more than %d values or nests deeper than %d", maxNodes, maxDepth))
+			g.fail(y, fmt.Sprintf("the file nests deeper than %d, or its aliases bring in more than %d values", maxDepth, maxNodes))
 		}
 		return n
 	}
@@ -169,27 +180,29 @@ func (g *grower) grow(y *yaml.Node) *node {
 			g.fail(y, "the alias *"+y.Value+" stands within its own anchor")
 			return n
 		}
+		g.aliases++
+		defer func() { g.aliases-- }()
 		return g.grow(y.Alias)
 	case yaml.ScalarNode:
-		n.text, n.tag = y.Value, y.ShortTag()
-		if n.tag != "!!null" {
-			n.kind = scalar
+		n.Text, n.Tag = y.Value, y.ShortTag()
+		if n.Tag != "!!null" {
+			n.Kind = Scalar
 		}
 	case yaml.SequenceNode:
-		n.kind = list
+		n.Kind = List
 		for _, item := range y.Content {
-			n.items = append(n.items, g.grow(item))
+			n.Items = append(n.Items, g.grow(item))
 		}
 	case yaml.MappingNode:
-		return newMap(n.source, n.width, g.fields(y))
+		return NewMap(n.Source, n.Width, g.fields(y))
 	}
 	return n
 }
 
 // fields are the entries of a map: its own and then, where it does not have
 // the key itself, those that `<<` merges in.
-func (g *grower) fields(y *yaml.Node) []field {
-	var fields []field
+func (g *grower) fields(y *yaml.Node) []Field {
+	var fields []Field
 	var merges []*yaml.Node
 	lines := make(map[string]int)
 	for i := 0; i+1 < len(y.Content); i += 2 {
@@ -202,23 +215,23 @@ func (g *grower) fields(y *yaml.Node) []field {
 			merges = append(merges, value)
 			continue
 		case key.Kind != yaml.ScalarNode:
-			g.report.add(Problem{Source: g.at(key), Width: 1, Code: CodeType, Message: "a key is a word, not " + describe(key)})
+			g.report.Add(Problem{Source: g.at(key), Width: 1, Code: CodeType, Message: "a key is a word, not " + describe(key)})
 			continue
 		}
 		if line, ok := lines[key.Value]; ok {
-			g.report.add(Problem{
+			g.report.Add(Problem{
 				Source: g.at(key), Width: width(key), Code: CodeDuplicateKey,
 				Message: fmt.Sprintf("key %q stands here a second time; the first is in line %d", key.Value, line),
 			})
 			continue
 		}
 		lines[key.Value] = key.Line
-		fields = append(fields, field{key.Value, g.at(key), g.grow(value)})
+		fields = append(fields, Field{key.Value, g.at(key), g.grow(value)})
 	}
 	for _, m := range merges {
 		for _, f := range g.merged(m) {
-			if _, ok := lines[f.name]; !ok {
-				lines[f.name] = f.source.Line
+			if _, ok := lines[f.Name]; !ok {
+				lines[f.Name] = f.Source.Line
 				fields = append(fields, f)
 			}
 		}
@@ -228,23 +241,23 @@ func (g *grower) fields(y *yaml.Node) []field {
 
 // merged are the entries that a merge key brings in: those of one map, or of a
 // list of maps, where the earlier one wins.
-func (g *grower) merged(y *yaml.Node) []field {
+func (g *grower) merged(y *yaml.Node) []Field {
 	n := g.grow(y)
-	switch n.kind {
-	case object:
-		return n.fields
-	case list:
-		var all []field
-		for _, item := range n.items {
-			if item.kind != object {
-				g.fail(y, "<< takes a map or a list of maps, not a list with "+item.kind.String()+" in it")
+	switch n.Kind {
+	case Map:
+		return n.Fields
+	case List:
+		var all []Field
+		for _, item := range n.Items {
+			if item.Kind != Map {
+				g.fail(y, "<< takes a map or a list of maps, not a list with "+item.Kind.String()+" in it")
 				continue
 			}
-			all = append(all, item.fields...)
+			all = append(all, item.Fields...)
 		}
 		return all
 	default:
-		g.fail(y, "<< takes a map or a list of maps, not "+n.kind.String())
+		g.fail(y, "<< takes a map or a list of maps, not "+n.Kind.String())
 		return nil
 	}
 }
@@ -252,11 +265,11 @@ func (g *grower) merged(y *yaml.Node) []field {
 func describe(y *yaml.Node) string {
 	switch y.Kind {
 	case yaml.SequenceNode:
-		return list.String()
+		return List.String()
 	case yaml.MappingNode:
-		return object.String()
+		return Map.String()
 	default:
-		return scalar.String()
+		return Scalar.String()
 	}
 }
 

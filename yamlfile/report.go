@@ -1,23 +1,25 @@
-package policy
+package yamlfile
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 )
 
-// report gathers problems and gives each the line of the file that it is about.
-type report struct {
+// Report gathers problems and gives each the line of the file that it is about.
+type Report struct {
 	files    []File
 	lines    map[string][]string
 	secret   map[Source]bool // lines, column 0, that are not to be shown
 	problems []Problem
 }
 
-func newReport(files []File) *report {
-	r := &report{files: files, lines: make(map[string][]string, len(files)), secret: make(map[Source]bool)}
+// NewReport returns a report on the files.
+func NewReport(files ...File) *Report {
+	r := &Report{files: files, lines: make(map[string][]string, len(files)), secret: make(map[Source]bool)}
 	for _, f := range files {
 		r.lines[f.Name] = splitLines(string(f.Data))
 	}
@@ -30,7 +32,8 @@ func splitLines(text string) []string {
 	return strings.Split(strings.NewReplacer("\r\n", "\n", "\r", "\n", "\u0085", "\n", "\u2028", "\n", "\u2029", "\n").Replace(text), "\n")
 }
 
-func (r *report) add(p Problem) {
+// Add takes up a problem.
+func (r *Report) Add(p Problem) {
 	if lines := r.lines[p.Source.File]; len(lines) > 0 && p.Source.Line > 0 {
 		// What is missing at the end of a file is said to be below it.
 		if p.Source.Line > len(lines) {
@@ -43,7 +46,7 @@ func (r *report) add(p Problem) {
 }
 
 // syntax reports what the YAML parser says.
-func (r *report) syntax(f File, err error) {
+func (r *Report) syntax(f File, err error) {
 	p := Problem{Source: Source{f.Name, 1, 1}, Width: 1, Code: CodeSyntax, Message: err.Error()}
 	var at *yaml.LoadError
 	if errors.As(err, &at) {
@@ -59,7 +62,7 @@ func (r *report) syntax(f File, err error) {
 			p.Source.Line, p.Source.Column = mark.Line, max(1, mark.Column)
 		}
 	}
-	r.add(p)
+	r.Add(p)
 	last := &r.problems[len(r.problems)-1]
 	switch {
 	case strings.Contains(last.Excerpt, "${") && strings.ContainsAny(last.Excerpt, "{}[]"):
@@ -69,15 +72,15 @@ func (r *report) syntax(f File, err error) {
 	}
 }
 
-// hide keeps a line that has a secret in it out of every problem: problems are
+// Hide keeps a line that has a secret in it out of every problem: problems are
 // logged.
-func (r *report) hide(at Source) { r.secret[Source{at.File, at.Line, 0}] = true }
+func (r *Report) Hide(at Source) { r.secret[Source{at.File, at.Line, 0}] = true }
 
-// split returns the errors and the warnings in the order of their places.
-func (r *report) split() (Problems, []Problem) {
+// Split returns the errors and the warnings in the order of their places.
+func (r *Report) Split() (Problems, []Problem) {
 	var failed Problems
 	var warnings []Problem
-	for _, p := range sortProblems(r.problems, r.files) {
+	for _, p := range Sort(r.problems, r.files) {
 		if r.secret[Source{p.Source.File, p.Source.Line, 0}] {
 			p.Excerpt = ""
 		}
@@ -88,4 +91,11 @@ func (r *report) split() (Problems, []Problem) {
 		}
 	}
 	return failed, warnings
+}
+
+// Broken reports whether a file could not be read, so that its tree lacks it.
+func (r *Report) Broken() bool {
+	return slices.ContainsFunc(r.problems, func(p Problem) bool {
+		return p.Code == CodeSyntax || p.Code == CodeType || p.Code == CodeAlias
+	})
 }

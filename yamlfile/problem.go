@@ -1,4 +1,4 @@
-package policy
+package yamlfile
 
 import (
 	"cmp"
@@ -9,6 +9,18 @@ import (
 	"strings"
 	"unicode/utf8"
 )
+
+// File is a file in memory. Name is what operators are shown.
+type File struct {
+	Name string
+	Data []byte
+}
+
+// Source is a place in a file. Line and Column count from 1.
+type Source struct {
+	File         string
+	Line, Column int
+}
 
 // Problem is one thing that is wrong with a file, or worth knowing of it.
 type Problem struct {
@@ -69,7 +81,7 @@ func (p Problem) caret() string {
 	return b.String()
 }
 
-// Problems are all the errors of a mesh file, in the order of their places.
+// Problems are all the errors of a file, in the order of their places.
 type Problems []Problem
 
 // Error has one line for each problem.
@@ -89,9 +101,9 @@ func (s Source) String() string {
 	return fmt.Sprintf("%s:%d:%d", s.File, s.Line, s.Column)
 }
 
-// sortProblems orders problems by place, files in the order in which they were
+// Sort orders problems by place, files in the order in which they were
 // given, and drops what was found twice.
-func sortProblems(ps []Problem, files []File) []Problem {
+func Sort(ps []Problem, files []File) []Problem {
 	order := make(map[string]int, len(files))
 	for i, f := range files {
 		order[f.Name] = i

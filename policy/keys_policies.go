@@ -1,0 +1,72 @@
+package policy
+
+import "time"
+
+var policiesKeys = table[Mesh]{"policies", []row[Mesh]{
+	{name: "retry", takes: within[Mesh](&retryKeys), says: "when and how often a request is tried again"},
+	{name: "timeout", takes: within[Mesh](&timeoutKeys), says: "what bounds connections and requests"},
+	{name: "rate_limit", later: true},
+}}
+
+var retryKeys = table[Retry]{"retry", []row[Retry]{
+	{
+		name: "attempts", takes: one(whole(0, maxAttempts), func(r *Retry) *uint32 { return &r.Attempts }), def: "2",
+		says: "retries beside the first try; 0: none", becomes: "Route `retry_policy.num_retries`",
+	},
+	{
+		name: "timeout", takes: one(duration(0), func(r *Retry) *time.Duration { return &r.Timeout }), unset: "none",
+		says: "of each try, the first too, without connecting. On gRPC routes it holds only where `services.X.retry` sets it", becomes: "`…per_try_timeout`",
+	},
+	{name: "backoff", takes: within[Retry](&backoffKeys), says: "how long it waits between two tries"},
+	{
+		// Only what certainly never reached the application is tried
+		// again unasked.
+		name: "conditions", takes: list(retryCondition(), func(r *Retry) *[]string { return &r.Conditions }), def: "connect-failure, refused-stream",
+		says: "Envoy's words for what is tried again; those of gRPC, the last five, are always on for gRPC routes", becomes: "`…retry_on`",
+	},
+	{
+		name: "methods", takes: list(method(), func(r *Retry) *[]string { return &r.Methods }), unset: "every method",
+		says: "what may be retried; without it a POST is too, which is a warning when a condition lets it", becomes: "a route of their own",
+	},
+	{
+		name: "status_codes", takes: list(whole(100, 599), func(r *Retry) *[]uint32 { return &r.StatusCodes }), unset: "none",
+		says: "statuses that are retried", becomes: "`…retriable_status_codes`",
+	},
+	{name: "host_selection", later: true, says: "a retry never goes to the same instance"},
+}}
+
+var backoffKeys = table[Retry]{"backoff", []row[Retry]{
+	{
+		name: "base_interval", takes: one(duration(time.Millisecond), func(r *Retry) *time.Duration { return &r.BaseInterval }), def: "25ms",
+		says: "the first wait is random below it; it doubles", becomes: "`…retry_back_off.base_interval`",
+	},
+	{
+		name: "max_interval", takes: one(duration(time.Millisecond), func(r *Retry) *time.Duration { return &r.MaxInterval }), unset: "10 × base",
+		says: "the longest wait", becomes: "`…retry_back_off.max_interval`",
+	},
+	{
+		name: "multiplier", takes: multiplier(), unset: "2",
+		says: "Envoy knows no other", becomes: "nothing",
+	},
+}}
+
+var timeoutKeys = table[Timeout]{"timeout", []row[Timeout]{
+	{
+		name: "connect", takes: one(duration(time.Millisecond), func(t *Timeout) *time.Duration { return &t.Connect }), def: "5s",
+		says: "to connect", becomes: "Cluster `connect_timeout`",
+	},
+	{
+		name: "idle", takes: one(duration(0), func(t *Timeout) *time.Duration { return &t.Idle }), def: "1h",
+		says: "a connection without requests is closed, on both sides; 0s: never", becomes: "`idle_timeout` of connections, HTTP and TCP",
+	},
+	{
+		name: "request", unset: "what all tries may take, at least 15s; none on gRPC routes",
+		takes: one(duration(0), func(t *Timeout) *time.Duration { t.Request = new(time.Duration); return t.Request }),
+		says:  "a whole request, with its body; 0s: none. Not less than `retry.timeout`", becomes: "Route `timeout`",
+	},
+	{
+		name: "stream_idle", takes: one(duration(0), func(t *Timeout) *time.Duration { return &t.StreamIdle }), def: "5m",
+		says: "a stream on which nothing moves, outbound; 0s: never", becomes: "Route `idle_timeout`",
+	},
+	{name: "max_stream_duration", later: true},
+}}

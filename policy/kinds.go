@@ -1,0 +1,161 @@
+package policy
+
+import (
+	"strings"
+	"time"
+)
+
+// The kinds of values. Each says what it looks like, and reads it.
+
+// anyText may be empty; text may not.
+func anyText() parser[string] { return parser[string]{shape{what: "text"}, value.str} }
+
+func text() parser[string] {
+	return parser[string]{shape{what: "text", pattern: ".", code: CodeValue}, value.filled}
+}
+
+// checked is a text that passes check, which reports what it refuses.
+func checked(what, pattern string, code Code, check func(v value, text string) bool) parser[string] {
+	return parser[string]{shape{what: what, pattern: pattern, code: code}, func(v value) (string, bool) {
+		text, ok := v.filled()
+		return text, ok && check(v, text)
+	}}
+}
+
+func boolean() parser[bool] {
+	return parser[bool]{shape{form: formBoolean, code: CodeType}, value.boolean}
+}
+
+// most is the greatest count that Envoy takes.
+const most = 1<<32 - 1
+
+func whole(least, most uint64) parser[uint32] {
+	s := shape{form: formWhole, least: float64(least), most: float64(most), code: CodeRange}
+	return parser[uint32]{s, func(v value) (uint32, bool) {
+		n, ok := v.whole(least, most)
+		return uint32(n), ok //nolint:gosec // most fits
+	}}
+}
+
+func port() parser[uint16] {
+	s := shape{form: formWhole, what: "port", least: 1, most: 65535, code: CodeRange}
+	return parser[uint16]{s, func(v value) (uint16, bool) {
+		n, ok := v.whole(1, 65535)
+		return uint16(n), ok //nolint:gosec // at most 65535
+	}}
+}
+
+func ratio() parser[float64] {
+	return parser[float64]{shape{form: formReal, what: "ratio", most: 1, code: CodeRange}, func(v value) (float64, bool) {
+		return v.real(1, "a ratio: 0.1 is 10 %")
+	}}
+}
+
+func percentage() parser[float64] {
+	return parser[float64]{shape{form: formReal, what: "percentage", most: 100, code: CodeRange}, func(v value) (float64, bool) {
+		return v.real(100, "")
+	}}
+}
+
+func duration(shortest time.Duration) parser[time.Duration] {
+	return parser[time.Duration]{shape{form: formDuration, shortest: shortest, code: CodeDuration}, func(v value) (time.Duration, bool) {
+		return v.duration(shortest)
+	}}
+}
+
+// word is one of some words.
+func word[W ~string](words ...W) parser[W] {
+	plain := make([]string, len(words))
+	for i, w := range words {
+		plain[i] = string(w)
+	}
+	return parser[W]{shape{form: formWord, words: plain, code: CodeWord}, func(v value) (W, bool) {
+		text, ok := v.word(plain...)
+		return W(text), ok
+	}}
+}
+
+// only is the kind of a key that takes one word until others are supported. It
+// is kept nowhere.
+func only[T any](word string, soon ...string) kind[T] {
+	s := shape{form: formWord, words: []string{word}, soon: soon, code: CodeWord}
+	return kind[T]{s, func(v value, _ *T) bool {
+		got, ok := v.word(append([]string{word}, soon...)...)
+		if ok && got != word {
+			v.fail(CodeUnsupported, v.name()+": "+word, "%s is not supported yet", got)
+			return false
+		}
+		return ok
+	}}
+}
+
+func host() parser[string] {
+	return checked("host name or address", "^[^/]+$", CodeValue, func(v value, text string) bool {
+		return v.checkHost(text, "scheme and port have keys of their own")
+	})
+}
+
+func hostPort() parser[string] {
+	return parser[string]{shape{what: "HOST:PORT", pattern: ":[0-9]+$", code: CodeValue}, value.endpoint}
+}
+
+func datacenter() parser[string] {
+	return checked("text", "^[A-Za-z0-9_-]+$", CodeValue, value.checkDatacenter)
+}
+
+func absolutePath() parser[string] {
+	return checked("absolute path", "^/", CodeValue, value.checkAbsolute)
+}
+
+func requestPath() parser[string] {
+	return parser[string]{shape{what: "path of a request", pattern: "^/", code: CodePath}, value.path}
+}
+
+func pathPattern() parser[string] {
+	return checked("path, `*` at its end", `^(/|\*$)`, CodePath, value.pathPattern)
+}
+
+func serviceName() parser[string] {
+	return checked("service", "^[A-Za-z0-9._-]+$", CodeServiceName, value.checkServiceName)
+}
+
+func trustDomain() parser[string] {
+	return checked("trust domain", "^[a-z0-9._-]+$", CodeTrustDomain, value.checkTrustDomain)
+}
+
+func principal() parser[string] {
+	return checked("SPIFFE ID, `*` in its path", "^spiffe://[^*/]+/.", CodePrincipal, value.principal)
+}
+
+func method() parser[string] { return checked("method", "^[^a-z]+$", CodeMatch, value.checkMethod) }
+
+func headerName() parser[string] {
+	return parser[string]{shape{what: "name of a header", pattern: ".", code: CodeMatch}, value.headerName}
+}
+
+func regex() parser[string] {
+	return parser[string]{shape{what: "RE2 expression", pattern: ".", code: CodeMatch}, value.regex}
+}
+
+func retryCondition() parser[string] {
+	p := checked("condition", "", CodeRetryOn, value.checkCondition)
+	p.form, p.words = formWord, retryConditions()
+	return p
+}
+
+func (v value) filled() (string, bool) {
+	text, ok := v.str()
+	if ok && text == "" {
+		v.fail(CodeValue, "", "is empty")
+		return "", false
+	}
+	return text, ok
+}
+
+func (v value) checkAbsolute(text string) bool {
+	if !strings.HasPrefix(text, "/") {
+		v.fail(CodeValue, "/dev/stdout, or a file with its whole path", "%q is not absolute", text)
+		return false
+	}
+	return true
+}
