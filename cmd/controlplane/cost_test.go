@@ -62,7 +62,6 @@ func TestCostOfARapidReset(t *testing.T) {
 					}
 					_ = r.Close()
 				}
-
 			})
 		}
 		time.Sleep(2 * time.Second)

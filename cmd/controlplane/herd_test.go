@@ -129,8 +129,10 @@ func (v *victim) proxy(ctx context.Context, conn *grpc.ClientConn, node string, 
 	}
 }
 
-var dbgMu sync.Mutex
-var dbgN = map[string]int{}
+var (
+	dbgMu sync.Mutex
+	dbgN  = map[string]int{}
+)
 
 func dbg(err error) {
 	dbgMu.Lock()
