@@ -42,7 +42,7 @@ func (p *plane) listen() error {
 	}
 	limits := xdsLimits(p.settings.MaxConnections, descriptors)
 	if limits.Connections < p.settings.MaxConnections {
-		p.log.Warn("fewer connections to the xDS port than --max-connections: raise the limit of open files (ulimit -n, LimitNOFILE)",
+		p.log.Info("the limit of open files (ulimit -n, LimitNOFILE) allows fewer connections to the xDS port than --max-connections",
 			"connections", limits.Connections, "max_connections", p.settings.MaxConnections, "open_files", descriptors)
 	}
 	xdsListener, err := listenXDS(p.settings.XDSAddress)

@@ -97,8 +97,10 @@ func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh)
 
 	p.loop = control.NewLoop(p.log, func(s *snapshot) { p.xds.Publish(s) }, func() bool { return p.xds.Settled() })
 	p.catalogs = control.NewCatalogs(p.log, p.settings.Catalog, p.loop.SetCatalog)
-	xdsOptions := xds.Options{Logger: p.clientLog, Metrics: registry, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.settings.Quorum,
-		Limits: xds.Limits{Streams: 2 * p.settings.MaxConnections}}
+	xdsOptions := xds.Options{
+		Logger: p.clientLog, Metrics: registry, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.settings.Quorum,
+		Limits: xds.Limits{Streams: 2 * p.settings.MaxConnections},
+	}
 	var creds []grpc.ServerOption
 	if p.svids != nil {
 		xdsOptions.Issuer = control.Issuer(p.svids)
