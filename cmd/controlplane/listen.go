@@ -41,10 +41,6 @@ func (p *plane) listen() error {
 		return fmt.Errorf("how many files may be open: %w", err)
 	}
 	limits := xdsLimits(p.settings.MaxConnections, descriptors)
-	if limits.Connections < p.settings.MaxConnections {
-		p.log.Info("the limit of open files (ulimit -n, LimitNOFILE) allows fewer connections to the xDS port than --max-connections",
-			"connections", limits.Connections, "max_connections", p.settings.MaxConnections, "open_files", descriptors)
-	}
 	xdsListener, err := listenXDS(p.settings.XDSAddress)
 	if err != nil {
 		return fmt.Errorf("--xds-address: %w", err)
@@ -58,6 +54,10 @@ func (p *plane) listen() error {
 	p.adminListener = listen.New(adminListener, listen.Limits{
 		Connections: adminConnections, Idle: adminConnections / 2, IdlePerHost: adminConnections / 2, IdleTime: adminIdleTime, BusyIdleTime: time.Second, WaitTime: 10 * time.Second,
 	}, p.clientLog)
+	if limits.Connections < p.settings.MaxConnections {
+		p.log.Info("the limit of open files (ulimit -n, LimitNOFILE) allows fewer connections to the xDS port than --max-connections",
+			"connections", limits.Connections, "max_connections", p.settings.MaxConnections, "open_files", descriptors)
+	}
 	return nil
 }
 
