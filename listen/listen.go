@@ -48,7 +48,7 @@ type Listener struct {
 	hosts   map[netip.Prefix]*host
 	idle    list.List // of *Conn, oldest first
 	waiting list.List // of *Conn, oldest first
-	turns   []*host   // that have one waiting, and room for it
+	turns   list.List // of *host: that have one waiting, and room for it
 	looking bool
 	shut    bool
 }
@@ -182,26 +182,32 @@ func (l *Listener) enter(c *Conn) (surplus *Conn) {
 	c.open, c.waits = true, true
 	c.element = l.waiting.PushBack(c)
 	h.waiting = append(h.waiting, c)
-	l.mayHaveTurn(h)
+	l.mayHaveTurn(h, true)
 	l.seat()
 	l.lookLater()
 	return surplus
 }
 
-// mayHaveTurn notes that a host has one waiting, if there is room for it. The
+// mayHaveTurn notes that a host has one waiting, if there is room for it. One
+// that comes new is first: who has waited for long may have given up, and a
+// handshake with nobody costs as much as any. One that had its turn is last. The
 // caller holds mu, as for all that follows.
-func (l *Listener) mayHaveTurn(h *host) {
-	if !h.turn && len(h.waiting) > 0 && h.idle < l.limits.IdlePerHost {
-		h.turn = true
-		l.turns = append(l.turns, h)
+func (l *Listener) mayHaveTurn(h *host, first bool) {
+	if h.turn || len(h.waiting) == 0 || h.idle >= l.limits.IdlePerHost {
+		return
+	}
+	h.turn = true
+	if first {
+		l.turns.PushFront(h)
+	} else {
+		l.turns.PushBack(h)
 	}
 }
 
 // seat lets those in that wait, of each host in turn, while there is room.
 func (l *Listener) seat() {
-	for !l.shut && l.stats.Idle < l.limits.Idle && len(l.turns) > 0 {
-		h := l.turns[0]
-		l.turns = l.turns[1:]
+	for !l.shut && l.stats.Idle < l.limits.Idle && l.turns.Len() > 0 {
+		h := l.turns.Remove(l.turns.Front()).(*host)
 		h.turn = false
 		if len(h.waiting) == 0 || h.idle >= l.limits.IdlePerHost {
 			continue
@@ -209,7 +215,7 @@ func (l *Listener) seat() {
 		c := h.waiting[len(h.waiting)-1]
 		l.stopWaiting(c)
 		l.rest(c)
-		l.mayHaveTurn(h)
+		l.mayHaveTurn(h, false)
 		select {
 		case l.ready <- c:
 		default: // nobody accepts
@@ -239,7 +245,7 @@ func (l *Listener) stopResting(c *Conn) {
 	l.stats.Idle--
 	h := l.hosts[c.prefix]
 	h.idle--
-	l.mayHaveTurn(h)
+	l.mayHaveTurn(h, false)
 	l.forget(h)
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -196,23 +197,32 @@ func TestWhatWaitsForTooLong(t *testing.T) {
 	})
 }
 
-// When the idle of all hosts are too many each host has its turn: one that has
-// many waiting takes no place from another.
+// When the idle of all hosts are too many each host has its turn, a new one
+// first: one that has many waiting takes no place from another.
 func TestOneHostDoesNotTakeThePlacesOfOthers(t *testing.T) {
-	portTest(t, limits, func(t *testing.T, p port) {
+	roomy := limits
+	roomy.Connections = 100
+	portTest(t, roomy, func(t *testing.T, p port) {
 		var idle []client
 		for i := range 6 {
 			idle = append(idle, p.dial(fmt.Sprint("10.0.1.", i/3)))
 		}
-		greedy := p.dial("10.0.0.1")
-		other := p.dial("10.0.0.2")
-		p.want(8, 6)
-		_ = idle[0].conn.Close()
-		greedy.conn = p.accepted()
-		_ = p.dial("10.0.0.1")
-		_ = idle[1].conn.Close()
-		if other.conn = p.accepted(); greedy.conn == nil || other.conn == nil || hostOf(greedy) != "10.0.0.1" || hostOf(other) != "10.0.0.2" {
-			t.Error("each host should have its turn")
+		for range 3 {
+			p.dial("10.0.0.1")
+		}
+		for i := range 2 {
+			p.dial(fmt.Sprint("10.0.0.", 2+i))
+		}
+		p.want(11, 6)
+		var turns []string
+		for _, c := range idle {
+			c.conn.Busy() // leaves its place
+			if next := p.accepted(); next != nil {
+				turns = append(turns, hostOf(client{conn: next}))
+			}
+		}
+		if want := []string{"10.0.0.3", "10.0.0.2", "10.0.0.1", "10.0.0.1", "10.0.0.1"}; !slices.Equal(turns, want) {
+			t.Errorf("turns of %v, want %v", turns, want)
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,9 +17,27 @@ import (
 
 // logged returns a logger and what it has written.
 func logged() (*slog.Logger, func() []string) {
-	var b bytes.Buffer
+	var b lockedBuffer
 	log := slog.New(New(slog.NewTextHandler(&b, nil)))
 	return log, func() []string { return strings.Split(strings.TrimSpace(b.String()), "\n") }
+}
+
+// lockedBuffer may be read while a timer writes.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 var unsaid = regexp.MustCompile(`not_logged_before=(\d+)`)

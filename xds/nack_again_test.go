@@ -160,7 +160,9 @@ func TestSuccessionsAreBounded(t *testing.T) {
 	s := testServer()
 	w := newWorld(s, endpoint("a", "0"))
 	w.publish()
-	s.identify(&stream{server: s, node: &node{id: "nexus-1", cluster: "nexus"}}, w.profile)
+	if err := s.identify(&stream{server: s, node: &node{id: "nexus-1", cluster: "nexus"}}, w.profile); err != nil {
+		t.Fatal(err)
+	}
 	for i := range 1000 {
 		w.put(endpoint("a", fmt.Sprint(i%2))).publish()
 	}

@@ -339,7 +339,9 @@ func TestTrialsOfWhatIsGoneAreDropped(t *testing.T) {
 	s := testServer()
 	w := newWorld(s, endpoint("a", "0"), endpoint("b", "0"))
 	w.publish()
-	s.identify(&stream{server: s, node: &node{id: "nexus-1", cluster: "nexus"}}, w.profile)
+	if err := s.identify(&stream{server: s, node: &node{id: "nexus-1", cluster: "nexus"}}, w.profile); err != nil {
+		t.Fatal(err)
+	}
 	for i := range 10_000 {
 		w.put(endpoint("a", fmt.Sprint(i))).publish()
 	}

@@ -65,7 +65,7 @@ func TestCostOfARapidReset(t *testing.T) {
 			})
 		}
 		time.Sleep(2 * time.Second)
-		v.serves("web-1")
+		v.serves()
 		attackers.Wait()
 	}).bound(t, 300, 0)
 }
@@ -90,7 +90,7 @@ func TestCostOfAFetch(t *testing.T) {
 			attackers.Go(func() { fetch(timed, "", codes.Unauthenticated) })
 			attackers.Go(func() { fetch(timed, v.token("web-2"), codes.Unimplemented) })
 		}
-		v.serves("web-1")
+		v.serves()
 		attackers.Wait()
 	}).bound(t, 150, 2*time.Second)
 }
@@ -136,7 +136,7 @@ func TestCostOfBodiesThatDoNotEnd(t *testing.T) {
 					})
 				}
 				time.Sleep(2 * time.Second)
-				v.serves("web-1")
+				v.serves()
 				attackers.Wait()
 			}).bound(t, 200, 0)
 		})
@@ -165,7 +165,7 @@ func TestCostOfLongHeaders(t *testing.T) {
 				}
 			})
 		}
-		v.serves("web-1")
+		v.serves()
 		attackers.Wait()
 	}).bound(t, 300, 0)
 }
@@ -202,7 +202,7 @@ func TestCostOfConnectionsThatShowNoToken(t *testing.T) {
 			}
 			attackers.Wait()
 		}
-		v.serves("web-1")
+		v.serves()
 		if ready := v.get("/readyz"); !strings.Contains(ready, `"ready":true`) {
 			t.Errorf("/readyz says %s", ready)
 		}
@@ -237,7 +237,7 @@ func TestCostOfRefusedClientsInTheLog(t *testing.T) {
 				}
 			})
 		}
-		v.serves("web-1")
+		v.serves()
 		attackers.Wait()
 		lines := strings.Count(v.log(), "\n")
 		t.Logf("%d streams, %d lines of log", tried.Load(), lines)

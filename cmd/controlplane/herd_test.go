@@ -82,12 +82,6 @@ func (v *victim) herd(n int) time.Duration {
 		v.t.Errorf("%d of %d proxies are whole; the end of the log:\n%s", whole.Load(), n, tail(v.log()))
 	}
 	took := time.Since(began)
-	dbgMu.Lock()
-	for k, n := range dbgN {
-		v.t.Log(n, k)
-	}
-	dbgMu.Unlock()
-	v.t.Log(tail(v.log()))
 	after := v.usage()
 	v.t.Logf("%d proxies whole after %.1f s, with %d streams; %d MB at most, %.1f s of CPU",
 		n, took.Seconds(), tries.Load(), after.memory, (after.cpu - before.cpu).Seconds())
@@ -99,7 +93,6 @@ func (v *victim) herd(n int) time.Duration {
 func (v *victim) proxy(ctx context.Context, conn *grpc.ClientConn, node string, whole func(bool)) {
 	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
 	if err != nil {
-		dbg(err)
 		return
 	}
 	for _, r := range []*discoveryv3.DeltaDiscoveryRequest{
@@ -114,7 +107,6 @@ func (v *victim) proxy(ctx context.Context, conn *grpc.ClientConn, node string, 
 	for {
 		m, err := stream.Recv()
 		if err != nil {
-			dbg(err)
 			if len(has) == 2 {
 				whole(false)
 			}
@@ -127,15 +119,4 @@ func (v *victim) proxy(ctx context.Context, conn *grpc.ClientConn, node string, 
 		}
 		_ = stream.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: m.TypeUrl, ResponseNonce: m.Nonce})
 	}
-}
-
-var (
-	dbgMu sync.Mutex
-	dbgN  = map[string]int{}
-)
-
-func dbg(err error) {
-	dbgMu.Lock()
-	dbgN[err.Error()]++
-	dbgMu.Unlock()
 }

@@ -22,13 +22,17 @@ const (
 	// authenticated call: from the first byte of its handshake, and after the
 	// last call. A fleet that comes back at once needs as long.
 	authenticateTime = 20 * time.Second
-	// handshakes is how many a slow machine can do in a second, and handshakeTime
-	// the least that each is given: so a connection is not closed for the sake
-	// of others before it could authenticate.
-	handshakes    = 250
+	// maxIdle is how many may be so, and maxIdlePerHost how many of one host: as
+	// many handshakes go on at a time, so that each ends in time.
+	maxIdle, maxIdlePerHost = 1024, 256
+	// handshakes is how many a starved machine can do in a second, and
+	// handshakeTime the least that each is given: so a connection is not closed
+	// for the sake of others before it could authenticate.
+	handshakes    = 50
 	handshakeTime = 2 * time.Second
-	// waitTime is how long one waits for others to authenticate.
-	waitTime = time.Minute
+	// waitTime is how long one waits for others to authenticate. Its client has
+	// given up by then.
+	waitTime = 20 * time.Second
 	// adminIdleTime is how long a connection to the admin address waits for its
 	// next request.
 	adminIdleTime = time.Minute
@@ -58,6 +62,10 @@ func (p *plane) listen() error {
 	p.adminListener = listen.New(adminListener, listen.Limits{
 		Connections: adminConnections, Idle: adminConnections / 2, IdlePerHost: adminConnections / 2, IdleTime: adminIdleTime, BusyIdleTime: time.Second, WaitTime: 10 * time.Second,
 	}, p.clientLog)
+	if limits.Connections < p.settings.MaxConnections {
+		p.log.Info("the limit of open files (ulimit -n, LimitNOFILE) allows fewer connections to the xDS port than --max-connections",
+			"connections", limits.Connections, "max_connections", p.settings.MaxConnections, "open_files", descriptors)
+	}
 	return nil
 }
 
@@ -66,10 +74,10 @@ func (p *plane) listen() error {
 func xdsLimits(connections, descriptors int) listen.Limits {
 	own := min(ownDescriptors, descriptors/2)
 	n := max(1, min(connections, descriptors-own))
-	perHost := max(1, n/4)
+	perHost := max(1, min(maxIdlePerHost, n/4))
 	return listen.Limits{
 		Connections:  n,
-		Idle:         max(1, n/2),
+		Idle:         max(1, min(maxIdle, n/2)),
 		IdlePerHost:  perHost,
 		IdleTime:     authenticateTime,
 		BusyIdleTime: min(max(handshakeTime, time.Duration(perHost)*time.Second/handshakes), authenticateTime),

@@ -45,12 +45,18 @@ type victim struct {
 
 // startVictim serves a mesh of one service until the test ends. It may have so
 // many descriptors; 0 is as many as this process may.
-func startVictim(t testing.TB, descriptors int, flags ...string) *victim {
+func startVictim(t testing.TB, descriptors int) *victim {
+	t.Helper()
+	return startVictimOf(t, inFile, descriptors)
+}
+
+// startVictimOf serves a mesh file, with more flags.
+func startVictimOf(t testing.TB, mesh string, descriptors int, flags ...string) *victim {
 	t.Helper()
 	v := &victim{t: t, dir: t.TempDir()}
 	for name, text := range map[string]string{
 		"catalog.yaml": oneService,
-		"mesh.yaml":    inFile,
+		"mesh.yaml":    mesh,
 	} {
 		v.write(name, text)
 	}
@@ -252,21 +258,19 @@ func withToken(ctx context.Context, token string) context.Context {
 const clusterType = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 
 // serves asks for all clusters as a proxy that has just started, and tries again
-// as one would. It returns how long that took.
-func (v *victim) serves(node string) time.Duration {
+// as one would.
+func (v *victim) serves() {
 	v.t.Helper()
 	began := time.Now()
 	var last error
 	for time.Since(began) < 30*time.Second {
-		if last = v.ask(node); last == nil {
-			took := time.Since(began)
-			v.t.Logf("a good client has its answer after %d ms", took.Milliseconds())
-			return took
+		if last = v.ask("web-1"); last == nil {
+			v.t.Logf("a good client has its answer after %d ms", time.Since(began).Milliseconds())
+			return
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 	v.t.Errorf("a good client has no answer after 30s: %v; the end of the log:\n%s", last, tail(v.log()))
-	return 30 * time.Second
 }
 
 func (v *victim) ask(node string) error {
