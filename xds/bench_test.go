@@ -266,7 +266,9 @@ func BenchmarkPublish(b *testing.B) {
 			for i := range profiles {
 				p := resource.Profile{Service: "nexus", AppPort: uint16(i), MeshPort: uint16(i >> 8)}
 				publish(s, w.beside(p))
-				s.identify(&stream{server: s, node: &node{id: fmt.Sprint("nexus-", i), cluster: "nexus"}, wakeup: make(chan struct{}, 1)}, p)
+				if err := s.identify(&stream{server: s, node: &node{id: fmt.Sprint("nexus-", i), cluster: "nexus"}, wakeup: make(chan struct{}, 1)}, p); err != nil {
+					b.Fatal(err)
+				}
 			}
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
