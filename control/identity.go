@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/token"
 	"datapunk.dev/controlplane/xds"
 )
 
@@ -51,7 +52,7 @@ func (l lease) Release() { l.svid.Release() }
 
 // Authenticator lets xds verify the token that a proxy shows. The client is
 // not told what is wrong with it.
-func Authenticator(t *sds.Tokens, refused func(error)) func(context.Context) (xds.Credential, error) {
+func Authenticator(t *token.Authority, refused func(error)) func(context.Context) (xds.Credential, error) {
 	return func(ctx context.Context) (xds.Credential, error) {
 		refused := func(err error) {
 			if from, ok := peer.FromContext(ctx); ok {
@@ -59,7 +60,7 @@ func Authenticator(t *sds.Tokens, refused func(error)) func(context.Context) (xd
 			}
 			refused(err)
 		}
-		raw, err := sds.BearerToken(ctx)
+		raw, err := token.FromContext(ctx)
 		if err != nil {
 			refused(err)
 			return xds.Credential{}, status.Error(codes.Unauthenticated, "no token: see controlplane token")

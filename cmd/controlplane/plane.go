@@ -15,6 +15,7 @@ import (
 	"datapunk.dev/controlplane/control"
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/token"
 	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/xds"
 )
@@ -31,8 +32,8 @@ type plane struct {
 	loop     *control.Loop
 	catalogs *control.Catalogs
 	xds      *xds.Server
-	svids    *sds.Manager // nil with plaintext xDS
-	tokens   *sds.Tokens  // nil with plaintext xDS
+	svids    *sds.Manager     // nil with plaintext xDS
+	tokens   *token.Authority // nil with plaintext xDS
 
 	mesh   atomic.Pointer[policy.Mesh] // in force
 	warned map[warning]bool            // of the file in force, so that the log has each once; only follow uses it

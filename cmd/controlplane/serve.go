@@ -25,6 +25,7 @@ import (
 	"datapunk.dev/controlplane/control"
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/token"
 	"datapunk.dev/controlplane/xds"
 )
 
@@ -127,7 +128,7 @@ func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh)
 	server := grpc.NewServer(serverOptions...)
 	p.xds.Register(server)
 	if p.tokens != nil {
-		sds.RegisterRenewal(server, p.tokens, p.log)
+		token.RegisterRenewal(server, p.tokens, p.log)
 	}
 
 	xdsListener, err := listenXDS(p.settings.XDSAddress)
