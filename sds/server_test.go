@@ -132,5 +132,3 @@ func TestTheXDSPortsCertificateIsRenewedInMemory(t *testing.T) {
 		}
 	})
 }
-
-// mustLoad makes a certificate ready for TLS.

@@ -17,26 +17,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 
 	"datapunk.dev/controlplane/admin"
 	"datapunk.dev/controlplane/control"
 	"datapunk.dev/controlplane/policy"
-	"datapunk.dev/controlplane/sds"
-	"datapunk.dev/controlplane/sds/token"
-	"datapunk.dev/controlplane/xds"
 )
 
 // drainTime bounds how long streams and admin requests may take to end.
 const drainTime = 5 * time.Second
-
-// The log of refused xDS clients: so many at once, then one each so often.
-const (
-	refusalBurst = 5
-	refusalEvery = 10 * time.Second
-)
 
 func newServeCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -71,123 +60,69 @@ func newServeCommand() *cobra.Command {
 // serve runs until ctx ends, or until something that cannot go on fails.
 // logDropped counts the lines that the log has left out.
 func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *settings) error {
-	opts := policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}
-	p := &plane{
-		log: log, logDropped: logDropped, settings: s, warned: make(map[warning]bool), revisions: control.NewRevisions(s.keepDir()),
-		refusals: rate.NewLimiter(rate.Every(refusalEvery), refusalBurst),
-	}
-	mesh, err := p.firstMesh(opts)
-	if err != nil {
-		return err
-	}
-	p.mesh.Store(mesh)
-	switch err := p.openIdentity(ctx, mesh); {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	p, err := control.New(ctx, control.Options{
+		Log: log, LogDropped: logDropped, Metrics: registry,
+		Files: s.Files, Mesh: policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}, Catalog: s.Catalog,
+		DataDir: s.DataDir, KeepDir: s.keepDir(), Plaintext: s.Plaintext, ServerNames: s.serverNames(), Quorum: s.Quorum,
+	})
+	switch {
 	case errors.Is(err, context.Canceled):
 		return nil // SIGTERM before the first answer is an end like any other
 	case err != nil:
 		return err
 	}
-	if err := control.Accept(mesh, p.trustDomain(), s.Plaintext); err != nil {
-		return err
-	}
-	return p.run(ctx, opts, mesh)
-}
+	server := grpc.NewServer(p.ServerOptions()...)
+	p.Register(server)
 
-// openIdentity opens the data directory. Plaintext xDS needs none.
-func (p *plane) openIdentity(ctx context.Context, mesh *policy.Mesh) error {
-	if p.settings.Plaintext {
-		return nil
-	}
-	ca, tokens, err := sds.OpenContext(ctx, p.log, p.settings.DataDir, mesh.MTLS.TrustDomain)
-	if err != nil {
-		return err
-	}
-	p.tokens = tokens
-	p.svids, err = sds.NewManager(ca, sds.Options{
-		Rotation: mesh.MTLS.CertRotation, TTL: mesh.MTLS.CertTTL, ServerNames: p.settings.serverNames(), Log: p.log,
-	})
-	return err
-}
-
-func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh) error {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-
-	p.loop = control.NewLoop(p.log, func(s *snapshot) { p.xds.Publish(s) }, func() bool { return p.xds.Settled() })
-	p.catalogs = control.NewCatalogs(p.log, p.settings.Catalog, p.revisions.Meant, p.loop.SetCatalog)
-	xdsOptions := xds.Options{Logger: p.log, Metrics: registry, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.settings.Quorum}
-	serverOptions := append(xds.ServerOptions(), containCalls(p.log)...)
-	if p.svids != nil {
-		xdsOptions.Issuer = control.Issuer(p.svids)
-		xdsOptions.Authenticate = control.Authenticator(p.tokens, p.refused)
-		serverOptions = append(serverOptions, grpc.Creds(credentials.NewTLS(p.svids.ServerTLS())))
-		p.loop.SetRoots(p.svids.Roots())
-	}
-	p.xds = xds.New(xdsOptions)
-	registry.MustRegister(p)
-	server := grpc.NewServer(serverOptions...)
-	p.xds.Register(server)
-	if p.tokens != nil {
-		token.RegisterRenewal(server, p.tokens, p.log)
-	}
-
-	xdsListener, err := listenXDS(p.settings.XDSAddress)
+	xdsListener, err := listenXDS(s.XDSAddress)
 	if err != nil {
 		return fmt.Errorf("--xds-address: %w", err)
 	}
-	adminListener, err := net.Listen("tcp", p.settings.AdminAddress)
+	adminListener, err := net.Listen("tcp", s.AdminAddress)
 	if err != nil {
 		_ = xdsListener.Close()
 		return fmt.Errorf("--admin-address: %w", err)
 	}
 	adminServer := &http.Server{
-		Handler: admin.Handler(p.log, admin.Sources{
-			Readiness: p.readiness, Proxies: p.xds.Proxies, Registered: p.registered, Scrape: p.scrape, Metrics: registry,
+		Handler: admin.Handler(log, admin.Sources{
+			Readiness: func() admin.Readiness { return admin.Readiness(p.Readiness()) }, Scrape: func() admin.Scrape { return admin.Scrape(p.Scrape()) },
+			Proxies: p.Proxies, Registered: p.Registered, Metrics: registry,
 		}),
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	mesh, err = p.followFirst(opts, mesh)
+	mesh, err := p.Start()
 	if err != nil {
 		_, _ = xdsListener.Close(), adminListener.Close()
 		return err
 	}
-	watcher := policy.NewWatcher(p.settings.Files, opts, policy.WatcherOptions{
-		Logger: p.log, Reload: hangup, Current: mesh, OnMesh: p.adopt, OnError: p.reject,
-		OnHold: p.wait, Meant: p.revisions.Meant,
-		Check: func(m *policy.Mesh) error { return control.Accept(m, p.trustDomain(), p.settings.Plaintext) },
-	})
-	p.log.Info("serving", "xds", xdsListener.Addr().String(), "admin", adminListener.Addr().String(),
-		"mesh", mesh.Name, "trust_domain", mesh.MTLS.TrustDomain, "mtls", mesh.MTLS.Enabled, "plaintext", p.settings.Plaintext)
+	log.Info("serving", "xds", xdsListener.Addr().String(), "admin", adminListener.Addr().String(),
+		"mesh", mesh.Name, "trust_domain", mesh.MTLS.TrustDomain, "mtls", mesh.MTLS.Enabled, "plaintext", s.Plaintext)
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return p.loop.Run(ctx) })
-	g.Go(func() error { return p.catalogs.Run(ctx) })
-	g.Go(func() error { return watcher.Run(ctx) })
-	if p.svids != nil {
-		g.Go(func() error { return p.svids.Run(ctx) })
-	}
+	g.Go(func() error { return p.Run(ctx, hangup) })
 	g.Go(func() error { return ignoreClosed(server.Serve(xdsListener)) })
 	g.Go(func() error { return ignoreClosed(adminServer.Serve(adminListener)) })
 	g.Go(func() error {
 		<-ctx.Done()
-		p.log.Info("draining")
-		p.drain(server, adminServer)
+		log.Info("draining")
+		p.Drain()
+		stop(server, adminServer)
 		return nil
 	})
 	return g.Wait()
 }
 
-// drain ends the streams, so that the Envoys look for another control plane,
-// and then the servers.
-func (p *plane) drain(server *grpc.Server, adminServer *http.Server) {
-	p.xds.Drain()
+// stop ends the servers, and does not wait for ever for what they are at.
+func stop(server *grpc.Server, adminServer *http.Server) {
 	stopped := make(chan struct{})
 	go func() { server.GracefulStop(); close(stopped) }()
 	select {

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,7 +16,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
-	"golang.org/x/time/rate"
 )
 
 // served is a control plane in this process.
@@ -211,21 +209,6 @@ func TestAWarningIsLoggedWhenItIsNew(t *testing.T) {
 		if said() != step.want {
 			t.Errorf("edit %d: said %d times, want %d", i, said(), step.want)
 		}
-	}
-}
-
-// An Envoy whose token has expired tries again every few seconds, for ever.
-func TestRefusedClientsDoNotFillTheLog(t *testing.T) {
-	log := &lockedBuffer{}
-	p := &plane{log: slog.New(slog.NewTextHandler(log, nil)), refusals: rate.NewLimiter(rate.Every(refusalEvery), refusalBurst)}
-	for range 1000 {
-		p.refused(errors.New("10.0.0.9:4711: token is expired"))
-	}
-	if n := strings.Count(log.String(), "token is expired"); n != refusalBurst {
-		t.Errorf("%d lines, want %d", n, refusalBurst)
-	}
-	if p.unauthorized != 1000 || p.unsaid != 1000-refusalBurst {
-		t.Errorf("counted %d, of which %d are not in the log", p.unauthorized, p.unsaid)
 	}
 }
 

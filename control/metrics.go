@@ -1,4 +1,4 @@
-package main
+package control
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
@@ -64,18 +64,18 @@ var (
 )
 
 // Describe implements prometheus.Collector.
-func (p *plane) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(p, ch) }
+func (p *Plane) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(p, ch) }
 
 // Collect implements prometheus.Collector.
-func (p *plane) Collect(ch chan<- prometheus.Metric) {
+func (p *Plane) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	counter := func(d *prometheus.Desc, v float64) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v)
 	}
-	if p.logDropped != nil {
-		counter(descLogDropped, float64(p.logDropped()))
+	if p.LogDropped != nil {
+		counter(descLogDropped, float64(p.LogDropped()))
 	}
 	m := p.mesh.Load()
 	gauge(descMesh, 1, m.Name, m.Version, m.Revision)

@@ -1,36 +1,26 @@
-package main
+package control
 
 import (
 	"errors"
-	"fmt"
-	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
 
-	"datapunk.dev/controlplane/admin"
-	"datapunk.dev/controlplane/control"
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/sds/token"
-	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/xds"
 )
 
-type snapshot = translate.Snapshot
+// Plane is the running process but for its sockets: the rooms, and what each is
+// told when the mesh file changes.
+type Plane struct {
+	Options
 
-// plane is the running process: the rooms, and what each is told when the
-// mesh file changes.
-type plane struct {
-	log        *slog.Logger
-	logDropped func() uint64 // lines that the log has left out
-	settings   *settings
-
-	loop     *control.Loop
-	catalogs *control.Catalogs
+	loop     *Loop
+	catalogs *Catalogs
 	xds      *xds.Server
 	svids    *sds.Manager     // nil with plaintext xDS
 	tokens   *token.Authority // nil with plaintext xDS
@@ -38,7 +28,7 @@ type plane struct {
 	mesh   atomic.Pointer[policy.Mesh] // in force
 	warned map[warning]bool            // of the file in force, so that the log has each once; only follow uses it
 
-	revisions *control.Revisions // the mesh files that were in force
+	revisions *Revisions // the mesh files that were in force
 
 	mu           sync.Mutex
 	rejected     error // why the newest mesh file is not in force; nil: it is
@@ -60,7 +50,7 @@ type warning struct {
 	key, message string
 }
 
-func (p *plane) trustDomain() string {
+func (p *Plane) trustDomain() string {
 	if p.svids == nil {
 		return ""
 	}
@@ -69,22 +59,22 @@ func (p *plane) trustDomain() string {
 
 // adopt puts a mesh file that changed into force, unless the running process
 // cannot go on with it. Then all stays as it is.
-func (p *plane) adopt(m *policy.Mesh) error {
+func (p *Plane) adopt(m *policy.Mesh) error {
 	if err := p.follow(m); err != nil {
 		p.reject(err)
 		return err
 	}
 	last := p.mesh.Swap(m)
 	p.tookEffect(m)
-	if caution := control.Caution(last, m); caution != "" {
-		p.log.Warn(caution)
+	if text := caution(last, m); text != "" {
+		p.Log.Warn(text)
 	}
 	return nil
 }
 
 // follow tells the rooms of the mesh file in force, and people of what is worth
 // knowing of it and was not said of the last one.
-func (p *plane) follow(m *policy.Mesh) error {
+func (p *Plane) follow(m *policy.Mesh) error {
 	if err := p.catalogs.Follow(m); err != nil {
 		return err
 	}
@@ -101,14 +91,14 @@ func (p *plane) follow(m *policy.Mesh) error {
 		if last[this] {
 			continue
 		}
-		p.log.Warn(w.Message, "source", w.Source.String(), "code", w.Code, "key", w.Key, "hint", w.Hint)
+		p.Log.Warn(w.Message, "source", w.Source.String(), "code", w.Code, "key", w.Key, "hint", w.Hint)
 	}
 	p.loop.SetMesh(m)
 	return nil
 }
 
 // reject keeps the mesh file in force and says why the new one is not.
-func (p *plane) reject(err error) {
+func (p *Plane) reject(err error) {
 	p.mu.Lock()
 	p.rejected, p.rejectedAt, p.hold = err, time.Now(), nil
 	p.reloadErrors++
@@ -117,7 +107,7 @@ func (p *plane) reject(err error) {
 	var problems policy.Problems
 	if errors.As(err, &problems) {
 		for _, problem := range problems {
-			p.log.Error("mesh file refused: "+problem.Message, "source", problem.Source.String(), "code", problem.Code,
+			p.Log.Error("mesh file refused: "+problem.Message, "source", problem.Source.String(), "code", problem.Code,
 				"key", problem.Key, "hint", problem.Hint, "serving_revision", revision)
 		}
 		return
@@ -126,12 +116,12 @@ func (p *plane) reject(err error) {
 	if stack := stackOf(err); stack != "" {
 		attrs = append(attrs, "stack", stack)
 	}
-	p.log.Error("mesh file refused: the last good one stays", attrs...)
+	p.Log.Error("mesh file refused: the last good one stays", attrs...)
 }
 
 // refused counts a client without a valid token. An Envoy tries again every few
 // seconds for as long as it lives, so the log has only so many of them.
-func (p *plane) refused(err error) {
+func (p *Plane) refused(err error) {
 	p.mu.Lock()
 	p.unauthorized++
 	unsaid := p.unsaid
@@ -141,54 +131,14 @@ func (p *plane) refused(err error) {
 	}
 	p.mu.Unlock()
 	if say {
-		p.log.Warn("an xDS client was refused", "err", err, "not_logged_before", unsaid)
+		p.Log.Warn("an xDS client was refused", "err", err, "not_logged_before", unsaid)
 	}
 }
 
 // locate returns where the mesh file in force says what made a resource.
-func (p *plane) locate(keys []string) string {
+func (p *Plane) locate(keys []string) string {
 	if len(keys) == 0 {
 		return ""
 	}
 	return p.mesh.Load().Source(keys[0]).String()
-}
-
-// readiness is false until the first snapshot: before that every answer to an
-// Envoy would be a deletion. What is held afterwards does not make it false.
-func (p *plane) readiness() admin.Readiness {
-	status := p.catalogs.Status()
-	loop := p.loop.Status()
-	r := admin.Readiness{Ready: loop.Snapshot != nil, Holding: status.Held}
-	if loop.Failure != nil && r.Ready {
-		r.Holding = append(r.Holding, loop.Failure.String())
-	}
-	if !r.Ready {
-		r.Waiting = append(r.Waiting, status.Waiting...)
-		if loop.Failure != nil {
-			r.Waiting = append(r.Waiting, "the first snapshot: "+loop.Failure.Cause)
-		}
-		if len(r.Waiting) == 0 {
-			r.Waiting = []string{"the first snapshot"}
-		}
-	} else if len(status.Waiting) > 0 {
-		for _, w := range status.Waiting {
-			r.Holding = append(r.Holding, "the last good catalog: "+w)
-		}
-	}
-	for _, q := range p.xds.Quarantines() {
-		r.Holding = append(r.Holding, fmt.Sprintf("the last acknowledged %s (%s), for %d proxies refused the new one: %s",
-			q.Name, q.Source, p.settings.Quorum, shorten(q.Message)))
-	}
-	r.Holding = append(r.Holding, p.meshHolding()...)
-	return r
-}
-
-// maxReason is how much of a proxy's message /readyz has; the log has the rest.
-const maxReason = 200
-
-func shorten(message string) string {
-	if len(message) <= maxReason {
-		return message
-	}
-	return strings.ToValidUTF8(message[:maxReason], "") + " ..."
 }
