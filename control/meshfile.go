@@ -14,8 +14,8 @@ import (
 // have to wait if it came while the control plane runs. The watcher then finds
 // it, and judges it again.
 func (p *Plane) firstMesh() (*policy.Mesh, error) {
-	disk, err := policy.Load(p.Files, p.Mesh)
-	last, path, unusable := p.revisions.Last(p.Mesh)
+	disk, err := policy.Load(p.Files, p.MeshOptions)
+	last, path, unusable := p.revisions.Last(p.MeshOptions)
 	for _, why := range unusable {
 		p.Log.Error("a kept mesh file is not used", "err", why)
 	}
@@ -58,7 +58,7 @@ func (p *Plane) followFirst(mesh *policy.Mesh) (*policy.Mesh, error) {
 		}
 		return mesh, nil
 	}
-	last, path, _ := p.revisions.Last(p.Mesh)
+	last, path, _ := p.revisions.Last(p.MeshOptions)
 	if p.keptAt != "" || last == nil || last.Revision == mesh.Revision || accept(last, p.trustDomain(), p.Plaintext) != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (p *Plane) tookEffect(m *policy.Mesh) {
 
 // keep keeps the mesh file that is in force for the next start.
 func (p *Plane) keep(m *policy.Mesh) {
-	err := p.revisions.Keep(m, p.Mesh.Environment)
+	err := p.revisions.Keep(m, p.MeshOptions.Environment)
 	if err == nil {
 		err = p.revisions.Used(m.Revision)
 	}

@@ -32,7 +32,7 @@ type Options struct {
 	Metrics    prometheus.Registerer
 
 	Files       []string       // mesh files, merged left to right
-	Mesh        policy.Options // how they are read
+	MeshOptions policy.Options // how they are read
 	Catalog     string         // consul or file:PATH: wins over discovery.method
 	DataDir     string         // of the certificate authority and the token key
 	KeepDir     string         // where mesh files are kept for the next start; empty: nowhere
@@ -114,7 +114,7 @@ func (p *Plane) Start() (*policy.Mesh, error) {
 // Run runs the rooms until ctx ends, or until one fails that cannot go on. What
 // comes from reload has the mesh file read again.
 func (p *Plane) Run(ctx context.Context, reload <-chan os.Signal) error {
-	watcher := policy.NewWatcher(p.Files, p.Mesh, policy.WatcherOptions{
+	watcher := policy.NewWatcher(p.Files, p.MeshOptions, policy.WatcherOptions{
 		Logger: p.Log, Reload: reload, Current: p.mesh.Load(), OnMesh: p.adopt, OnError: p.reject,
 		OnHold: p.wait, Meant: p.revisions.Meant,
 		Check: func(m *policy.Mesh) error { return accept(m, p.trustDomain(), p.Plaintext) },

@@ -64,7 +64,7 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	p, err := control.New(ctx, control.Options{
 		Log: log, LogDropped: logDropped, Metrics: registry,
-		Files: s.Files, Mesh: policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}, Catalog: s.Catalog,
+		Files: s.Files, MeshOptions: policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}, Catalog: s.Catalog,
 		DataDir: s.DataDir, KeepDir: s.keepDir(), Plaintext: s.Plaintext, ServerNames: s.serverNames(), Quorum: s.Quorum,
 	})
 	switch {
@@ -88,7 +88,7 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 	adminServer := &http.Server{
 		Handler: admin.Handler(log, admin.Sources{
 			Readiness: func() admin.Readiness { return admin.Readiness(p.Readiness()) }, Scrape: func() admin.Scrape { return admin.Scrape(p.Scrape()) },
-			Proxies: p.Proxies, Registered: p.Registered, Metrics: registry,
+			Proxies: p.Proxies, Registered: p.Registered, Metrics: registry, Listener: adminListener.Addr(),
 		}),
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       time.Minute,
