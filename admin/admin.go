@@ -1,12 +1,14 @@
 // Package admin is what operators and Prometheus read over HTTP: liveness and
-// readiness, metrics, the scrape targets of the fleet, and the state of each
-// proxy. It owns the handlers and their JSON, not the listener, and changes
-// nothing: every path is read-only, and none shows a key, a token or a secret.
+// readiness, metrics, the scrape targets of the fleet, the state of each proxy,
+// and profiles of the process. It owns the handlers and their JSON, not the
+// listener, and changes nothing: every path is read-only, and none shows a key, a
+// token or a secret.
 package admin
 
 import (
 	"encoding/json"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 
@@ -32,6 +34,9 @@ type Sources struct {
 	Registered func(service string, at netip.Addr) bool
 	Scrape     func() Scrape
 	Metrics    prometheus.Gatherer
+	// Listener is where the handler is served: profiles are there only if no
+	// other machine can ask for them.
+	Listener net.Addr
 }
 
 // Handler returns the handler of the admin address.
@@ -70,6 +75,7 @@ func Handler(log *slog.Logger, src Sources) http.Handler {
 			Proxies []xds.ProxyStatus `json:"proxies"`
 		}{proxies})
 	})
+	addProfiles(mux, src.Listener)
 	return mux
 }
 

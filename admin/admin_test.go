@@ -3,6 +3,7 @@ package admin
 import (
 	"encoding/json"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -24,6 +25,7 @@ type fake struct {
 	readiness Readiness
 	proxies   []xds.ProxyStatus
 	scrape    Scrape
+	listener  net.Addr
 	// registered are the catalog's instances, as "service address".
 	registered []string
 }
@@ -35,8 +37,9 @@ func (f *fake) handler() http.Handler {
 		Registered: func(service string, at netip.Addr) bool {
 			return slices.Contains(f.registered, service+" "+at.String())
 		},
-		Scrape:  func() Scrape { return f.scrape },
-		Metrics: prometheus.NewRegistry(),
+		Scrape:   func() Scrape { return f.scrape },
+		Metrics:  prometheus.NewRegistry(),
+		Listener: f.listener,
 	})
 }
 
@@ -199,8 +202,8 @@ func TestAProxyThatIsGoneStaysATargetForTenMinutes(t *testing.T) {
 }
 
 func TestNothingIsChangedThroughTheAdminAddress(t *testing.T) {
-	h := (&fake{}).handler()
-	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/sd/prometheus", "/api/v1/proxies"} {
+	h := (&fake{listener: &net.UnixAddr{}}).handler()
+	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/sd/prometheus", "/api/v1/proxies", "/debug/pprof/", "/debug/pprof/symbol"} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, path, nil))
 		if w.Code != http.StatusMethodNotAllowed {

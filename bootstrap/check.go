@@ -14,7 +14,8 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/sds/identity"
 )
 
 // maxSocketPath is the longest path of a Unix socket on Linux, without its
@@ -58,7 +59,7 @@ func checkService(name string) error {
 	if err := spiffeid.ValidatePathSegment(name); err != nil {
 		return fmt.Errorf("service %q is no SPIFFE path segment: %w", name, err)
 	}
-	if name == sds.ReservedService {
+	if name == resource.ControlPlane {
 		return fmt.Errorf("service name %q is reserved", name)
 	}
 	return nil
@@ -146,7 +147,7 @@ func (o *Options) checkTrust(addresses []address) []error {
 		return append(errs, fmt.Errorf("CA: %w", err))
 	}
 	if o.TrustDomain == "" {
-		td, err := sds.TrustDomainOf(o.CAPEM)
+		td, err := identity.TrustDomainOf(o.CAPEM)
 		if err != nil {
 			return append(errs, fmt.Errorf("CA: %w", err))
 		}

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"datapunk.dev/controlplane/internal/tool"
-	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/token"
 )
 
 // socketDir is a directory with a path that is short enough for sockets.
@@ -34,7 +34,7 @@ func settle(t *testing.T, dir string, o *Options) {
 	o.AdminSocket = filepath.Join(dir, "admin.sock")
 	if !o.Plaintext {
 		o.TokenFile = filepath.Join(dir, "token.yaml")
-		if err := sds.WriteSecretFile(o.TokenFile, "a.b.c"); err != nil {
+		if err := token.WriteSecretFile(o.TokenFile, "a.b.c"); err != nil {
 			t.Fatal(err)
 		}
 	}

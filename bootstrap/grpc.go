@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/identity"
 )
 
 // GRPCOptions describe a process that calls services by gRPC's own xDS client,
@@ -21,13 +21,13 @@ type GRPCOptions struct {
 	// used while it answers, then the next.
 	XDSAddresses []string
 	// CAFile has the root that their certificates must chain to, TokenFile the
-	// client's token as it is, see [sds.WriteTokenFile]. Plaintext stands instead
+	// client's token as it is, see [token.WriteFile]. Plaintext stands instead
 	// of both.
 	CAFile    string
 	TokenFile string
 	Plaintext bool
 	// SVIDDir has the client's certificate for the services that it calls, in the
-	// files that [sds.SVIDLoop] writes. Empty: they are called in plaintext.
+	// files that [sidecar.SVIDLoop] writes. Empty: they are called in plaintext.
 	SVIDDir string
 }
 
@@ -95,9 +95,9 @@ func GRPC(o GRPCOptions) ([]byte, error) {
 	}
 	if o.SVIDDir != "" {
 		b.CertificateProviders = map[string]grpcProvider{certificateProvider: {"file_watcher", map[string]string{
-			"certificate_file":    filepath.Join(o.SVIDDir, sds.SVIDFile),
-			"private_key_file":    filepath.Join(o.SVIDDir, sds.SVIDKeyFile),
-			"ca_certificate_file": filepath.Join(o.SVIDDir, sds.BundleFile),
+			"certificate_file":    filepath.Join(o.SVIDDir, identity.SVIDFile),
+			"private_key_file":    filepath.Join(o.SVIDDir, identity.SVIDKeyFile),
+			"ca_certificate_file": filepath.Join(o.SVIDDir, identity.BundleFile),
 			"refresh_interval":    certificateRefresh,
 		}}}
 	}

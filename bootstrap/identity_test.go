@@ -27,6 +27,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/token"
 )
 
 const (
@@ -39,18 +40,18 @@ const (
 // listener, whose certificate comes from a lease.
 type identityServer struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
-	tokens   *sds.Tokens
+	tokens   *token.Authority
 	manager  *sds.Manager
 	listener *listenerv3.Listener
 
-	streams chan sds.Claims // one for each stream that proved itself
+	streams chan token.Claims // one for each stream that proved itself
 	refused atomic.Int64
 	hangUp  chan struct{} // ends a stream
 	nacks   chan string
 }
 
 func (s *identityServer) DeltaAggregatedResources(stream discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	raw, err := sds.BearerToken(stream.Context())
+	raw, err := token.FromContext(stream.Context())
 	if err != nil {
 		s.refused.Add(1)
 		return err
@@ -132,7 +133,7 @@ func (s *identityServer) sendSecret(stream discoveryv3.AggregatedDiscoveryServic
 }
 
 // serveIdentity runs such a control plane with TLS and returns its address.
-func serveIdentity(t *testing.T, ca *sds.CA, tokens *sds.Tokens, listener *listenerv3.Listener) (*identityServer, string) {
+func serveIdentity(t *testing.T, ca *sds.CA, tokens *token.Authority, listener *listenerv3.Listener) (*identityServer, string) {
 	t.Helper()
 	manager, err := sds.NewManager(ca, sds.Options{Rotation: time.Hour, TTL: 2 * time.Hour})
 	if err != nil {
@@ -140,7 +141,7 @@ func serveIdentity(t *testing.T, ca *sds.CA, tokens *sds.Tokens, listener *liste
 	}
 	s := &identityServer{
 		tokens: tokens, manager: manager, listener: listener,
-		streams: make(chan sds.Claims, 100), hangUp: make(chan struct{}), nacks: make(chan string, 100),
+		streams: make(chan token.Claims, 100), hangUp: make(chan struct{}), nacks: make(chan string, 100),
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -199,25 +200,25 @@ func freePort(t *testing.T) uint32 {
 
 // runEnvoy starts Envoy with a token for the node and returns its admin
 // interface and the token's file.
-func runEnvoy(t *testing.T, o Options, token string) (*http.Client, string) {
+func runEnvoy(t *testing.T, o Options, raw string) (*http.Client, string) {
 	t.Helper()
 	dir := socketDir(t)
 	o.TokenFile = filepath.Join(dir, "token")
-	if err := sds.WriteSecretFile(o.TokenFile, token); err != nil {
+	if err := token.WriteSecretFile(o.TokenFile, raw); err != nil {
 		t.Fatal(err)
 	}
 	o.AdminSocket = filepath.Join(dir, "admin.sock")
 	return start(t, dir, o, "gRPC config stream to xds closed"), o.TokenFile
 }
 
-func next(t *testing.T, streams <-chan sds.Claims) sds.Claims {
+func next(t *testing.T, streams <-chan token.Claims) token.Claims {
 	t.Helper()
 	select {
 	case c := <-streams:
 		return c
 	case <-time.After(15 * time.Second):
 		t.Fatal("no stream")
-		return sds.Claims{}
+		return token.Claims{}
 	}
 }
 
@@ -296,7 +297,7 @@ func TestEnvoyProvesItselfAndServesItsSVID(t *testing.T) {
 	}
 
 	// The next stream carries the token that lies in the file by then.
-	if err := sds.WriteSecretFile(tokenFile, mint()); err != nil {
+	if err := token.WriteSecretFile(tokenFile, mint()); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(200 * time.Millisecond) // Envoy has seen the rename

@@ -19,7 +19,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/sds/token"
 )
 
 // xdsCluster holds the control planes. They are equals, so they stand in one
@@ -92,7 +93,7 @@ func tokenFilters(file string) ([]*hcmv3.HttpFilter, error) {
 	generic, err := pack(&genericv3.Generic{
 		Header: "authorization",
 		Credential: &tlsv3.SdsSecretConfig{
-			Name: sds.TokenSecret,
+			Name: token.SecretName,
 			SdsConfig: &corev3.ConfigSource{
 				ResourceApiVersion: corev3.ApiVersion_V3,
 				ConfigSourceSpecifier: &corev3.ConfigSource_PathConfigSource{PathConfigSource: &corev3.PathConfigSource{
@@ -139,7 +140,7 @@ func transportSocket(o *Options) (*corev3.TransportSocket, error) {
 			MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{{
 				SanType: tlsv3.SubjectAltNameMatcher_URI,
 				Matcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{
-					Exact: "spiffe://" + o.TrustDomain + "/" + sds.ReservedService,
+					Exact: "spiffe://" + o.TrustDomain + "/" + resource.ControlPlane,
 				}},
 			}},
 		}},

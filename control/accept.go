@@ -7,9 +7,9 @@ import (
 	"datapunk.dev/controlplane/policy"
 )
 
-// Accept says whether a process that runs can go on with the mesh file m.
+// accept says whether a process that runs can go on with the mesh file m.
 // trustDomain is the authority's; plaintext is how the xDS port speaks.
-func Accept(m *policy.Mesh, trustDomain string, plaintext bool) error {
+func accept(m *policy.Mesh, trustDomain string, plaintext bool) error {
 	if plaintext && m.MTLS.Enabled {
 		return errors.New("security.mtls.enabled is true, and --xds-plaintext sends no private keys: " +
 			"the Envoys would wait for a certificate for ever; serve xDS with TLS, or turn mTLS off")
@@ -21,9 +21,9 @@ func Accept(m *policy.Mesh, trustDomain string, plaintext bool) error {
 	return nil
 }
 
-// Caution returns what an operator should know of the step from the last mesh
+// caution returns what an operator should know of the step from the last mesh
 // file to the next, empty if there is nothing.
-func Caution(last, next *policy.Mesh) string {
+func caution(last, next *policy.Mesh) string {
 	if !last.MTLS.Enabled && next.MTLS.Enabled && next.MTLS.Mode == policy.Strict {
 		return "mTLS was off and is strict now: callers and instances without a sidecar are cut off; " +
 			"security.mtls.mode: permissive serves them until they have one"

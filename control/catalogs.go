@@ -13,9 +13,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"datapunk.dev/controlplane/consul"
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/watch"
-	"datapunk.dev/controlplane/watch/consul"
+	watchconsul "datapunk.dev/controlplane/watch/consul"
 	"datapunk.dev/controlplane/watch/file"
 )
 
@@ -46,6 +47,7 @@ type source struct {
 	target  target
 	ctx     context.Context
 	stop    context.CancelFunc
+	close   func() // is called when it has ended
 	running bool
 }
 
@@ -92,7 +94,7 @@ func (c *Catalogs) Follow(m *policy.Mesh) error {
 		if s == nil {
 			continue
 		}
-		if peer, ok := s.reader.(*consul.Source); ok {
+		if peer, ok := s.reader.(*watchconsul.Source); ok {
 			peer.SetDemand(demand(m))
 		}
 	}
@@ -132,18 +134,18 @@ func (c *Catalogs) Status() watch.Status {
 
 // Consul returns what the current source counted of its peer. It is false if
 // that is no Consul.
-func (c *Catalogs) Consul() (consul.Stats, bool) {
+func (c *Catalogs) Consul() (watchconsul.Stats, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, s := range []*source{c.active, c.next} {
 		if s == nil {
 			continue
 		}
-		if peer, ok := s.reader.(*consul.Source); ok {
+		if peer, ok := s.reader.(*watchconsul.Source); ok {
 			return peer.Stats(), true
 		}
 	}
-	return consul.Stats{}, false
+	return watchconsul.Stats{}, false
 }
 
 // Run runs the sources until ctx ends, or until one fails that cannot go on.
@@ -161,6 +163,7 @@ func (c *Catalogs) Run(ctx context.Context) error {
 			next.running = true
 			g.Go(func() error {
 				defer context.AfterFunc(ctx, next.stop)()
+				defer next.close()
 				return next.Run(next.ctx)
 			})
 		}
@@ -223,7 +226,7 @@ func (t target) sameAgent(o target) bool {
 
 // open makes a source. It does not run yet.
 func (c *Catalogs) open(t target, m *policy.Mesh) (*source, error) {
-	s := &source{target: t}
+	s := &source{target: t, close: func() {}}
 	publish := func(catalog *watch.Catalog) { c.take(s, catalog) }
 	if t.file != "" {
 		meant := func(data []byte) bool { return c.meant(policy.Revision([]policy.File{{Data: data}})) }
@@ -231,18 +234,22 @@ func (c *Catalogs) open(t target, m *policy.Mesh) (*source, error) {
 	} else {
 		cfg := consul.Config{
 			Address: t.consul.address, Scheme: t.consul.scheme, Datacenter: t.consul.datacenter,
-			TokenFile: t.consul.tokenFile, TLS: consul.TLS(t.consul.tls), Consistency: t.consul.consistency,
+			TokenFile: t.consul.tokenFile, TLS: consul.TLS(t.consul.tls),
 		}
 		// The file names the address; a token alone may come from the environment.
 		if cfg.TokenFile == "" {
 			cfg.Token, _ = c.lookupEnv("CONSUL_HTTP_TOKEN")
 			cfg.TokenFile, _ = c.lookupEnv("CONSUL_HTTP_TOKEN_FILE")
 		}
-		peer, err := consul.New(cfg, demand(m), c.log, publish)
+		client, err := consul.New(cfg)
 		if err != nil {
 			return nil, fmt.Errorf("discovery.consul: %w", err)
 		}
-		s.reader = peer
+		peer, err := watchconsul.New(client, watchconsul.Config{Consistency: t.consul.consistency}, demand(m), c.log, publish)
+		if err != nil {
+			return nil, fmt.Errorf("discovery.consul: %w", err)
+		}
+		s.reader, s.close = peer, client.Close
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s, nil
@@ -251,8 +258,8 @@ func (c *Catalogs) open(t target, m *policy.Mesh) (*source, error) {
 // demand is which services the mesh needs to know: by name those that the file
 // names, and all that are in the mesh. Only where plaintext peers are served
 // too is every service of the catalog one.
-func demand(m *policy.Mesh) consul.Demand {
-	d := consul.Demand{MeshOnly: m.MTLS.Enabled && m.MTLS.Mode == policy.Strict}
+func demand(m *policy.Mesh) watchconsul.Demand {
+	d := watchconsul.Demand{MeshOnly: m.MTLS.Enabled && m.MTLS.Mode == policy.Strict}
 	for _, name := range m.Names() {
 		d.Services = append(d.Services, m.Service(name).ConsulService)
 	}

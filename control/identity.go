@@ -9,11 +9,12 @@ import (
 	"google.golang.org/grpc/status"
 
 	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/token"
 	"datapunk.dev/controlplane/xds"
 )
 
-// Issuer lets xds lease the proxies' SVIDs from sds.
-func Issuer(m *sds.Manager) xds.Issuer { return issuer{m} }
+// newIssuer lets xds lease the proxies' SVIDs from sds.
+func newIssuer(m *sds.Manager) xds.Issuer { return issuer{m} }
 
 type issuer struct{ manager *sds.Manager }
 
@@ -49,9 +50,9 @@ func (l lease) Adopt(version string) bool { return l.svid.Adopt(version) }
 // Release implements xds.Lease.
 func (l lease) Release() { l.svid.Release() }
 
-// Authenticator lets xds verify the token that a proxy shows. The client is
+// newAuthenticator lets xds verify the token that a proxy shows. The client is
 // not told what is wrong with it.
-func Authenticator(t *sds.Tokens, refused func(error)) func(context.Context) (xds.Credential, error) {
+func newAuthenticator(t *token.Authority, refused func(error)) func(context.Context) (xds.Credential, error) {
 	return func(ctx context.Context) (xds.Credential, error) {
 		refused := func(err error) {
 			if from, ok := peer.FromContext(ctx); ok {
@@ -59,7 +60,7 @@ func Authenticator(t *sds.Tokens, refused func(error)) func(context.Context) (xd
 			}
 			refused(err)
 		}
-		raw, err := sds.BearerToken(ctx)
+		raw, err := token.FromContext(ctx)
 		if err != nil {
 			refused(err)
 			return xds.Credential{}, status.Error(codes.Unauthenticated, "no token: see controlplane token")

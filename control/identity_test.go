@@ -35,7 +35,7 @@ func TestARefusedClientIsKnownByItsAddress(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var said error
-			authenticate := Authenticator(tokens, func(err error) { said = err })
+			authenticate := newAuthenticator(tokens, func(err error) { said = err })
 			ctx := peer.NewContext(context.Background(), &peer.Peer{Addr: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 9), Port: 4711}})
 			_, err := authenticate(metadata.NewIncomingContext(ctx, header))
 			if status.Code(err) != codes.Unauthenticated {
@@ -59,7 +59,7 @@ func TestASecretAndWhatIsSaidOfItAreOneCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := Issuer(m).Lease("web", "web-1", func() {})
+	l, err := newIssuer(m).Lease("web", "web-1", func() {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,3 @@
-// Package control is the one event loop of the control plane. It takes the
-// newest catalog, mesh file, fleet and trust bundle, has them translated, and
-// hands the result to xds. It is the only room that knows all the others, and
-// it knows nothing of Envoy's messages or of HTTP.
 package control
 
 import (

@@ -183,7 +183,7 @@ func TestAcceptKeepsWhatCannotGoOnOut(t *testing.T) {
 		{"another trust domain than the authority's", other, "datapunk", false, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if err := Accept(test.mesh, test.trustDomain, test.plaintext); (err == nil) != test.ok {
+			if err := accept(test.mesh, test.trustDomain, test.plaintext); (err == nil) != test.ok {
 				t.Errorf("got %v", err)
 			}
 		})

@@ -30,6 +30,7 @@ import (
 
 	"datapunk.dev/controlplane/e2e/harness"
 	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/token"
 )
 
 const (
@@ -212,7 +213,7 @@ func ids(t *testing.T, secrets map[string]*tlsv3.Secret) []string {
 // token returns the token of a sidecar, as its Envoy shows it.
 func tokenOf(t *testing.T, file string) string {
 	t.Helper()
-	token, err := sds.ReadSecretFile(file)
+	token, err := token.ReadSecretFile(file)
 	noError(t, err)
 	return "Bearer " + token
 }

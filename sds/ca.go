@@ -18,6 +18,8 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"datapunk.dev/controlplane/sds/identity"
 )
 
 const (
@@ -62,7 +64,7 @@ type svid struct {
 }
 
 func newCA(root *x509.Certificate, key *ecdsa.PrivateKey, now time.Time) (*CA, error) {
-	td, err := rootTrustDomain(root)
+	td, err := identity.RootTrustDomain(root)
 	if err != nil {
 		return nil, err
 	}
@@ -104,39 +106,6 @@ func (c *CA) Roots() []byte {
 
 // RootExpires returns when the root, and with it every certificate, expires.
 func (c *CA) RootExpires() time.Time { return c.root.NotAfter }
-
-// TrustDomainOf returns the trust domain of a root certificate in PEM, as the
-// data directory's ca.pem holds it.
-func TrustDomainOf(caPEM []byte) (spiffeid.TrustDomain, error) {
-	block, _ := pem.Decode(caPEM)
-	if block == nil || block.Type != pemCertificate {
-		return spiffeid.TrustDomain{}, fmt.Errorf("want a PEM block %q", pemCertificate)
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return spiffeid.TrustDomain{}, err
-	}
-	return rootTrustDomain(cert)
-}
-
-// rootTrustDomain reads the URI SAN that the X.509-SVID specification wants in
-// a signing certificate: the trust domain, without a path.
-func rootTrustDomain(root *x509.Certificate) (spiffeid.TrustDomain, error) {
-	if !root.BasicConstraintsValid || !root.IsCA {
-		return spiffeid.TrustDomain{}, errors.New("not the certificate of an authority")
-	}
-	if len(root.URIs) != 1 {
-		return spiffeid.TrustDomain{}, fmt.Errorf("want one URI SAN, the trust domain; have %d", len(root.URIs))
-	}
-	id, err := spiffeid.FromURI(root.URIs[0])
-	if err != nil {
-		return spiffeid.TrustDomain{}, err
-	}
-	if id.Path() != "" {
-		return spiffeid.TrustDomain{}, fmt.Errorf("the URI SAN %s has a path: not a root", id)
-	}
-	return id.TrustDomain(), nil
-}
 
 func newKey() (*ecdsa.PrivateKey, error) {
 	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

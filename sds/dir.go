@@ -15,6 +15,10 @@ import (
 	"syscall"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"datapunk.dev/controlplane/atomicfile"
+	"datapunk.dev/controlplane/sds/identity"
+	"datapunk.dev/controlplane/sds/token"
 )
 
 // The files of the data directory.
@@ -40,14 +44,14 @@ const (
 // token. Keys that others can read, files that belong to another user, a key
 // that is not the certificate's, and another trust domain are refused.
 // Processes that open one directory at the same time agree on its content.
-func Open(dir, trustDomain string) (*CA, *Tokens, error) {
+func Open(dir, trustDomain string) (*CA, *token.Authority, error) {
 	return OpenContext(context.Background(), slog.New(slog.DiscardHandler), dir, trustDomain)
 }
 
 // OpenContext is [Open] with an end to its patience: where something is to be
 // made, another process may have the directory locked. The log is told of whom
 // it waits for; it ends with ctx, and with an error after a while.
-func OpenContext(ctx context.Context, log *slog.Logger, dir, trustDomain string) (*CA, *Tokens, error) {
+func OpenContext(ctx context.Context, log *slog.Logger, dir, trustDomain string) (*CA, *token.Authority, error) {
 	td, err := parseTrustDomain(trustDomain)
 	if err != nil {
 		return nil, nil, err
@@ -74,7 +78,7 @@ func OpenContext(ctx context.Context, log *slog.Logger, dir, trustDomain string)
 	if err != nil {
 		return nil, nil, err
 	}
-	tokens, err := newTokens(td, key)
+	tokens, err := token.New(td, key)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", filepath.Join(dir, tokenKeyFile), err)
 	}
@@ -83,7 +87,7 @@ func OpenContext(ctx context.Context, log *slog.Logger, dir, trustDomain string)
 
 // OpenTokens opens only what it takes to mint tokens: the trust domain, from
 // the root certificate, and the token key. It makes nothing.
-func OpenTokens(dir string) (*Tokens, error) {
+func OpenTokens(dir string) (*token.Authority, error) {
 	if err := checkDir(dir); err != nil {
 		return nil, err
 	}
@@ -94,7 +98,7 @@ func OpenTokens(dir string) (*Tokens, error) {
 	if err != nil {
 		return nil, err
 	}
-	td, err := rootTrustDomain(root)
+	td, err := identity.RootTrustDomain(root)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, caFile), err)
 	}
@@ -102,7 +106,7 @@ func OpenTokens(dir string) (*Tokens, error) {
 	if err != nil {
 		return nil, err
 	}
-	tokens, err := newTokens(td, key)
+	tokens, err := token.New(td, key)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, tokenKeyFile), err)
 	}
@@ -203,51 +207,21 @@ func exists(path string) (bool, error) {
 }
 
 func writePEM(dir, name, kind string, der []byte, mode os.FileMode) error {
-	return writeFile(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode)
-}
-
-// writeFile puts a file in place whole or not at all, also when the machine
-// stops in between.
-func writeFile(path string, data []byte, mode os.FileMode) (err error) {
-	dir, name := filepath.Split(path)
-	if dir == "" {
-		dir = "."
-	}
-	f, err := os.CreateTemp(dir, "."+name+".*") // O_EXCL, 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-			_ = os.Remove(f.Name())
-		}
-	}()
-	if err := f.Chmod(mode); err != nil {
-		return err
-	}
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close() //nolint:errcheck // read only
-	return d.Sync()
+	return atomicfile.Write(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode)
 }
 
 // checkDir refuses a directory in which somebody else could swap the files.
 // That others may list it is no harm: the keys have modes of their own.
+// CheckDir says what is wrong with a data directory as such. One that is not there
+// yet is made later.
+func CheckDir(dir string) error {
+	err := checkDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
 func checkDir(dir string) error {
 	info, err := os.Stat(dir)
 	if err != nil {

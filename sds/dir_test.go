@@ -7,12 +7,15 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"datapunk.dev/controlplane/sds/identity"
+	"datapunk.dev/controlplane/sds/token"
 )
 
 const trustDomain = "datapunk"
 
 // open opens a data directory of its own for the test.
-func open(t testing.TB) (*CA, *Tokens, string) {
+func open(t testing.TB) (*CA, *token.Authority, string) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "data")
 	ca, tokens, err := Open(dir, trustDomain)
@@ -62,7 +65,7 @@ func TestALaterStartFindsTheSameKeys(t *testing.T) {
 	if again.rootID != ca.rootID {
 		t.Error("the root changed")
 	}
-	raw, err := tokens.Mint("web", "web-1", MaxTokenTTL)
+	raw, err := tokens.Mint("web", "web-1", token.MaxTTL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +76,7 @@ func TestALaterStartFindsTheSameKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if raw, err = minter.Mint("web", "web-1", MaxTokenTTL); err != nil {
+	if raw, err = minter.Mint("web", "web-1", token.MaxTTL); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := tokensAgain.Verify(raw); err != nil {
@@ -152,8 +155,8 @@ func TestDataDirectoriesThatAreRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			id, _ := ServiceID(ca.td, "web")
-			s, err := ca.issue(wallClock(), id, MaxTokenTTL, serverNames{})
+			id, _ := identity.ServiceID(ca.td, "web")
+			s, err := ca.issue(wallClock(), id, token.MaxTTL, serverNames{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -203,7 +206,7 @@ func TestDataDirectoriesThatAreRefused(t *testing.T) {
 
 func TestRemovingTheTokenKeyRevokesEveryToken(t *testing.T) {
 	_, tokens, dir := open(t)
-	raw, err := tokens.Mint("web", "web-1", MaxTokenTTL)
+	raw, err := tokens.Mint("web", "web-1", token.MaxTTL)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,8 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/protobuf/proto"
+
+	"datapunk.dev/controlplane/sds/identity"
 )
 
 var errReleased = errors.New("the lease is released")
@@ -46,7 +48,7 @@ type Lease struct {
 // after each renewal, when [Lease.Certificate] is another one: it must not block,
 // nor call the lease. Who asks must have been authenticated as that service.
 func (m *Manager) Lease(service, node string, changed func()) (*Lease, error) {
-	id, err := ServiceID(m.ca.td, service)
+	id, err := identity.ServiceID(m.ca.td, service)
 	if err != nil {
 		return nil, err
 	}

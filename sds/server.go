@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"datapunk.dev/controlplane/sds/identity"
 )
 
 // serverLife is how long a certificate of the xDS port lives. It is replaced
@@ -94,7 +96,7 @@ func (m *Manager) serverCertificate() (*tls.Certificate, error) {
 }
 
 func (m *Manager) issueServer(now time.Time) (*svid, *tls.Certificate, error) {
-	s, err := m.issue(now, controlPlaneID(m.ca.td), serverLife, m.names)
+	s, err := m.issue(now, identity.ControlPlaneID(m.ca.td), serverLife, m.names)
 	if err != nil {
 		return nil, nil, err
 	}

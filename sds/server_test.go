@@ -132,13 +132,3 @@ func TestTheXDSPortsCertificateIsRenewedInMemory(t *testing.T) {
 		}
 	})
 }
-
-// mustLoad makes a certificate ready for TLS.
-func mustLoad(t *testing.T, s *svid) *tls.Certificate {
-	t.Helper()
-	key, err := x509.ParsePKCS8PrivateKey(s.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Certificate{Certificate: [][]byte{s.cert, s.issuer.cert.Raw}, PrivateKey: key}
-}

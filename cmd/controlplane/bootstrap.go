@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"datapunk.dev/controlplane/bootstrap"
-	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/identity"
 )
 
 func newBootstrapCommand() *cobra.Command {
@@ -115,7 +115,7 @@ func completeGRPCBootstrap(o *bootstrap.GRPCOptions) error {
 	if err != nil {
 		return fmt.Errorf("--ca-file: %w", err)
 	}
-	if _, err := sds.TrustDomainOf(ca); err != nil {
+	if _, err := identity.TrustDomainOf(ca); err != nil {
 		return fmt.Errorf("--ca-file: %w", err)
 	}
 	return nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -38,35 +39,29 @@ const (
 	adminIdleTime = time.Minute
 )
 
-// listen opens the two ports.
-func (p *plane) listen() error {
+// listenBoth opens the xDS port and the admin address.
+func listenBoth(log, clientLog *slog.Logger, s *settings) (xds, admin *listen.Listener, err error) {
 	descriptors, err := listen.Descriptors()
 	if err != nil {
-		return fmt.Errorf("how many files may be open: %w", err)
+		return nil, nil, fmt.Errorf("how many files may be open: %w", err)
 	}
-	limits := xdsLimits(p.settings.MaxConnections, descriptors)
-	xdsListener, err := listenXDS(p.settings.XDSAddress)
+	xdsSocket, err := listenXDS(s.XDSAddress)
 	if err != nil {
-		return fmt.Errorf("--xds-address: %w", err)
+		return nil, nil, fmt.Errorf("--xds-address: %w", err)
 	}
-	adminListener, err := net.Listen("tcp", p.settings.AdminAddress)
+	adminSocket, err := net.Listen("tcp", s.AdminAddress)
 	if err != nil {
-		_ = xdsListener.Close()
-		return fmt.Errorf("--admin-address: %w", err)
+		_ = xdsSocket.Close()
+		return nil, nil, fmt.Errorf("--admin-address: %w", err)
 	}
-	if limits.Connections < p.settings.MaxConnections {
-		p.log.Warn("fewer connections to the xDS port than --max-connections: raise the limit of open files (ulimit -n, LimitNOFILE)",
-			"connections", limits.Connections, "max_connections", p.settings.MaxConnections, "open_files", descriptors)
+	limits := xdsLimits(s.MaxConnections, descriptors)
+	if limits.Connections < s.MaxConnections {
+		log.Info("the limit of open files (ulimit -n, LimitNOFILE) allows fewer connections to the xDS port than --max-connections",
+			"connections", limits.Connections, "max_connections", s.MaxConnections, "open_files", descriptors)
 	}
-	p.xdsListener = listen.New(xdsListener, limits, p.clientLog)
-	p.adminListener = listen.New(adminListener, listen.Limits{
+	return listen.New(xdsSocket, limits, clientLog), listen.New(adminSocket, listen.Limits{
 		Connections: adminConnections, Idle: adminConnections / 2, IdlePerHost: adminConnections / 2, IdleTime: adminIdleTime, BusyIdleTime: time.Second, WaitTime: 10 * time.Second,
-	}, p.clientLog)
-	if limits.Connections < p.settings.MaxConnections {
-		p.log.Info("the limit of open files (ulimit -n, LimitNOFILE) allows fewer connections to the xDS port than --max-connections",
-			"connections", limits.Connections, "max_connections", p.settings.MaxConnections, "open_files", descriptors)
-	}
-	return nil
+	}, clientLog), nil
 }
 
 // xdsLimits are those of the xDS port, in a process that may have so many

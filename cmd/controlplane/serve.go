@@ -15,14 +15,12 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 
 	"datapunk.dev/controlplane/admin"
 	"datapunk.dev/controlplane/control"
+	"datapunk.dev/controlplane/listen"
 	"datapunk.dev/controlplane/loglimit"
 	"datapunk.dev/controlplane/policy"
-	"datapunk.dev/controlplane/sds"
-	"datapunk.dev/controlplane/xds"
 )
 
 // drainTime bounds how long streams and admin requests may take to end.
@@ -61,75 +59,33 @@ func newServeCommand() *cobra.Command {
 // serve runs until ctx ends, or until something that cannot go on fails.
 // logDropped counts the lines that the log has left out.
 func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *settings) error {
-	opts := policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}
-	p := &plane{
-		log: log, clientLog: slog.New(loglimit.New(log.Handler())), logDropped: logDropped, settings: s,
-		warned: make(map[warning]bool), revisions: control.NewRevisions(s.keepDir()),
-	}
-	mesh, err := p.firstMesh(opts)
-	if err != nil {
-		return err
-	}
-	p.mesh.Store(mesh)
-	switch err := p.openIdentity(ctx, mesh); {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	clientLog := slog.New(loglimit.New(log.Handler()))
+	p, err := control.New(ctx, control.Options{
+		Log: log, ClientLog: clientLog, LogDropped: logDropped, Metrics: registry,
+		Files: s.Files, MeshOptions: policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}, Catalog: s.Catalog,
+		DataDir: s.DataDir, KeepDir: s.keepDir(), Plaintext: s.Plaintext, ServerNames: s.serverNames(), Quorum: s.Quorum,
+		Streams: 2 * s.MaxConnections,
+	})
+	switch {
 	case errors.Is(err, context.Canceled):
 		return nil // SIGTERM before the first answer is an end like any other
 	case err != nil:
 		return err
 	}
-	if err := control.Accept(mesh, p.trustDomain(), s.Plaintext); err != nil {
-		return err
-	}
-	return p.run(ctx, opts, mesh)
-}
+	server := grpc.NewServer(p.ServerOptions()...)
+	p.Register(server)
 
-// openIdentity opens the data directory. Plaintext xDS needs none.
-func (p *plane) openIdentity(ctx context.Context, mesh *policy.Mesh) error {
-	if p.settings.Plaintext {
-		return nil
-	}
-	ca, tokens, err := sds.OpenContext(ctx, p.log, p.settings.DataDir, mesh.MTLS.TrustDomain)
+	xdsListener, adminListener, err := listenBoth(log, clientLog, s)
 	if err != nil {
 		return err
 	}
-	p.tokens = tokens
-	p.svids, err = sds.NewManager(ca, sds.Options{
-		Rotation: mesh.MTLS.CertRotation, TTL: mesh.MTLS.CertTTL, ServerNames: p.settings.serverNames(), Log: p.clientLog,
-	})
-	return err
-}
-
-func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh) error {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-
-	p.loop = control.NewLoop(p.log, func(s *snapshot) { p.xds.Publish(s) }, func() bool { return p.xds.Settled() })
-	p.catalogs = control.NewCatalogs(p.log, p.settings.Catalog, p.revisions.Meant, p.loop.SetCatalog)
-	xdsOptions := xds.Options{
-		Logger: p.clientLog, Metrics: registry, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.settings.Quorum,
-		Limits: xds.Limits{Streams: 2 * p.settings.MaxConnections},
-	}
-	creds := containCalls(p.clientLog)
-	if p.svids != nil {
-		xdsOptions.Issuer = control.Issuer(p.svids)
-		xdsOptions.Authenticate = control.Authenticator(p.tokens, p.refused)
-		creds = append(creds, grpc.Creds(credentials.NewTLS(p.svids.ServerTLS())))
-		p.loop.SetRoots(p.svids.Roots())
-	}
-	p.xds = xds.New(xdsOptions)
-	registry.MustRegister(p)
-	server := grpc.NewServer(append(p.xds.ServerOptions(), creds...)...)
-	p.xds.Register(server)
-	if p.tokens != nil {
-		sds.RegisterRenewal(server, p.tokens, p.clientLog)
-	}
-
-	if err := p.listen(); err != nil {
-		return err
-	}
+	registry.MustRegister(listen.Metrics(map[string]*listen.Listener{"xds": xdsListener, "admin": adminListener}))
 	adminServer := &http.Server{
-		Handler: admin.Handler(p.clientLog, admin.Sources{
-			Readiness: p.readiness, Proxies: p.xds.Proxies, Registered: p.registered, Scrape: p.scrape, Metrics: registry,
+		Handler: admin.Handler(clientLog, admin.Sources{
+			Readiness: func() admin.Readiness { return admin.Readiness(p.Readiness()) }, Scrape: func() admin.Scrape { return admin.Scrape(p.Scrape()) },
+			Proxies: p.Proxies, Registered: p.Registered, Metrics: registry, Listener: adminListener.Addr(),
 		}),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
@@ -137,47 +93,36 @@ func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh)
 		IdleTimeout:       adminIdleTime,
 		MaxHeaderBytes:    64 << 10,
 		ConnState:         workOn,
-		ErrorLog:          slog.NewLogLogger(p.clientLog.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(clientLog.Handler(), slog.LevelDebug),
 	}
 
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	mesh, err := p.followFirst(opts, mesh)
+	mesh, err := p.Start()
 	if err != nil {
-		_, _ = p.xdsListener.Close(), p.adminListener.Close()
+		_, _ = xdsListener.Close(), adminListener.Close()
 		return err
 	}
-	watcher := policy.NewWatcher(p.settings.Files, opts, policy.WatcherOptions{
-		Logger: p.log, Reload: hangup, Current: mesh, OnMesh: p.adopt, OnError: p.reject,
-		OnHold: p.wait, Meant: p.revisions.Meant,
-		Check: func(m *policy.Mesh) error { return control.Accept(m, p.trustDomain(), p.settings.Plaintext) },
-	})
-	p.log.Info("serving", "xds", p.xdsListener.Addr().String(), "admin", p.adminListener.Addr().String(),
-		"mesh", mesh.Name, "trust_domain", mesh.MTLS.TrustDomain, "mtls", mesh.MTLS.Enabled, "plaintext", p.settings.Plaintext)
+	log.Info("serving", "xds", xdsListener.Addr().String(), "admin", adminListener.Addr().String(),
+		"mesh", mesh.Name, "trust_domain", mesh.MTLS.TrustDomain, "mtls", mesh.MTLS.Enabled, "plaintext", s.Plaintext)
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return p.loop.Run(ctx) })
-	g.Go(func() error { return p.catalogs.Run(ctx) })
-	g.Go(func() error { return watcher.Run(ctx) })
-	if p.svids != nil {
-		g.Go(func() error { return p.svids.Run(ctx) })
-	}
-	g.Go(func() error { return ignoreClosed(server.Serve(p.xdsListener)) })
-	g.Go(func() error { return ignoreClosed(adminServer.Serve(p.adminListener)) })
+	g.Go(func() error { return p.Run(ctx, hangup) })
+	g.Go(func() error { return ignoreClosed(server.Serve(xdsListener)) })
+	g.Go(func() error { return ignoreClosed(adminServer.Serve(adminListener)) })
 	g.Go(func() error {
 		<-ctx.Done()
-		p.log.Info("draining")
-		p.drain(server, adminServer)
+		log.Info("draining")
+		p.Drain()
+		stop(server, adminServer)
 		return nil
 	})
 	return g.Wait()
 }
 
-// drain ends the streams, so that the Envoys look for another control plane,
-// and then the servers.
-func (p *plane) drain(server *grpc.Server, adminServer *http.Server) {
-	p.xds.Drain()
+// stop ends the servers, and does not wait for ever for what they are at.
+func stop(server *grpc.Server, adminServer *http.Server) {
 	stopped := make(chan struct{})
 	go func() { server.GracefulStop(); close(stopped) }()
 	select {

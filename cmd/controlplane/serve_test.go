@@ -141,6 +141,13 @@ func TestTheMetricsAreCleanToPromlint(t *testing.T) {
 	}
 }
 
+func TestProfilesAreServedOnALoopbackAddress(t *testing.T) {
+	s := startServe(t, inFile)
+	if got := s.get("/debug/pprof/goroutine?debug=1"); !strings.Contains(got, "control.(*Loop).Run") {
+		t.Errorf("/debug/pprof/goroutine says %.200s", got)
+	}
+}
+
 // A source that fails after its first catalog holds that one; whoever is paged
 // by the metric must hear of it.
 func TestTheCatalogIsNotReadyWhileItsSourceFails(t *testing.T) {

@@ -29,8 +29,6 @@ type settings struct {
 	Quorum         int      `mapstructure:"quarantine-quorum"`
 	LogLevel       string   `mapstructure:"log-level"`
 	LogFormat      string   `mapstructure:"log-format"`
-
-	dataDirNamed bool // the data directory is not only the default
 }
 
 func settingsFlags(cmd *cobra.Command) {
@@ -81,16 +79,16 @@ func loadSettings(cmd *cobra.Command) (*settings, error) {
 	if s.DataDir == "" {
 		s.DataDir = os.Getenv("STATE_DIRECTORY")
 	}
-	if s.dataDirNamed = s.DataDir != ""; !s.dataDirNamed {
+	if s.DataDir == "" {
 		s.DataDir = "data"
 	}
 	return &s, s.check()
 }
 
-// keepDir is where mesh files are kept for the next start. Plaintext xDS opens
-// no data directory unasked.
+// keepDir is where mesh files are kept for the next start. Plaintext xDS has no
+// data directory.
 func (s *settings) keepDir() string {
-	if s.Plaintext && !s.dataDirNamed {
+	if s.Plaintext {
 		return ""
 	}
 	return s.DataDir

@@ -6,17 +6,18 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/identity"
+	"datapunk.dev/controlplane/sidecar"
 )
 
 func newSVIDCommand() *cobra.Command {
-	var loop sds.SVIDLoop
+	var loop sidecar.SVIDLoop
 	var caFile string
 	cmd := &cobra.Command{
 		Use:   "svid --xds-address HOST:PORT… --ca-file F --token-file F --out DIR",
 		Short: "Keep the certificate of a client without an Envoy in files",
 		Long: "svid runs beside a client that has no Envoy: it fetches the client's certificate from a control plane,\n" +
-			"as an Envoy does, and keeps it in DIR: " + sds.SVIDFile + ", " + sds.SVIDKeyFile + " and the trust bundle, " + sds.BundleFile + ",\n" +
+			"as an Envoy does, and keeps it in DIR: " + identity.SVIDFile + ", " + identity.SVIDKeyFile + " and the trust bundle, " + identity.BundleFile + ",\n" +
 			"all three replaced at once. While no control plane answers they stay as they are.",
 		Example: "  controlplane svid --xds-address 10.0.0.2:18000 --ca-file ca.pem --token-file /run/mesh/reports-1.token --out /run/mesh/reports-1",
 		Args:    cobra.NoArgs,

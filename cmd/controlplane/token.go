@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/token"
+	"datapunk.dev/controlplane/sidecar"
 )
 
 // defaultTokenTTL is the life of a token when nobody says: long enough for a
@@ -54,7 +56,7 @@ func newTokenCommand() *cobra.Command {
 	f.StringVar(&t.dataDir, "data-dir", "", "the control plane's data directory (default $CONTROLPLANE_DATA_DIR, $STATE_DIRECTORY, else ./data)")
 	f.StringVar(&t.service, "service", "", "service that the token is for")
 	f.StringVar(&t.node, "node", "", "node id of the Envoy that the token is for")
-	f.DurationVar(&t.ttl, "ttl", defaultTokenTTL, fmt.Sprintf("life of the token, at most %s", sds.MaxTokenTTL))
+	f.DurationVar(&t.ttl, "ttl", defaultTokenTTL, fmt.Sprintf("life of the token, at most %s", token.MaxTTL))
 	f.BoolVar(&t.bare, "jwt", false, "write the token alone, for gRPC's own xDS client and controlplane svid")
 	f.BoolVar(&t.renew, "renew", false, "keep the token in the file fresh, until ended")
 	f.StringSliceVar(&t.addresses, "xds-address", nil, "control plane, HOST:PORT or unix:PATH; may be repeated")
@@ -95,18 +97,18 @@ func (t *tokenFlags) mint(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	token, err := tokens.Mint(t.service, t.node, t.ttl)
+	raw, err := tokens.Mint(t.service, t.node, t.ttl)
 	if err != nil {
 		return err
 	}
-	write := sds.WriteSecretFile
+	write := token.WriteSecretFile
 	if t.bare {
-		write = sds.WriteTokenFile
+		write = token.WriteFile
 	}
-	if err := write(t.out, token); err != nil {
+	if err := write(t.out, raw); err != nil {
 		return err
 	}
-	claims, err := tokens.Verify(token)
+	claims, err := tokens.Verify(raw)
 	if err != nil {
 		return errors.New("the new token does not verify: is the clock changing?")
 	}
@@ -127,7 +129,7 @@ func (t *tokenFlags) keepFresh(cmd *cobra.Command) error {
 		return err
 	}
 	defer out.Close()
-	loop := &sds.RenewLoop{
+	loop := &sidecar.TokenLoop{
 		Addresses: t.addresses,
 		CAPEM:     ca,
 		File:      t.out,

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/token"
 )
 
 // command runs the program with the arguments and returns what it said.
@@ -43,7 +44,7 @@ func TestTheTokenCommandWritesWhatTheControlPlaneAccepts(t *testing.T) {
 	if !strings.Contains(said, "node lake-1 may act as lake_service until ") || strings.Contains(said, "Bearer") {
 		t.Errorf("it said %q", said)
 	}
-	raw, err := sds.ReadSecretFile(out)
+	raw, err := token.ReadSecretFile(out)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +79,7 @@ func TestTokenRenewKeepsTheFileFresh(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(manager.ServerTLS())))
-	sds.RegisterRenewal(server, tokens, slog.New(slog.DiscardHandler))
+	token.RegisterRenewal(server, tokens, slog.New(slog.DiscardHandler))
 	go server.Serve(l) //nolint:errcheck // ends with Stop
 	defer server.Stop()
 
@@ -91,7 +92,7 @@ func TestTokenRenewKeepsTheFileFresh(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := sds.WriteSecretFile(out, old); err != nil {
+	if err := token.WriteSecretFile(out, old); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -101,7 +102,7 @@ func TestTokenRenewKeepsTheFileFresh(t *testing.T) {
 		done <- err
 	}()
 	time.Sleep(6 * time.Second) // the first has expired by now
-	raw, err := sds.ReadSecretFile(out)
+	raw, err := token.ReadSecretFile(out)
 	if err != nil {
 		t.Fatal(err)
 	}

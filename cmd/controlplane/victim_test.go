@@ -29,6 +29,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/token"
 )
 
 // victim is a control plane in a process of its own, so that its memory, its
@@ -40,7 +41,7 @@ type victim struct {
 	xds    string // HOST:PORT
 	admin  string // URL
 	roots  *x509.CertPool
-	tokens *sds.Tokens
+	tokens *token.Authority
 }
 
 // startVictim serves a mesh of one service until the test ends. It may have so

@@ -25,13 +25,14 @@ import (
 	"github.com/hashicorp/consul/api"
 	"google.golang.org/protobuf/proto"
 
+	"datapunk.dev/controlplane/consul"
 	"datapunk.dev/controlplane/internal/consulagent"
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/watch"
-	"datapunk.dev/controlplane/watch/consul"
+	watchconsul "datapunk.dev/controlplane/watch/consul"
 )
 
 // The rooms by themselves, called in this process.
@@ -285,7 +286,12 @@ func catalogWatch(ctx context.Context, services, changes int, http2 bool, idle t
 
 	var newest atomic.Pointer[watch.Catalog]
 	news := make(chan struct{}, 1)
-	src, err := consul.New(cfg, consul.Demand{MeshOnly: true}, slog.New(slog.DiscardHandler), func(c *watch.Catalog) {
+	client, err := consul.New(cfg)
+	if err != nil {
+		return r, err
+	}
+	defer client.Close()
+	src, err := watchconsul.New(client, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true}, slog.New(slog.DiscardHandler), func(c *watch.Catalog) {
 		newest.Store(c)
 		select {
 		case news <- struct{}{}:

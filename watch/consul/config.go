@@ -3,23 +3,14 @@ package consul
 import (
 	"errors"
 	"fmt"
-	"net"
 	"slices"
-	"strings"
 	"time"
 
 	"datapunk.dev/controlplane/watch"
 )
 
-// Config is how to read Consul.
+// Config is how to read the catalog.
 type Config struct {
-	Address    string // host:port of an agent's HTTP API
-	Scheme     string // "http" (default) or "https"
-	Datacenter string // empty: the agent's own
-	Token      string // sent with each request; empty: anonymous
-	TokenFile  string // wins over Token; read again when it changes
-	TLS        TLS    // for scheme https
-
 	// Consistency of the watches: "stale" (default) lets any server answer,
 	// "default" and "consistent" need a leader.
 	Consistency string
@@ -27,18 +18,8 @@ type Config struct {
 	// most 10 min. It bounds for how long an index that Consul no longer knows
 	// can blind a watch.
 	Wait time.Duration
-	// MaxConnections is the budget of HTTP/1.1 connections; default 150, at
-	// least 16. An agent's own limit is 200 a client.
-	MaxConnections int
 	// Guard says which removals are held.
 	Guard Guard
-}
-
-// TLS is the TLS material. The client's certificate is read again at each
-// handshake, the CA at start.
-type TLS struct {
-	CAFile, CertFile, KeyFile string
-	ServerName                string // empty: the address's host
 }
 
 // Guard says which removals are not believed at once. Zero values are replaced
@@ -95,48 +76,22 @@ func (d Demand) filter() string {
 const spare = 2 + shortReads
 
 func (c Config) withDefaults() (Config, error) {
-	if c.Scheme == "" {
-		c.Scheme = "http"
-	}
 	if c.Consistency == "" {
 		c.Consistency = "stale"
 	}
 	if c.Wait == 0 {
 		c.Wait = 55 * time.Second
 	}
-	if c.MaxConnections == 0 {
-		c.MaxConnections = 150
-	}
 	c.Guard = c.Guard.withDefaults()
 	var errs []error
-	if _, port, err := net.SplitHostPort(c.Address); err != nil || port == "" {
-		errs = append(errs, fmt.Errorf("address %q is not host:port", c.Address))
-	}
-	if c.Scheme != "http" && c.Scheme != "https" {
-		errs = append(errs, fmt.Errorf("scheme %q is neither http nor https", c.Scheme))
-	}
-	if c.Scheme == "http" && c.TLS != (TLS{}) {
-		errs = append(errs, errors.New("TLS files are given, and the scheme is http"))
-	}
-	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
-		errs = append(errs, errors.New("a client certificate needs both its file and its key's"))
-	}
 	if !slices.Contains([]string{"stale", "default", "consistent"}, c.Consistency) {
 		errs = append(errs, fmt.Errorf("consistency %q is none of stale, default, consistent", c.Consistency))
 	}
 	if c.Wait < time.Second || c.Wait > 10*time.Minute {
 		errs = append(errs, fmt.Errorf("wait %s is not from 1s to 10m", c.Wait))
 	}
-	if c.MaxConnections < 16 {
-		errs = append(errs, fmt.Errorf("%d connections are fewer than 16", c.MaxConnections))
-	}
-	if strings.ContainsFunc(c.Token, notInToken) {
-		errs = append(errs, errors.New("the token has characters that no header can carry"))
-	}
 	return c, errors.Join(errs...)
 }
-
-func notInToken(r rune) bool { return r <= ' ' || r > '~' }
 
 func (g Guard) withDefaults() Guard {
 	if g.Service == 0 {

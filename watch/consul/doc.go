@@ -1,11 +1,8 @@
 // Package consul fills the catalog from Consul: one blocking query a service,
-// and one for the list of services. It owns what is known of Consul's HTTP API:
-// index rules, consistency, back-off, connection limits, ACL and the answers
-// that are 200 and wrong. It registers nothing.
-//
-// The requests are its own, not those of the consul/api client: that one takes
-// what its configuration leaves empty (token, token file, namespace) from
-// CONSUL_* in the environment, and an operator's file must say it all.
+// and one for the list of services. It owns what is known of reading Consul:
+// index rules, consistency, back-off, what to ask without enough connections,
+// and the answers that are 200 and wrong. It registers nothing. How Consul is
+// reached is the business of [datapunk.dev/controlplane/consul].
 //
 // # What a reader can rely on
 //
@@ -17,10 +14,9 @@
 //
 // # Connections
 //
-// Over HTTPS a few HTTP/2 connections carry all queries. Over plain HTTP each
-// blocking query holds a connection, and an agent refuses a client its 201st
-// (limits.http_max_conns_per_client). Services beyond the budget share one
-// blocking query on all checks instead: a changed check makes their service
-// read again, at once. What changes no check (an instance without any, a
-// weight, a tag) is then seen within one wait.
+// Over plain HTTP each blocking query holds a connection, and an agent refuses a
+// client its 201st. Services beyond the budget share one blocking query on all
+// checks instead: a changed check makes their service read again, at once. What
+// changes no check (an instance without any, a weight, a tag) is then seen within
+// one wait.
 package consul

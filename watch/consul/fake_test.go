@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"datapunk.dev/controlplane/consul"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -31,6 +32,8 @@ type fakeConsul struct {
 	noLeader bool
 	noCanary bool
 	http2    bool
+
+	connections int // that a client may open; 0: the default
 
 	asked []request
 	most  int // requests at one moment
@@ -256,21 +259,30 @@ type run struct {
 	catalogs []*watch.Catalog
 }
 
-// start runs a source within a synctest bubble, and stops it with the test.
-func start(t *testing.T, fake *fakeConsul, cfg Config, demand Demand) *run {
+// newSource returns a source of a fake Consul.
+func newSource(t testing.TB, fake *fakeConsul, cfg Config, demand Demand, log *slog.Logger, publish func(*watch.Catalog)) *Source {
 	t.Helper()
-	cfg.Address = "consul:8500"
-	cfg, err := cfg.withDefaults()
+	client, err := consul.New(consul.Config{Address: "consul:8500", RoundTripper: fake, MaxConnections: fake.connections})
 	if err != nil {
 		t.Fatal(err)
 	}
+	s, err := New(client, cfg, demand, log, publish)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// start runs a source within a synctest bubble, and stops it with the test.
+func start(t *testing.T, fake *fakeConsul, demand Demand) *run {
+	t.Helper()
 	r := &run{t: t, fake: fake, logs: new(bytes.Buffer)}
 	log := slog.New(slog.NewTextHandler(&locked{&r.mu, r.logs}, nil))
-	r.Source = newSource(cfg, demand, log, func(c *watch.Catalog) {
+	r.Source = newSource(t, fake, Config{}, demand, log, func(c *watch.Catalog) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.catalogs = append(r.catalogs, c)
-	}, fake)
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- r.Run(ctx) }()

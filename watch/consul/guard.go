@@ -187,11 +187,11 @@ func (s *Source) confirmingRead(ctx context.Context, name string) (*watch.Servic
 	if err != nil {
 		return nil, 0, err
 	}
-	if a.filtered {
+	if a.Filtered {
 		return nil, 0, errors.New("the token may not read all of it")
 	}
 	var entries []entry
-	if err := decode(a, &entries); err != nil {
+	if err := a.Decode(&entries); err != nil {
 		return nil, 0, err
 	}
 	if len(entries) == 0 && s.sawCanary.Load() {
@@ -200,14 +200,14 @@ func (s *Source) confirmingRead(ctx context.Context, name string) (*watch.Servic
 			return nil, 0, err
 		}
 		var servers []entry
-		if err := decode(c, &servers); err != nil {
+		if err := c.Decode(&servers); err != nil {
 			return nil, 0, err
 		}
 		if len(servers) == 0 {
 			return nil, 0, errNoCanary
 		}
 	}
-	return normalise(name, entries), a.index, nil
+	return normalise(name, entries), a.Index, nil
 }
 
 // confirm takes a confirming read. Two that agree, and whose index has moved,

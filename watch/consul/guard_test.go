@@ -32,7 +32,7 @@ func TestGuardHoldsAndConfirms(t *testing.T) {
 				fake := newFake()
 				fake.set("lake", many(tt.from)...)
 				fake.set("dome", many(tt.elsewhere)...)
-				r := start(t, fake, Config{}, Demand{MeshOnly: true})
+				r := start(t, fake, Demand{MeshOnly: true})
 				fake.set("lake", many(tt.to)...)
 				if tt.held == "" {
 					r.want("lake", tt.to)
@@ -67,7 +67,7 @@ func TestGuardCountsTheMeshWithinAWindow(t *testing.T) {
 		for i := range 10 {
 			fake.set(fmt.Sprintf("s%d", i), many(2)...)
 		}
-		r := start(t, fake, Config{}, Demand{MeshOnly: true})
+		r := start(t, fake, Demand{MeshOnly: true})
 		for i := range 4 {
 			fake.set(fmt.Sprintf("s%d", i), many(1)...)
 			r.published()
@@ -88,7 +88,7 @@ func TestGuardAgentRestart(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		fake := newFake()
 		fake.set("lake", many(1)...)
-		r := start(t, fake, Config{}, Demand{MeshOnly: true})
+		r := start(t, fake, Demand{MeshOnly: true})
 		n := r.published()
 		fake.set("lake")
 		time.Sleep(5 * time.Second)
@@ -110,7 +110,7 @@ func TestGuardHoldsOnlyRemovals(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		fake := newFake()
 		fake.set("lake", many(10)...)
-		r := start(t, fake, Config{}, Demand{MeshOnly: true})
+		r := start(t, fake, Demand{MeshOnly: true})
 		fake.set("lake", at1("10.0.0.1", status("critical")), at1("10.7.7.7"))
 		r.want("lake", 11)
 		ill := 0
@@ -132,7 +132,7 @@ func TestGuardLetsReplacementsPass(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		fake := newFake()
 		fake.set("lake", many(4)...)
-		r := start(t, fake, Config{}, Demand{MeshOnly: true})
+		r := start(t, fake, Demand{MeshOnly: true})
 		fake.set("lake", at1("10.7.0.1"), at1("10.7.0.2"), at1("10.7.0.3"), at1("10.7.0.4"))
 		r.want("lake", 4)
 		r.wantHeld("")
@@ -148,7 +148,7 @@ func TestGuardIndexThatDidNotMove(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		fake := newFake()
 		fake.set("lake", many(2)...)
-		r := start(t, fake, Config{}, Demand{MeshOnly: true})
+		r := start(t, fake, Demand{MeshOnly: true})
 		fake.lock(func() { delete(fake.entries, "lake") })
 		time.Sleep(10 * time.Minute)
 		r.want("lake", 2)
@@ -166,7 +166,7 @@ func TestGuardFilteredAnswer(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		fake := newFake()
 		fake.set("lake", many(2)...)
-		r := start(t, fake, Config{}, Demand{MeshOnly: true})
+		r := start(t, fake, Demand{MeshOnly: true})
 		fake.fail(func(req *http.Request) (*http.Response, error) {
 			if req.URL.Path != "/v1/health/service/lake" {
 				return nil, nil
@@ -188,7 +188,7 @@ func TestGuardTokenLosesItsRights(t *testing.T) {
 		fake := newFake()
 		fake.set("lake", many(2)...)
 		fake.set("dome", many(2)...)
-		r := start(t, fake, Config{}, Demand{MeshOnly: true})
+		r := start(t, fake, Demand{MeshOnly: true})
 		n := r.published()
 		fake.lock(func() {
 			fake.noCanary = true
@@ -218,7 +218,7 @@ func TestGuardWipedServer(t *testing.T) {
 			fake.set("lake", many(3)...)
 		}
 		fake.set("dome", many(3)...)
-		r := start(t, fake, Config{}, Demand{MeshOnly: true})
+		r := start(t, fake, Demand{MeshOnly: true})
 		n := r.published()
 		fake.wipe()
 		r.wantHeld("service lake: 3 of 3 instances gone: Consul's index went back")
@@ -245,7 +245,7 @@ func TestGuardWipedServerWhoseIndexOvertakes(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		fake := newFake()
 		fake.set("lake", many(3)...)
-		r := start(t, fake, Config{}, Demand{MeshOnly: true})
+		r := start(t, fake, Demand{MeshOnly: true})
 		fake.wipe()
 		r.wantHeld("service lake")
 		for range 30 {
@@ -262,7 +262,7 @@ func TestGuardWithoutALeader(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		fake := newFake()
 		fake.set("lake", many(2)...)
-		r := start(t, fake, Config{}, Demand{MeshOnly: true})
+		r := start(t, fake, Demand{MeshOnly: true})
 		fake.lock(func() { fake.noLeader = true })
 		fake.set("lake")
 		time.Sleep(10 * time.Minute)
@@ -279,7 +279,7 @@ func TestGuardKeepsWhatOneReadAloneLacked(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		fake := newFake()
 		fake.set("lake", many(10)...)
-		r := start(t, fake, Config{}, Demand{MeshOnly: true})
+		r := start(t, fake, Demand{MeshOnly: true})
 		fake.set("lake", many(3)...)
 		time.Sleep(4 * time.Second) // the first read was at 3 s
 		fake.set("lake")

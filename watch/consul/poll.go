@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"datapunk.dev/controlplane/consul"
 )
 
 const (
@@ -25,7 +27,7 @@ const (
 
 // poll follows one blocking query until ctx ends, and hands each answer to
 // take. An answer that take refuses counts as an error.
-func (s *Source) poll(ctx context.Context, about *subject, q query, take func(*answer) error) {
+func (s *Source) poll(ctx context.Context, about *subject, q query, take func(*consul.Answer) error) {
 	var (
 		limit = rate.NewLimiter(pollRate, pollBurst)
 		wait  backoff
@@ -33,7 +35,7 @@ func (s *Source) poll(ctx context.Context, about *subject, q query, take func(*a
 	)
 	for {
 		q.index = last
-		a, err := s.client.get(ctx, q)
+		a, err := s.get(ctx, q)
 		if err == nil {
 			err = s.contained(func() error { return take(a) })
 		}
@@ -55,10 +57,10 @@ func (s *Source) poll(ctx context.Context, about *subject, q query, take func(*a
 		if last > 0 {
 			s.stats.wakes.Add(1)
 		}
-		if a.index < last {
+		if a.Index < last {
 			last = 0 // "Reset the index if it goes backwards"
 		} else {
-			last = a.index
+			last = a.Index
 		}
 		if limit.Wait(ctx) != nil {
 			return
@@ -68,7 +70,7 @@ func (s *Source) poll(ctx context.Context, about *subject, q query, take func(*a
 
 // reread reads a service that has no connection of its own, now and whenever
 // it is poked, and once a wait besides.
-func (s *Source) reread(ctx context.Context, about *subject, q query, poked <-chan struct{}, take func(*answer) error) {
+func (s *Source) reread(ctx context.Context, about *subject, q query, poked <-chan struct{}, take func(*consul.Answer) error) {
 	limit := rate.NewLimiter(pollRate, pollBurst)
 	var wait backoff
 	for {
@@ -106,14 +108,14 @@ func (s *Source) reread(ctx context.Context, about *subject, q query, poked <-ch
 
 // short makes a request that does not block. Few run at once, so that they
 // have their connections beside the blocking ones.
-func (s *Source) short(ctx context.Context, q query) (*answer, error) {
+func (s *Source) short(ctx context.Context, q query) (*consul.Answer, error) {
 	select {
 	case s.shorts <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 	defer func() { <-s.shorts }()
-	return s.client.get(ctx, q)
+	return s.get(ctx, q)
 }
 
 // backoff is decorrelated jitter: each pause is drawn between the least one and
@@ -123,7 +125,8 @@ type backoff struct{ last time.Duration }
 func (b *backoff) next(err error) time.Duration {
 	least := minBackoff
 	var refused *refusal
-	if errors.As(err, &refused) {
+	var status *consul.StatusError
+	if errors.As(err, &refused) || errors.As(err, &status) {
 		least = minRefused
 	}
 	high := max(3*b.last, 2*least)

@@ -14,9 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"datapunk.dev/controlplane/consul"
 	"datapunk.dev/controlplane/internal/consulagent"
 	"datapunk.dev/controlplane/watch"
-	"datapunk.dev/controlplane/watch/consul"
+	watchconsul "datapunk.dev/controlplane/watch/consul"
 )
 
 // many registers services beyond an agent's limit of 200 connections a client.
@@ -34,7 +35,7 @@ func TestRealMoreServicesThanConnections(t *testing.T) {
 	agent := consulagent.ForTest(t, consulagent.Options{})
 	const n = 260
 	many(t, agent, n)
-	o := observe(t, consul.Config{Address: agent.HTTP}, consul.Demand{MeshOnly: true})
+	o := observe(t, consul.Config{Address: agent.HTTP}, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true})
 	o.ready()
 	if st := o.Status(); st.Mode != "http1+trigger" || len(st.Waiting) > 0 {
 		t.Errorf("status %+v", st)
@@ -55,7 +56,7 @@ func TestRealHTTP2(t *testing.T) {
 	agent := consulagent.ForTest(t, consulagent.Options{CertFile: cert, KeyFile: key})
 	const n = 260
 	many(t, agent, n)
-	o := observe(t, consul.Config{Address: agent.HTTPS, Scheme: "https", TLS: consul.TLS{CAFile: cert, ServerName: "consul.test"}}, consul.Demand{MeshOnly: true})
+	o := observe(t, consul.Config{Address: agent.HTTPS, Scheme: "https", TLS: consul.TLS{CAFile: cert, ServerName: "consul.test"}}, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true})
 	o.ready()
 	if st := o.Status(); st.Mode != "http2" {
 		t.Errorf("status %+v", st)
@@ -66,7 +67,7 @@ func TestRealHTTP2(t *testing.T) {
 		t.Errorf("stats %+v", st)
 	}
 
-	stranger := observe(t, consul.Config{Address: agent.HTTPS, Scheme: "https"}, consul.Demand{MeshOnly: true})
+	stranger := observe(t, consul.Config{Address: agent.HTTPS, Scheme: "https"}, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true})
 	stranger.within(soon, "said", stranger.waiting("certificate"))
 }
 
@@ -96,7 +97,7 @@ func BenchmarkRealChangeToEvent(b *testing.B) {
 	agent := consulagent.ForTest(b, consulagent.Options{})
 	const n = 130 // each has its turn, so that no watch is limited
 	many(b, agent, n)
-	o := observe(b, consul.Config{Address: agent.HTTP}, consul.Demand{MeshOnly: true})
+	o := observe(b, consul.Config{Address: agent.HTTP}, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true})
 	o.ready()
 	for i := 0; b.Loop(); i++ {
 		status := "critical"

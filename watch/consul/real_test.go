@@ -19,14 +19,15 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"datapunk.dev/controlplane/consul"
 	"datapunk.dev/controlplane/internal/consulagent"
 	"datapunk.dev/controlplane/watch"
-	"datapunk.dev/controlplane/watch/consul"
+	watchconsul "datapunk.dev/controlplane/watch/consul"
 )
 
 // observer runs a source against a real agent and sees what it publishes.
 type observer struct {
-	*consul.Source
+	*watchconsul.Source
 	t testing.TB
 
 	mu      sync.Mutex
@@ -36,10 +37,14 @@ type observer struct {
 	news    chan struct{}
 }
 
-func observe(t testing.TB, cfg consul.Config, demand consul.Demand) *observer {
+func observe(t testing.TB, at consul.Config, cfg watchconsul.Config, demand watchconsul.Demand) *observer {
 	t.Helper()
 	o := &observer{t: t, news: make(chan struct{}, 1)}
-	src, err := consul.New(cfg, demand, slog.New(slog.NewTextHandler(o, nil)), o.publish)
+	client, err := consul.New(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, err := watchconsul.New(client, cfg, demand, slog.New(slog.NewTextHandler(o, nil)), o.publish)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,6 +57,7 @@ func observe(t testing.TB, cfg consul.Config, demand consul.Demand) *observer {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+		client.Close()
 		if t.Failed() {
 			t.Logf("the source's log:\n%s", o.logged())
 		}
@@ -161,7 +167,7 @@ func TestRealLifeOfAnInstance(t *testing.T) {
 	must(t, agent.Register(lake(1)))
 	must(t, agent.Register(consulagent.Instance{Service: "jaeger", ID: "jaeger", Address: "10.0.1.1", Port: 4317}))
 	must(t, agent.Register(consulagent.Instance{Service: "plain", ID: "plain", Address: "10.0.1.2", Port: 80}))
-	o := observe(t, consul.Config{Address: agent.HTTP, Datacenter: "dc1"}, consul.Demand{MeshOnly: true, Services: []string{"jaeger", "nowhere"}})
+	o := observe(t, consul.Config{Address: agent.HTTP, Datacenter: "dc1"}, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true, Services: []string{"jaeger", "nowhere"}})
 	o.ready()
 	if o.instances("lake") != 1 || o.instances("jaeger") != 1 || o.instances("plain") != -1 || o.instances("nowhere") != -1 {
 		t.Fatalf("lake %d, jaeger %d, plain %d, nowhere %d", o.instances("lake"), o.instances("jaeger"), o.instances("plain"), o.instances("nowhere"))
@@ -204,8 +210,8 @@ func TestRealConnectProxyIsNotInTheMesh(t *testing.T) {
 		Name: "lake", Address: "10.0.0.1", Port: 80, Meta: map[string]string{"mesh_port": "15006"},
 		Connect: &api.AgentServiceConnect{SidecarService: &api.AgentServiceRegistration{}},
 	}))
-	for _, demand := range []consul.Demand{{MeshOnly: true}, {}} {
-		o := observe(t, consul.Config{Address: agent.HTTP}, demand)
+	for _, demand := range []watchconsul.Demand{{MeshOnly: true}, {}} {
+		o := observe(t, consul.Config{Address: agent.HTTP}, watchconsul.Config{}, demand)
 		o.ready()
 		if o.instances("lake") != 1 || o.instances("lake-sidecar-proxy") != -1 || o.instances("consul") != -1 {
 			t.Errorf("%+v: lake %d, its sidecar %d", demand, o.instances("lake"), o.instances("lake-sidecar-proxy"))
@@ -220,7 +226,7 @@ func TestRealAgentRestarts(t *testing.T) {
 	for n := range 4 {
 		must(t, agent.Register(lake(n+1)))
 	}
-	o := observe(t, consul.Config{Address: agent.HTTP}, consul.Demand{MeshOnly: true})
+	o := observe(t, consul.Config{Address: agent.HTTP}, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true})
 	o.ready()
 	o.within(soon, "all", func() bool { return o.instances("lake") == 4 })
 
@@ -258,8 +264,8 @@ func TestRealServerIsWiped(t *testing.T) {
 		must(t, agent.Register(lake(n+1)))
 	}
 	must(t, agent.Register(consulagent.Instance{Service: "dome", ID: "dome", Address: "10.0.1.1", Port: 80, MeshPort: 15006}))
-	guard := consul.Guard{Confirm: 500 * time.Millisecond, Restored: 12 * time.Second}
-	o := observe(t, consul.Config{Address: agent.HTTP, Guard: guard}, consul.Demand{MeshOnly: true})
+	guard := watchconsul.Guard{Confirm: 500 * time.Millisecond, Restored: 12 * time.Second}
+	o := observe(t, consul.Config{Address: agent.HTTP}, watchconsul.Config{Guard: guard}, watchconsul.Demand{MeshOnly: true})
 	o.ready()
 
 	must(t, agent.Restart(t.Context()))
@@ -282,7 +288,7 @@ func TestRealServerIsWiped(t *testing.T) {
 func TestRealNoLeader(t *testing.T) {
 	t.Parallel()
 	agent := consulagent.ForTest(t, consulagent.Options{NoLeader: true})
-	o := observe(t, consul.Config{Address: agent.HTTP}, consul.Demand{MeshOnly: true})
+	o := observe(t, consul.Config{Address: agent.HTTP}, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true})
 	o.within(30*time.Second, "said", o.waiting("list of services: no leader"))
 	o.never(2*time.Second, "published", func() bool { return o.published() > 0 || o.Status().Ready })
 }
@@ -290,7 +296,7 @@ func TestRealNoLeader(t *testing.T) {
 func TestRealConsistencyNeedsALeader(t *testing.T) {
 	t.Parallel()
 	agent := consulagent.ForTest(t, consulagent.Options{NoLeader: true})
-	o := observe(t, consul.Config{Address: agent.HTTP, Consistency: "consistent"}, consul.Demand{MeshOnly: true})
+	o := observe(t, consul.Config{Address: agent.HTTP}, watchconsul.Config{Consistency: "consistent"}, watchconsul.Demand{MeshOnly: true})
 	o.within(30*time.Second, "said", o.waiting("list of services: no leader"))
 }
 
@@ -314,14 +320,14 @@ func TestRealTokens(t *testing.T) {
 		must(t, os.Rename(file+".new", file))
 	}
 
-	anonymous := observe(t, consul.Config{Address: agent.HTTP}, consul.Demand{MeshOnly: true})
+	anonymous := observe(t, consul.Config{Address: agent.HTTP}, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true})
 	anonymous.within(15*time.Second, "said", anonymous.waiting("the token may have no rights"))
 
-	blind := observe(t, consul.Config{Address: agent.HTTP, Token: half.SecretID}, consul.Demand{MeshOnly: true})
+	blind := observe(t, consul.Config{Address: agent.HTTP, Token: half.SecretID}, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true})
 	blind.within(15*time.Second, "said", blind.waiting("it needs node:read"))
 
 	write("11111111-2222-3333-4444-555555555555")
-	o := observe(t, consul.Config{Address: agent.HTTP, TokenFile: file, Wait: 2 * time.Second}, consul.Demand{MeshOnly: true})
+	o := observe(t, consul.Config{Address: agent.HTTP, TokenFile: file}, watchconsul.Config{Wait: 2 * time.Second}, watchconsul.Demand{MeshOnly: true})
 	o.within(15*time.Second, "said", o.waiting("403 "))
 	write(token.SecretID)
 	o.ready()
@@ -364,7 +370,7 @@ func TestRealNetworkFaults(t *testing.T) {
 		must(t, agent.Register(lake(n+1)))
 	}
 	proxy.late(300 * time.Millisecond)
-	o := observe(t, consul.Config{Address: proxy.addr}, consul.Demand{MeshOnly: true})
+	o := observe(t, consul.Config{Address: proxy.addr}, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true})
 	o.ready()
 	must(t, agent.Register(lake(4)))
 	o.within(soon, "a change, slowly", func() bool { return o.instances("lake") == 4 })
@@ -405,7 +411,7 @@ func TestRealServerErrors(t *testing.T) {
 	t.Cleanup(proxy.Close)
 	t.Cleanup(proxy.CloseClientConnections)
 
-	o := observe(t, consul.Config{Address: strings.TrimPrefix(proxy.URL, "http://")}, consul.Demand{MeshOnly: true})
+	o := observe(t, consul.Config{Address: strings.TrimPrefix(proxy.URL, "http://")}, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true})
 	o.within(soon, "said", o.waiting("list of services: 500 rpc error making call"))
 	time.Sleep(3 * time.Second)
 	if n := refused.Load(); n > 4 {
@@ -426,7 +432,7 @@ func TestRealAgentHangs(t *testing.T) {
 	t.Parallel()
 	agent := consulagent.ForTest(t, consulagent.Options{})
 	must(t, agent.Register(lake(1)))
-	o := observe(t, consul.Config{Address: agent.HTTP, Wait: time.Second}, consul.Demand{MeshOnly: true})
+	o := observe(t, consul.Config{Address: agent.HTTP}, watchconsul.Config{Wait: time.Second}, watchconsul.Demand{MeshOnly: true})
 	o.ready()
 	must(t, agent.Pause())
 	o.within(40*time.Second, "said", o.waiting("service lake: timeout"))

@@ -4,13 +4,13 @@ import (
 	"context"
 	"log/slog"
 	"maps"
-	"net/http"
 	"net/url"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"datapunk.dev/controlplane/consul"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -24,7 +24,7 @@ type Source struct {
 	cfg     Config
 	log     *slog.Logger
 	publish func(*watch.Catalog)
-	client  *client
+	client  *consul.Client
 	stats   counters
 	board   *board
 	// panicked is whether the log has had a panic.
@@ -81,22 +81,14 @@ type service struct {
 
 // New returns a source that hands each new catalog to publish. An error means
 // that the configuration cannot work; whether Consul answers is found by Run.
-func New(cfg Config, demand Demand, log *slog.Logger, publish func(*watch.Catalog)) (*Source, error) {
+func New(client *consul.Client, cfg Config, demand Demand, log *slog.Logger, publish func(*watch.Catalog)) (*Source, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	transport, err := newTransport(cfg)
-	if err != nil {
-		return nil, err
-	}
-	return newSource(cfg, demand, log, publish, transport), nil
-}
-
-func newSource(cfg Config, demand Demand, log *slog.Logger, publish func(*watch.Catalog), rt http.RoundTripper) *Source {
-	log = log.With("consul", cfg.Address)
+	log = log.With("consul", client.Address())
 	s := &Source{
-		cfg: cfg, log: log, publish: publish,
+		client: client, cfg: cfg, log: log, publish: publish,
 		shorts:      make(chan struct{}, shortReads),
 		events:      make(chan func()),
 		demanded:    make(chan struct{}, 1),
@@ -107,9 +99,8 @@ func newSource(cfg Config, demand Demand, log *slog.Logger, publish func(*watch.
 		releasedNow: make(map[string]map[string]struct{}),
 		catalog:     watch.NewCatalog(),
 	}
-	s.client = newClient(cfg, rt, &s.stats)
 	s.board = newBoard(log, &s.stats)
-	return s
+	return s, nil
 }
 
 // SetDemand replaces what is wanted. It may be called at any time.
@@ -128,7 +119,6 @@ func (s *Source) SetDemand(d Demand) {
 func (s *Source) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	s.ctx = ctx
-	defer s.client.http.CloseIdleConnections()
 	defer s.wg.Wait()
 	defer cancel()
 	s.applyDemand()
@@ -197,7 +187,7 @@ func (s *Source) followList(filter string) {
 	about := s.board.expect("list of services")
 	s.stopList = func() { cancel(); s.board.forget(about) }
 	s.wg.Go(func() {
-		s.poll(ctx, about, query{path: "/v1/catalog/services", filter: filter}, func(a *answer) error {
+		s.poll(ctx, about, query{path: "/v1/catalog/services", filter: filter}, func(a *consul.Answer) error {
 			listed, err := s.readList(a)
 			if err != nil {
 				return err
@@ -215,16 +205,16 @@ func (s *Source) followList(filter string) {
 var errNoCanary = &refusal{"not even Consul's own service is in its answer: the token may have no rights"}
 
 // readList returns the names of a list that can be believed.
-func (s *Source) readList(a *answer) (map[string]struct{}, error) {
+func (s *Source) readList(a *consul.Answer) (map[string]struct{}, error) {
 	var list map[string][]string
-	if err := decode(a, &list); err != nil {
+	if err := a.Decode(&list); err != nil {
 		return nil, err
 	}
 	_, seen := list[canary]
 	switch {
 	case seen:
 		s.sawCanary.Store(true)
-	case len(list) == 0 && !a.knownLeader:
+	case len(list) == 0 && !a.KnownLeader:
 		return nil, &refusal{"no leader"}
 	case len(list) == 0, s.sawCanary.Load():
 		return nil, errNoCanary
@@ -239,12 +229,12 @@ func (s *Source) readList(a *answer) (map[string]struct{}, error) {
 
 // tookList starts what is new. What is gone from the list stays until its own
 // watch agrees.
-func (s *Source) tookList(listed map[string]struct{}, a *answer) {
-	if a.index < s.listIndex {
+func (s *Source) tookList(listed map[string]struct{}, a *consul.Answer) {
+	if a.Index < s.listIndex {
 		s.restored = time.Now()
-		s.log.Warn("Consul's index went back: removals are held", "from", s.listIndex, "to", a.index, "for", s.cfg.Guard.Restored)
+		s.log.Warn("Consul's index went back: removals are held", "from", s.listIndex, "to", a.Index, "for", s.cfg.Guard.Restored)
 	}
-	s.listed, s.listIndex, s.http2 = listed, a.index, a.http2
+	s.listed, s.listIndex, s.http2 = listed, a.Index, a.HTTP2
 	s.reconcile()
 }
 
@@ -274,7 +264,7 @@ func (s *Source) start(name string) {
 	s.services[name] = svc
 	s.unsynced++
 	s.stats.services.Add(1)
-	s.follow(svc, !s.http2 && len(s.services)-s.cold > s.cfg.MaxConnections-spare)
+	s.follow(svc, !s.http2 && len(s.services)-s.cold > s.client.MaxConnections()-spare)
 }
 
 // follow starts the loop of a service, with a connection of its own or without.
@@ -286,9 +276,9 @@ func (s *Source) follow(svc *service, cold bool) {
 	ctx, release := context.WithCancel(svc.ctx)
 	svc.release = release
 	q := query{path: healthPath(svc.name)}
-	take := func(a *answer) error {
+	take := func(a *consul.Answer) error {
 		var entries []entry
-		if err := decode(a, &entries); err != nil {
+		if err := a.Decode(&entries); err != nil {
 			return err
 		}
 		seen, on := normalise(svc.name, entries), nodes(entries)
@@ -301,7 +291,7 @@ func (s *Source) follow(svc *service, cold bool) {
 				if ctx.Err() == nil {
 					s.board.succeeded(svc.about) // a status that is ready lacks no answer
 					svc.nodes = on
-					s.answered(svc, seen, a.index)
+					s.answered(svc, seen, a.Index)
 				}
 				return nil
 			})
@@ -332,9 +322,9 @@ var errNodes = &refusal{"the token may read the service and none of its nodes: i
 // believable reports whether a first answer is one: to a token without
 // node:read, every service is there and has no instances. Later ones are the
 // guard's to judge.
-func (s *Source) believable(svc *service, a *answer, entries int) bool {
+func (s *Source) believable(svc *service, a *consul.Answer, entries int) bool {
 	_, listed := s.listed[svc.name]
-	return svc.synced || !listed || !a.filtered || entries > 0
+	return svc.synced || !listed || !a.Filtered || entries > 0
 }
 
 func healthPath(service string) string { return "/v1/health/service/" + url.PathEscape(service) }

@@ -29,15 +29,15 @@ type Stats struct {
 }
 
 type counters struct {
-	queries, errors, tooMany, wakes, emitted, held atomic.Uint64
-	services, cold                                 atomic.Int64
+	errors, wakes, emitted, held atomic.Uint64
+	services, cold               atomic.Int64
 }
 
 // Stats returns the counters.
 func (s *Source) Stats() Stats {
-	c := &s.stats
+	c, client := &s.stats, s.client.Stats()
 	return Stats{
-		Queries: c.queries.Load(), Errors: c.errors.Load(), TooMany: c.tooMany.Load(), Wakes: c.wakes.Load(),
+		Queries: client.Requests, Errors: c.errors.Load(), TooMany: client.TooMany, Wakes: c.wakes.Load(),
 		Emitted: c.emitted.Load(), Held: c.held.Load(), Services: int(c.services.Load()), Cold: int(c.cold.Load()),
 	}
 }

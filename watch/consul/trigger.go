@@ -3,6 +3,8 @@ package consul
 import (
 	"context"
 	"slices"
+
+	"datapunk.dev/controlplane/consul"
 )
 
 // checkState is what a change of matters to an instance.
@@ -14,9 +16,9 @@ type checkKey struct{ node, id string }
 type checks map[checkKey]checkState
 
 // readChecks reads an answer of /v1/health/state/any.
-func readChecks(a *answer) (checks, error) {
+func readChecks(a *consul.Answer) (checks, error) {
 	var list []struct{ Node, CheckID, Status, ServiceName string }
-	if err := decode(a, &list); err != nil {
+	if err := a.Decode(&list); err != nil {
 		return nil, err
 	}
 	all := make(checks, len(list))
@@ -53,7 +55,7 @@ func (c checks) since(old checks) (services, nodes map[string]struct{}) {
 // balance gives free connections to services that share the trigger, those
 // that are wanted by name first, and runs the trigger while any does.
 func (s *Source) balance() {
-	free := s.cfg.MaxConnections - spare - (len(s.services) - s.cold)
+	free := s.client.MaxConnections() - spare - (len(s.services) - s.cold)
 	if s.http2 {
 		free = s.cold
 	}
@@ -111,7 +113,7 @@ func (s *Source) followChecks() {
 	s.stopCold = func() { cancel(); s.board.forget(about) }
 	var last checks
 	s.wg.Go(func() {
-		s.poll(ctx, about, query{path: "/v1/health/state/any"}, func(a *answer) error {
+		s.poll(ctx, about, query{path: "/v1/health/state/any"}, func(a *consul.Answer) error {
 			now, err := readChecks(a)
 			if err != nil {
 				return err

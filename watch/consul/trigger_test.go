@@ -16,7 +16,8 @@ func cold(t *testing.T, n int) (*fakeConsul, *run) {
 	for i := range n {
 		fake.set(fmt.Sprintf("s%02d", i), many(3)...)
 	}
-	return fake, start(t, fake, Config{MaxConnections: 16}, Demand{MeshOnly: true, Services: []string{fmt.Sprintf("s%02d", n-1)}})
+	fake.connections = 16
+	return fake, start(t, fake, Demand{MeshOnly: true, Services: []string{fmt.Sprintf("s%02d", n-1)}})
 }
 
 func TestBudgetOfConnections(t *testing.T) {
@@ -143,7 +144,8 @@ func TestHTTP2NeedsNoBudget(t *testing.T) {
 		for i := range 100 {
 			fake.set(fmt.Sprintf("s%02d", i), many(1)...)
 		}
-		r := start(t, fake, Config{MaxConnections: 16}, Demand{MeshOnly: true})
+		fake.connections = 16
+		r := start(t, fake, Demand{MeshOnly: true})
 		if r.Stats().Cold != 0 || r.Status().Mode != "http2" || r.catalog().Len() != 100 {
 			t.Errorf("%+v, status %+v", r.Stats(), r.Status())
 		}

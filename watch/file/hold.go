@@ -32,14 +32,6 @@ type hold struct {
 	until    time.Time // zero: for as long as it stays so
 }
 
-// look tells when to look again at what is held; nil: nothing is.
-func (h *hold) look() <-chan time.Time {
-	if h == nil {
-		return nil
-	}
-	return time.After(look)
-}
-
 // status is the hold as operators see it.
 func (h *hold) status() (held []string, services int) {
 	if h == nil {

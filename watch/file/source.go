@@ -2,8 +2,6 @@
 // service's name, and a list of its instances. The file is read again when it
 // changes; one with a mistake changes nothing and says where, and one that
 // removes much, or is a beginning of the last, has to wait.
-//
-// [Follow], which watches the file, serves other files too.
 package file
 
 import (
@@ -18,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"datapunk.dev/controlplane/follow"
 	"datapunk.dev/controlplane/watch"
 	"datapunk.dev/controlplane/yamlfile"
 )
@@ -32,6 +31,7 @@ type Source struct {
 	catalog  *watch.Catalog // in force
 	data     []byte         // what was read last, good or not
 	info     fs.FileInfo    // of it
+	unread   string         // why it could not be read last; empty: it was
 	good     []byte         // what was taken last
 	goodInfo fs.FileInfo    // of it
 	held     *hold          // of data; nil: it does not wait
@@ -58,27 +58,24 @@ func New(path string, log *slog.Logger, meant func(data []byte) bool, publish fu
 // that is missing or has a mistake is no reason to return: it is reported, and
 // read again when it changes.
 func (s *Source) Run(ctx context.Context) error {
-	changed := make(chan struct{})
-	var following sync.WaitGroup
-	following.Go(func() {
-		Follow(ctx, s.log, []string{s.path}, func() {
-			select {
-			case changed <- struct{}{}:
-			case <-ctx.Done():
-			}
-		})
-	})
-	defer following.Wait()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-changed:
-			s.contained(s.load)
-		case <-s.held.look():
-			s.contained(s.reconsider)
-		}
+	// A program writes it, and may write it often.
+	timing := follow.Timing{Settle: 50 * time.Millisecond, MaxSettle: time.Second, Poll: 2 * time.Second}
+	follow.Files(ctx, s.log, []string{s.path}, timing, nil, s.look)
+	return nil
+}
+
+// look reads the file, or looks again at what is held of it. It returns when to
+// look again.
+func (s *Source) look(why follow.Why) time.Duration {
+	if why == follow.Due {
+		s.contained(s.reconsider)
+	} else {
+		s.contained(s.load)
 	}
+	if s.held == nil {
+		return 0
+	}
+	return look
 }
 
 // contained does a step. A panic in it is a failure like any other: what stands
@@ -114,10 +111,13 @@ func Validate(path string) error {
 func (s *Source) load() {
 	data, info, err := read(s.path)
 	if err != nil {
-		s.data = nil
-		s.failed(err)
+		if s.data = nil; s.unread != err.Error() {
+			s.unread = err.Error()
+			s.failed(err)
+		}
 		return
 	}
+	s.unread = ""
 	if s.data != nil && bytes.Equal(data, s.data) {
 		return
 	}

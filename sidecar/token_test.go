@@ -1,8 +1,9 @@
-package sds
+package sidecar
 
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -13,25 +14,48 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
+	"go.uber.org/goleak"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/emptypb"
-	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/token"
 )
 
+const day = 24 * time.Hour
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// open makes the data directory of a control plane.
+func open(t *testing.T) (*sds.CA, *token.Authority) {
+	t.Helper()
+	ca, tokens, err := sds.Open(filepath.Join(t.TempDir(), "data"), "datapunk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca, tokens
+}
+
+func mint(t *testing.T, tokens *token.Authority, life time.Duration) string {
+	t.Helper()
+	raw, err := tokens.Mint("web", "web-1", life)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
 // serveRenewal runs an xDS port that only renews tokens, and returns its address.
-func serveRenewal(t *testing.T, network, address string, tokens *Tokens, o ...grpc.ServerOption) string {
+func serveRenewal(t *testing.T, network, address string, tokens *token.Authority, o ...grpc.ServerOption) string {
 	t.Helper()
 	l, err := net.Listen(network, address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := grpc.NewServer(o...)
-	RegisterRenewal(s, tokens, slog.New(slog.DiscardHandler))
+	token.RegisterRenewal(s, tokens, slog.New(slog.DiscardHandler))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -41,22 +65,22 @@ func serveRenewal(t *testing.T, network, address string, tokens *Tokens, o ...gr
 	return l.Addr().String()
 }
 
-func xdsTLS(t *testing.T, ca *CA) grpc.ServerOption {
+func xdsTLS(t *testing.T, ca *sds.CA) grpc.ServerOption {
 	t.Helper()
-	m, err := NewManager(ca, Options{Rotation: day, TTL: 2 * day})
+	m, err := sds.NewManager(ca, sds.Options{Rotation: day, TTL: 2 * day})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return grpc.Creds(credentials.NewTLS(m.ServerTLS()))
 }
 
-func clientOf(t *testing.T, ca *CA) *RenewLoop {
+func clientOf(t *testing.T, ca *sds.CA) *TokenLoop {
 	t.Helper()
-	return &RenewLoop{CAPEM: ca.Roots(), File: filepath.Join(t.TempDir(), "token.yaml"), Log: slog.New(slog.DiscardHandler)}
+	return &TokenLoop{CAPEM: ca.Roots(), File: filepath.Join(t.TempDir(), "token.yaml"), Log: slog.New(slog.DiscardHandler)}
 }
 
 func TestAValidTokenIsExchangedForTheNext(t *testing.T) {
-	ca, tokens, _ := open(t)
+	ca, tokens := open(t)
 	address := serveRenewal(t, "tcp", "127.0.0.1:0", tokens, xdsTLS(t, ca))
 	r := clientOf(t, ca)
 	r.Addresses = []string{"127.0.0.1:1", address} // the first is dead
@@ -64,7 +88,7 @@ func TestAValidTokenIsExchangedForTheNext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := mint(t, tokens, "web", "web-1", 90*time.Minute)
+	old := mint(t, tokens, 90*time.Minute)
 	next, err := r.call(t.Context(), creds, old)
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +104,7 @@ func TestAValidTokenIsExchangedForTheNext(t *testing.T) {
 }
 
 func TestRenewalOverAUnixSocket(t *testing.T) {
-	ca, tokens, _ := open(t)
+	ca, tokens := open(t)
 	path := filepath.Join(t.TempDir(), "xds.sock")
 	serveRenewal(t, "unix", path, tokens, xdsTLS(t, ca))
 	r := clientOf(t, ca)
@@ -89,32 +113,27 @@ func TestRenewalOverAUnixSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.call(t.Context(), creds, mint(t, tokens, "web", "web-1", day)); err != nil {
+	if _, err := r.call(t.Context(), creds, mint(t, tokens, day)); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestATokenIsShownOnlyToTheControlPlane(t *testing.T) {
-	ca, tokens, _ := open(t)
-	other, _, _ := open(t)
-	id := webID(t, ca)
-	proxy, err := NewManager(ca, Options{Rotation: day, TTL: 2 * day})
-	if err != nil {
-		t.Fatal(err)
-	}
+	ca, tokens := open(t)
+	other, _ := open(t)
 	// A proxy of the mesh that poses as the xDS port has a certificate of the
 	// same root, but not that name.
-	s, err := ca.issue(wallClock(), id, day, serverNames{})
+	own := secretOf(t, ca, "web").GetTlsCertificate()
+	proxy, err := tls.X509KeyPair(own.GetCertificateChain().GetInlineBytes(), own.GetPrivateKey().GetInlineBytes())
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy.server.svid, proxy.server.loaded = s, mustLoad(t, s)
 	for name, tt := range map[string]struct {
 		creds grpc.ServerOption
 		want  string
 	}{
 		"another root":       {xdsTLS(t, other), "unknown authority"},
-		"a proxy's identity": {grpc.Creds(credentials.NewTLS(proxy.ServerTLS())), "unexpected ID"},
+		"a proxy's identity": {grpc.Creds(credentials.NewServerTLSFromCert(&proxy)), "unexpected ID"},
 		"no TLS":             {grpc.Creds(insecure.NewCredentials()), "does not look like a TLS handshake"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -124,7 +143,7 @@ func TestATokenIsShownOnlyToTheControlPlane(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = r.call(t.Context(), creds, mint(t, tokens, "web", "web-1", day))
+			_, err = r.call(t.Context(), creds, mint(t, tokens, day))
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("error %v, want %q", err, tt.want)
 			}
@@ -132,57 +151,10 @@ func TestATokenIsShownOnlyToTheControlPlane(t *testing.T) {
 	}
 }
 
-func TestRenewalsThatAreRefused(t *testing.T) {
-	ca, tokens, _ := open(t)
-	address := serveRenewal(t, "tcp", "127.0.0.1:0", tokens, xdsTLS(t, ca))
-	creds, err := controlPlaneCredentials(ca.Roots())
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(creds))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close() //nolint:errcheck // end of the test
-	good := mint(t, tokens, "web", "web-1", day)
-	for name, headers := range map[string][]string{
-		"no token":      {},
-		"two tokens":    {"Bearer " + good, "Bearer " + good},
-		"no scheme":     {good},
-		"another one":   {"Basic " + good},
-		"a forged one":  {"Bearer " + good + "x"},
-		"an empty one":  {"Bearer "},
-		"spelled small": {"bearer " + good},
-	} {
-		ctx := t.Context()
-		for _, h := range headers {
-			ctx = metadata.AppendToOutgoingContext(ctx, "authorization", h)
-		}
-		err := conn.Invoke(ctx, renewMethod, &emptypb.Empty{}, new(wrapperspb.StringValue))
-		if status.Code(err) != codes.Unauthenticated {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-func TestNoTokenLeavesInTheClear(t *testing.T) {
-	_, tokens, _ := open(t)
-	address := serveRenewal(t, "tcp", "127.0.0.1:0", tokens)
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close() //nolint:errcheck // end of the test
-	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+mint(t, tokens, "web", "web-1", day))
-	if err := conn.Invoke(ctx, renewMethod, &emptypb.Empty{}, new(wrapperspb.StringValue)); status.Code(err) != codes.FailedPrecondition {
-		t.Errorf("error %v", err)
-	}
-}
-
-// loopAt runs a RenewLoop in the bubble against the authority itself.
-func loopAt(t *testing.T, r *RenewLoop, exchange func(token string) (string, error)) <-chan error {
+// loopAt runs a TokenLoop in the bubble against the authority itself.
+func loopAt(t *testing.T, r *TokenLoop, exchange func(old string) (string, error)) <-chan error {
 	t.Helper()
-	r.exchange = func(_ context.Context, token string) (string, error) { return exchange(token) }
+	r.exchange = func(_ context.Context, old string) (string, error) { return exchange(old) }
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
@@ -192,15 +164,15 @@ func loopAt(t *testing.T, r *RenewLoop, exchange func(token string) (string, err
 
 func TestTheLoopRenewsAtHalfOfTheTokensLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ca, tokens, _ := open(t)
+		ca, tokens := open(t)
 		r := clientOf(t, ca)
-		if err := WriteSecretFile(r.File, mint(t, tokens, "web", "web-1", time.Hour)); err != nil {
+		if err := token.WriteSecretFile(r.File, mint(t, tokens, time.Hour)); err != nil {
 			t.Fatal(err)
 		}
 		var calls atomic.Int64
-		loopAt(t, r, func(token string) (string, error) {
+		loopAt(t, r, func(old string) (string, error) {
 			calls.Add(1)
-			c, err := tokens.Verify(token)
+			c, err := tokens.Verify(old)
 			if err != nil {
 				return "", err
 			}
@@ -218,7 +190,7 @@ func TestTheLoopRenewsAtHalfOfTheTokensLife(t *testing.T) {
 		}
 		time.Sleep(day)
 		synctest.Wait()
-		raw, err := ReadSecretFile(r.File)
+		raw, err := token.ReadSecretFile(r.File)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -233,12 +205,12 @@ func TestTheLoopRenewsAtHalfOfTheTokensLife(t *testing.T) {
 
 func TestTheLoopOutlivesAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ca, tokens, _ := open(t)
+		ca, tokens := open(t)
 		r := clientOf(t, ca)
 		var log bytes.Buffer
 		r.Log = slog.New(slog.NewTextHandler(&log, nil))
-		old := mint(t, tokens, "web", "web-1", time.Hour)
-		if err := WriteSecretFile(r.File, old); err != nil {
+		old := mint(t, tokens, time.Hour)
+		if err := token.WriteSecretFile(r.File, old); err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()
@@ -249,12 +221,12 @@ func TestTheLoopOutlivesAnOutage(t *testing.T) {
 			if time.Since(start) < 50*time.Minute {
 				return "", errors.New("connection refused")
 			}
-			next = mint(t, tokens, "web", "web-1", time.Hour)
+			next = mint(t, tokens, time.Hour)
 			return next, nil
 		})
 		time.Sleep(55 * time.Minute)
 		synctest.Wait()
-		if got, err := ReadSecretFile(r.File); err != nil || got != next || next == "" {
+		if got, err := token.ReadSecretFile(r.File); err != nil || got != next || next == "" {
 			t.Errorf("not renewed after the outage: %v", err)
 		}
 		if calls.Load() > 60 {
@@ -268,9 +240,9 @@ func TestTheLoopOutlivesAnOutage(t *testing.T) {
 
 func TestTheLoopStopsWhenOnlyAnOperatorCanHelp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ca, tokens, _ := open(t)
+		ca, tokens := open(t)
 		r := clientOf(t, ca)
-		if err := WriteSecretFile(r.File, mint(t, tokens, "web", "web-1", time.Hour)); err != nil {
+		if err := token.WriteSecretFile(r.File, mint(t, tokens, time.Hour)); err != nil {
 			t.Fatal(err)
 		}
 		done := loopAt(t, r, func(string) (string, error) { return "", errors.New("down") })
@@ -289,21 +261,21 @@ func TestTheLoopStopsWhenOnlyAnOperatorCanHelp(t *testing.T) {
 
 func TestATokenThatAnOperatorReplacesIsNotOverwritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ca, tokens, _ := open(t)
+		ca, tokens := open(t)
 		r := clientOf(t, ca)
-		if err := WriteSecretFile(r.File, mint(t, tokens, "web", "web-1", time.Hour)); err != nil {
+		if err := token.WriteSecretFile(r.File, mint(t, tokens, time.Hour)); err != nil {
 			t.Fatal(err)
 		}
-		operators := mint(t, tokens, "web", "web-1", 30*day)
+		operators := mint(t, tokens, 30*day)
 		loopAt(t, r, func(string) (string, error) {
-			if err := WriteSecretFile(r.File, operators); err != nil {
+			if err := token.WriteSecretFile(r.File, operators); err != nil {
 				return "", err
 			}
 			return tokens.Mint("web", "web-1", time.Hour)
 		})
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
-		if got, err := ReadSecretFile(r.File); err != nil || got != operators {
+		if got, err := token.ReadSecretFile(r.File); err != nil || got != operators {
 			t.Errorf("the operator's token is gone: %v", err)
 		}
 	})
@@ -311,17 +283,25 @@ func TestATokenThatAnOperatorReplacesIsNotOverwritten(t *testing.T) {
 
 func TestALateControlPlaneIsNotFlooded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ca, tokens, _ := open(t)
+		ca, _ := open(t)
 		r := clientOf(t, ca)
-		late := *tokens
-		late.now = func() time.Time { return time.Now().Add(-50 * time.Minute) }
-		if err := WriteSecretFile(r.File, mint(t, &late, "web", "web-1", time.Hour)); err != nil {
+		late := func() string {
+			issued := time.Now().Add(-50 * time.Minute)
+			raw, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.RegisteredClaims{
+				IssuedAt: jwt.NewNumericDate(issued), ExpiresAt: jwt.NewNumericDate(issued.Add(time.Hour)),
+			}).SignedString([]byte("not looked at"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return raw
+		}
+		if err := token.WriteSecretFile(r.File, late()); err != nil {
 			t.Fatal(err)
 		}
 		var calls atomic.Int64
 		loopAt(t, r, func(string) (string, error) {
 			calls.Add(1)
-			return late.Mint("web", "web-1", time.Hour)
+			return late(), nil
 		})
 		time.Sleep(5 * time.Minute)
 		synctest.Wait()

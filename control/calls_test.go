@@ -1,10 +1,12 @@
-package main
+package control
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -14,23 +16,41 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// panicky panics in whatever is called.
-type panicky struct {
+// panicking panics in whatever is called.
+type panicking struct {
 	healthpb.UnimplementedHealthServer
 }
 
-func (panicky) Check(context.Context, *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
+func (panicking) Check(context.Context, *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
 	panic("unary")
 }
 
-func (panicky) Watch(*healthpb.HealthCheckRequest, grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
+func (panicking) Watch(*healthpb.HealthCheckRequest, grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
 	panic("stream")
+}
+
+// lockedBuffer is a log that several goroutines write.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 func TestAPanicInACallEndsThatCallAlone(t *testing.T) {
 	log := &lockedBuffer{}
 	server := grpc.NewServer(containCalls(slog.New(slog.NewTextHandler(log, nil)))...)
-	healthpb.RegisterHealthServer(server, panicky{})
+	healthpb.RegisterHealthServer(server, panicking{})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -1,13 +1,11 @@
-package main
+package control
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"syscall"
 	"time"
 
-	"datapunk.dev/controlplane/control"
 	"datapunk.dev/controlplane/policy"
 )
 
@@ -15,34 +13,34 @@ import (
 // that was in force, where the one on disk is bad, or is an edit that would
 // have to wait if it came while the control plane runs. The watcher then finds
 // it, and judges it again.
-func (p *plane) firstMesh(opts policy.Options) (*policy.Mesh, error) {
-	disk, err := policy.Load(p.settings.Files, opts)
-	last, path, unusable := p.revisions.Last(opts)
+func (p *Plane) firstMesh() (*policy.Mesh, error) {
+	disk, err := policy.Load(p.Files, p.MeshOptions)
+	last, path, unusable := p.revisions.Last(p.MeshOptions)
 	for _, why := range unusable {
-		p.log.Error("a kept mesh file is not used", "err", why)
+		p.Log.Error("a kept mesh file is not used", "err", why)
 	}
 	if last == nil {
 		return disk, err
 	}
 	if err == nil {
-		err = control.Accept(disk, last.MTLS.TrustDomain, p.settings.Plaintext)
+		err = accept(disk, last.MTLS.TrustDomain, p.Plaintext)
 	}
 	if err == nil {
 		h := policy.Judge(last, disk)
 		if h == nil {
 			return disk, nil
 		}
-		if meant := p.revisions.Meant(disk.Revision); meant || h.Beginning == "" && rested(p.settings.Files) {
-			p.log.Warn("the mesh file has changed since the last one that was in force: "+h.String(),
+		if meant := p.revisions.Meant(disk.Revision); meant || h.Beginning == "" && rested(p.Files) {
+			p.Log.Warn("the mesh file has changed since the last one that was in force: "+h.String(),
 				"revision", h.Revision, "last_revision", last.Revision, "meant", meant)
 			return disk, nil
 		}
 		p.hold = h
-		p.log.Warn("starting with the last mesh file that was in force: that on disk waits", "kept", path,
+		p.Log.Warn("starting with the last mesh file that was in force: that on disk waits", "kept", path,
 			"revision", last.Revision, "held_revision", h.Revision, "why", h.String())
 	} else {
 		p.rejected, p.rejectedAt = err, time.Now()
-		p.log.Error("starting with the last mesh file that was in force: that on disk is bad", "kept", path,
+		p.Log.Error("starting with the last mesh file that was in force: that on disk is bad", "kept", path,
 			"revision", last.Revision, "err", err)
 	}
 	p.keptAt = path
@@ -52,7 +50,7 @@ func (p *plane) firstMesh(opts policy.Options) (*policy.Mesh, error) {
 // followFirst tells the rooms of the mesh file to start with, and returns it,
 // or the last one that was in force where this process cannot go on with that
 // one: a certificate for Consul is not there, say.
-func (p *plane) followFirst(opts policy.Options, mesh *policy.Mesh) (*policy.Mesh, error) {
+func (p *Plane) followFirst(mesh *policy.Mesh) (*policy.Mesh, error) {
 	err := p.follow(mesh)
 	if err == nil {
 		if p.keptAt == "" {
@@ -60,11 +58,11 @@ func (p *plane) followFirst(opts policy.Options, mesh *policy.Mesh) (*policy.Mes
 		}
 		return mesh, nil
 	}
-	last, path, _ := p.revisions.Last(opts)
-	if p.keptAt != "" || last == nil || last.Revision == mesh.Revision || control.Accept(last, p.trustDomain(), p.settings.Plaintext) != nil {
+	last, path, _ := p.revisions.Last(p.MeshOptions)
+	if p.keptAt != "" || last == nil || last.Revision == mesh.Revision || accept(last, p.trustDomain(), p.Plaintext) != nil {
 		return nil, err
 	}
-	p.log.Error("starting with the last mesh file that was in force: that on disk is bad", "kept", path, "revision", last.Revision, "err", err)
+	p.Log.Error("starting with the last mesh file that was in force: that on disk is bad", "kept", path, "revision", last.Revision, "err", err)
 	p.rejected, p.rejectedAt, p.keptAt = err, time.Now(), path
 	p.mesh.Store(last)
 	return last, p.follow(last)
@@ -95,7 +93,7 @@ func rested(files []string) bool {
 // wait keeps the mesh file in force though a newer one loads, and says why; nil
 // is said when the newer one is gone. It is said again when somebody asks, and
 // of each state of a file that is still being written only once for a reason.
-func (p *plane) wait(h *policy.Hold) {
+func (p *Plane) wait(h *policy.Hold) {
 	p.mu.Lock()
 	before := p.hold
 	p.hold, p.rejected = h, nil
@@ -103,31 +101,31 @@ func (p *plane) wait(h *policy.Hold) {
 	serving := p.mesh.Load().Revision
 	switch {
 	case h == nil:
-		p.log.Info("the mesh file that waited is gone: the files are as they are in force", "serving_revision", serving)
+		p.Log.Info("the mesh file that waited is gone: the files are as they are in force", "serving_revision", serving)
 	case before != nil && before != h && before.String() == h.String():
 	default:
-		p.log.Warn("the mesh file waits: "+h.String(), "revision", h.Revision, "serving_revision", serving, "until", h.Ends())
+		p.Log.Warn("the mesh file waits: "+h.String(), "revision", h.Revision, "serving_revision", serving, "until", h.Ends())
 	}
 }
 
 // tookEffect is called when a mesh file has come into force.
-func (p *plane) tookEffect(m *policy.Mesh) {
+func (p *Plane) tookEffect(m *policy.Mesh) {
 	p.mu.Lock()
 	held := p.hold
 	p.hold, p.rejected, p.keptAt = nil, nil, ""
 	p.reloads++
 	p.mu.Unlock()
 	if held != nil && held.Revision == m.Revision {
-		p.log.Warn("the mesh file that waited is in force: "+held.String(), "revision", m.Revision, "meant", p.revisions.Meant(m.Revision))
+		p.Log.Warn("the mesh file that waited is in force: "+held.String(), "revision", m.Revision, "meant", p.revisions.Meant(m.Revision))
 	} else {
-		p.log.Info("the mesh file changed", "revision", m.Revision)
+		p.Log.Info("the mesh file changed", "revision", m.Revision)
 	}
 	p.keep(m)
 }
 
 // keep keeps the mesh file that is in force for the next start.
-func (p *plane) keep(m *policy.Mesh) {
-	err := p.revisions.Keep(m, p.settings.Environment)
+func (p *Plane) keep(m *policy.Mesh) {
+	err := p.revisions.Keep(m, p.MeshOptions.Environment)
 	if err == nil {
 		err = p.revisions.Used(m.Revision)
 	}
@@ -138,28 +136,8 @@ func (p *plane) keep(m *policy.Mesh) {
 	}
 	p.mu.Unlock()
 	if err != nil {
-		p.log.Error("the mesh file in force is not kept: a restart could not go back to it", "revision", m.Revision, "err", err)
+		p.Log.Error("the mesh file in force is not kept: a restart could not go back to it", "revision", m.Revision, "err", err)
 	}
-}
-
-// meshHolding says where the mesh file in force is not the newest.
-func (p *plane) meshHolding() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var holding []string
-	if p.keptAt != "" {
-		holding = append(holding, "the mesh file kept in "+p.keptAt+", since the start")
-	}
-	if p.rejected != nil {
-		holding = append(holding, "the last good mesh file: "+p.rejected.Error())
-	}
-	if p.hold != nil {
-		holding = append(holding, fmt.Sprintf("the last mesh file, not revision %s: %s: %s", p.hold.Revision, p.hold, p.hold.Ends()))
-	}
-	if p.keepErr != nil {
-		holding = append(holding, "the mesh file in force is not kept for a restart: "+p.keepErr.Error())
-	}
-	return holding
 }
 
 // stackOf is where a panic came from that an error tells of.

@@ -1,4 +1,4 @@
-package sds
+package sidecar
 
 import (
 	"context"
@@ -12,7 +12,6 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
@@ -21,14 +20,14 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/metadata"
+
+	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/sds/token"
 )
 
-// The secrets, by the names that SPIRE gives them too.
-const (
-	secretOwn   = "default"
-	secretRoots = "ROOTCA"
-)
+// retryStream bounds the wait for the next stream: a certificate that runs out
+// must not wait for minutes.
+const retryStream = 30 * time.Second
 
 // svidAgent begins like the user agents of gRPC's own xDS clients, by which a
 // control plane tells whoever has no Envoy.
@@ -44,7 +43,7 @@ type SVIDLoop struct {
 	CAPEM []byte
 	// TokenFile holds the token, in either form. It is read for each stream.
 	TokenFile string
-	// Dir gets the files, see [SVIDFile]. It is made if it is not there.
+	// Dir gets the files, see [identity.SVIDFile]. It is made if it is not there.
 	Dir string
 	// Log gets each renewal and each failure, never a key; it is required.
 	Log *slog.Logger
@@ -58,7 +57,7 @@ func (l *SVIDLoop) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := ReadTokenFile(l.TokenFile); err != nil {
+	if _, _, err := token.ReadFile(l.TokenFile); err != nil {
 		return err
 	}
 	if len(l.Addresses) == 0 {
@@ -74,7 +73,7 @@ func (l *SVIDLoop) Run(ctx context.Context) error {
 		if wrote {
 			failures = 0
 		}
-		wait := retryAfter(failures, true)
+		wait := retryAfter(failures, retryStream)
 		failures++
 		l.Log.Warn("the stream of the certificate ended", "control_plane", address, "retry_in", wait, "error", err)
 		select {
@@ -87,11 +86,11 @@ func (l *SVIDLoop) Run(ctx context.Context) error {
 
 // follow has one stream, to its end. It reports whether files were written.
 func (l *SVIDLoop) follow(ctx context.Context, address string, creds credentials.TransportCredentials) (wrote bool, err error) {
-	token, _, err := ReadTokenFile(l.TokenFile)
+	raw, _, err := token.ReadFile(l.TokenFile)
 	if err != nil {
 		return false, err
 	}
-	id, node, err := holderOf(token)
+	id, node, err := token.Holder(raw)
 	if err != nil {
 		return false, fmt.Errorf("token file %s: %w", l.TokenFile, err)
 	}
@@ -102,7 +101,7 @@ func (l *SVIDLoop) follow(ctx context.Context, address string, creds credentials
 		return false, err
 	}
 	defer conn.Close() //nolint:errcheck // the stream is over
-	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(ctx, "authorization", bearer+token))
+	ctx, cancel := context.WithCancel(token.NewContext(ctx, raw))
 	defer cancel()
 	stream, err := secretv3.NewSecretDiscoveryServiceClient(conn).StreamSecrets(ctx)
 	if err != nil {
@@ -110,7 +109,7 @@ func (l *SVIDLoop) follow(ctx context.Context, address string, creds credentials
 	}
 	request := &discoveryv3.DiscoveryRequest{
 		Node:    &corev3.Node{Id: node, Cluster: strings.TrimPrefix(id.Path(), "/"), UserAgentName: svidAgent},
-		TypeUrl: secretType, ResourceNames: []string{secretOwn, secretRoots},
+		TypeUrl: resource.Secret.URL(), ResourceNames: []string{resource.SecretIdentity, resource.SecretRoots},
 	}
 	var have svidFiles
 	for {
@@ -123,7 +122,7 @@ func (l *SVIDLoop) follow(ctx context.Context, address string, creds credentials
 			return wrote, err
 		}
 		request = &discoveryv3.DiscoveryRequest{
-			TypeUrl: secretType, ResourceNames: request.ResourceNames, VersionInfo: request.VersionInfo, ResponseNonce: r.GetNonce(),
+			TypeUrl: resource.Secret.URL(), ResourceNames: request.ResourceNames, VersionInfo: request.VersionInfo, ResponseNonce: r.GetNonce(),
 		}
 		next := have
 		expires, err := next.take(r, id)
@@ -152,10 +151,10 @@ func (f *svidFiles) take(r *discoveryv3.DiscoveryResponse, id spiffeid.ID) (expi
 			return expires, err
 		}
 		switch secret.GetName() {
-		case secretOwn:
+		case resource.SecretIdentity:
 			f.chain = secret.GetTlsCertificate().GetCertificateChain().GetInlineBytes()
 			f.key = secret.GetTlsCertificate().GetPrivateKey().GetInlineBytes()
-		case secretRoots:
+		case resource.SecretRoots:
 			f.bundle = secret.GetValidationContext().GetTrustedCa().GetInlineBytes()
 		}
 	}
@@ -177,17 +176,4 @@ func (f *svidFiles) take(r *discoveryv3.DiscoveryResponse, id spiffeid.ID) (expi
 		return expires, err
 	}
 	return svid.Certificates[0].NotAfter, nil
-}
-
-// holderOf reads whose token it is. Its signature is the control plane's
-// business.
-func holderOf(token string) (id spiffeid.ID, node string, err error) {
-	var c claims
-	if _, _, err := jwt.NewParser().ParseUnverified(token, &c); err != nil {
-		return id, "", errors.New("not a token")
-	}
-	if id, err = spiffeid.FromString(c.Subject); err != nil {
-		return id, "", fmt.Errorf("token subject: %w", err)
-	}
-	return id, c.Node, nil
 }

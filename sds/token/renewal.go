@@ -1,4 +1,4 @@
-package sds
+package token
 
 import (
 	"context"
@@ -46,20 +46,20 @@ var tokensDesc = grpc.ServiceDesc{
 	}},
 }
 
-// tokenServer exchanges a valid token for the next one.
-type tokenServer struct {
-	tokens *Tokens
+// renewalServer exchanges a valid token for the next one.
+type renewalServer struct {
+	tokens *Authority
 	log    *slog.Logger
 }
 
 // RegisterRenewal serves the renewal of tokens: whoever shows a valid one over
 // TLS gets the next, for the same service and node, with the lifetime that the
 // shown one was minted with.
-func RegisterRenewal(s grpc.ServiceRegistrar, tokens *Tokens, log *slog.Logger) {
-	s.RegisterService(&tokensDesc, &tokenServer{tokens: tokens, log: log})
+func RegisterRenewal(s grpc.ServiceRegistrar, tokens *Authority, log *slog.Logger) {
+	s.RegisterService(&tokensDesc, &renewalServer{tokens: tokens, log: log})
 }
 
-func (s *tokenServer) renew(ctx context.Context) (*wrapperspb.StringValue, error) {
+func (s *renewalServer) renew(ctx context.Context) (*wrapperspb.StringValue, error) {
 	from, _ := peer.FromContext(ctx)
 	// In the clear the next token would be anybody's.
 	if from == nil {
@@ -68,7 +68,7 @@ func (s *tokenServer) renew(ctx context.Context) (*wrapperspb.StringValue, error
 	if _, ok := from.AuthInfo.(credentials.TLSInfo); !ok {
 		return nil, status.Error(codes.FailedPrecondition, "tokens are renewed over TLS only")
 	}
-	raw, err := BearerToken(ctx)
+	raw, err := FromContext(ctx)
 	if err != nil {
 		return nil, status.Error(codes.Unauthenticated, err.Error())
 	}
@@ -86,9 +86,23 @@ func (s *tokenServer) renew(ctx context.Context) (*wrapperspb.StringValue, error
 	return wrapperspb.String(next), nil
 }
 
-// BearerToken returns the token in a call's authorization metadata. There must
+// Renew has a control plane exchange a valid token for the next one.
+func Renew(ctx context.Context, conn grpc.ClientConnInterface, raw string) (string, error) {
+	out := new(wrapperspb.StringValue)
+	if err := conn.Invoke(NewContext(ctx, raw), renewMethod, &emptypb.Empty{}, out); err != nil {
+		return "", err
+	}
+	return out.GetValue(), nil
+}
+
+// NewContext returns the context of a call that shows a token.
+func NewContext(ctx context.Context, raw string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "authorization", bearer+raw)
+}
+
+// FromContext returns the token in a call's authorization metadata. There must
 // be exactly one: of two, somebody else might believe the other.
-func BearerToken(ctx context.Context) (string, error) {
+func FromContext(ctx context.Context) (string, error) {
 	values := metadata.ValueFromIncomingContext(ctx, "authorization")
 	if len(values) != 1 {
 		return "", errors.New("want exactly one authorization header")

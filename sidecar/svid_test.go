@@ -1,9 +1,10 @@
-package sds
+package sidecar
 
 import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/pem"
 	"log/slog"
 	"net"
 	"os"
@@ -18,19 +19,25 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/identity"
+	"datapunk.dev/controlplane/sds/token"
 )
 
 // sdsServer is as much of a control plane as hands out secrets.
 type sdsServer struct {
 	secretv3.UnimplementedSecretDiscoveryServiceServer
-	tokens   *Tokens
+	tokens   *token.Authority
 	answers  chan []*anypb.Any // sent one after the other
 	requests chan *discoveryv3.DiscoveryRequest
 }
 
 func (s *sdsServer) StreamSecrets(stream secretv3.SecretDiscoveryService_StreamSecretsServer) error {
-	raw, err := BearerToken(stream.Context())
+	raw, err := token.FromContext(stream.Context())
 	if err != nil {
 		return err
 	}
@@ -48,7 +55,7 @@ func (s *sdsServer) StreamSecrets(stream secretv3.SecretDiscoveryService_StreamS
 			if answer == nil {
 				return nil // the stream ends
 			}
-			if err := stream.Send(&discoveryv3.DiscoveryResponse{TypeUrl: secretType, VersionInfo: "v", Nonce: "n", Resources: answer}); err != nil {
+			if err := stream.Send(&discoveryv3.DiscoveryResponse{TypeUrl: resource.Secret.URL(), VersionInfo: "v", Nonce: "n", Resources: answer}); err != nil {
 				return err
 			}
 		case <-stream.Context().Done():
@@ -57,32 +64,51 @@ func (s *sdsServer) StreamSecrets(stream secretv3.SecretDiscoveryService_StreamS
 	}
 }
 
-// secretsOf are an SVID as SDS has it, and the roots.
-func secretsOf(t *testing.T, ca *CA, service string) []*anypb.Any {
+// secretOf is a new SVID as SDS has it.
+func secretOf(t *testing.T, ca *sds.CA, service string) *tlsv3.Secret {
 	t.Helper()
-	id, err := ServiceID(ca.TrustDomain(), service)
+	m, err := sds.NewManager(ca, sds.Options{Rotation: day, TTL: 2 * day})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := ca.issue(wallClock(), id, day, serverNames{})
+	lease, err := m.Lease(service, "web-1", func() {})
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := encodeSecret(secretOwn, s)
+	defer lease.Release()
+	cert, err := lease.Certificate()
 	if err != nil {
 		t.Fatal(err)
 	}
-	roots, err := anypb.New(&tlsv3.Secret{Name: secretRoots, Type: &tlsv3.Secret_ValidationContext{
+	body, err := cert.Secret(resource.SecretIdentity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := new(tlsv3.Secret)
+	if err := proto.Unmarshal(body, secret); err != nil {
+		t.Fatal(err)
+	}
+	return secret
+}
+
+// secretsOf are a new SVID and the roots, in a response.
+func secretsOf(t *testing.T, ca *sds.CA, service string) []*anypb.Any {
+	t.Helper()
+	own, err := anypb.New(secretOf(t, ca, service))
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots, err := anypb.New(&tlsv3.Secret{Name: resource.SecretRoots, Type: &tlsv3.Secret_ValidationContext{
 		ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: ca.Roots()}}},
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return []*anypb.Any{{TypeUrl: secretType, Value: body}, roots}
+	return []*anypb.Any{own, roots}
 }
 
 // svidLoop runs a loop against such a server, and returns the directory.
-func svidLoop(t *testing.T, ca *CA, tokens *Tokens, log *bytes.Buffer) (s *sdsServer, dir string) {
+func svidLoop(t *testing.T, ca *sds.CA, tokens *token.Authority, log *bytes.Buffer) (s *sdsServer, dir string) {
 	t.Helper()
 	s = &sdsServer{tokens: tokens, answers: make(chan []*anypb.Any, 10), requests: make(chan *discoveryv3.DiscoveryRequest, 10)}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -92,7 +118,7 @@ func svidLoop(t *testing.T, ca *CA, tokens *Tokens, log *bytes.Buffer) (s *sdsSe
 	server := grpc.NewServer(xdsTLS(t, ca))
 	secretv3.RegisterSecretDiscoveryServiceServer(server, s)
 	file := filepath.Join(t.TempDir(), "token")
-	if err := WriteTokenFile(file, mint(t, tokens, "web", "web-1", day)); err != nil {
+	if err := token.WriteFile(file, mint(t, tokens, day)); err != nil {
 		t.Fatal(err)
 	}
 	dir = filepath.Join(t.TempDir(), "svid")
@@ -124,7 +150,7 @@ func (s *sdsServer) next(t *testing.T) *discoveryv3.DiscoveryRequest {
 
 func readPair(t *testing.T, dir string) []byte {
 	t.Helper()
-	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, SVIDFile), filepath.Join(dir, SVIDKeyFile))
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, identity.SVIDFile), filepath.Join(dir, identity.SVIDKeyFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +158,7 @@ func readPair(t *testing.T, dir string) []byte {
 }
 
 func TestAClientWithoutAnEnvoyHasItsSVIDInFiles(t *testing.T) {
-	ca, tokens, _ := open(t)
+	ca, tokens := open(t)
 	var log bytes.Buffer
 	s, dir := svidLoop(t, ca, tokens, &log)
 
@@ -145,17 +171,17 @@ func TestAClientWithoutAnEnvoyHasItsSVIDInFiles(t *testing.T) {
 		t.Errorf("not acknowledged: %v", r)
 	}
 	first := readPair(t, dir)
-	if roots, err := os.ReadFile(filepath.Join(dir, BundleFile)); err != nil || !bytes.Equal(roots, ca.Roots()) {
+	if roots, err := os.ReadFile(filepath.Join(dir, identity.BundleFile)); err != nil || !bytes.Equal(roots, ca.Roots()) {
 		t.Errorf("the bundle: %v", err)
 	}
-	for _, name := range []string{SVIDFile, SVIDKeyFile, BundleFile} {
+	for _, name := range []string{identity.SVIDFile, identity.SVIDKeyFile, identity.BundleFile} {
 		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: mode %v, %v", name, info.Mode(), err)
 		}
 	}
 
 	// What is no certificate of its own changes nothing, and is refused.
-	for _, bad := range [][]*anypb.Any{secretsOf(t, ca, "other"), {{TypeUrl: secretType, Value: []byte("\xff")}}} {
+	for _, bad := range [][]*anypb.Any{secretsOf(t, ca, "other"), {{TypeUrl: resource.Secret.URL(), Value: []byte("\xff")}}} {
 		s.answers <- bad
 		if r := s.next(t); r.GetErrorDetail() == nil {
 			t.Errorf("acknowledged: %v", r)
@@ -184,35 +210,29 @@ func TestAClientWithoutAnEnvoyHasItsSVIDInFiles(t *testing.T) {
 // TestACertificateNeverStandsBesideAnothersKey: a reader at any time has a pair,
 // if it reads both within the time between two renewals.
 func TestACertificateNeverStandsBesideAnothersKey(t *testing.T) {
-	ca, _, _ := open(t)
-	id := webID(t, ca)
+	ca, _ := open(t)
+	id, err := identity.ServiceID(ca.TrustDomain(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
 	for range 3 {
-		s, err := ca.issue(wallClock(), id, day, serverNames{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		secrets := secretsOf(t, ca, "web")
 		var files svidFiles
-		var parts []*anypb.Any
-		body, err := encodeSecret(secretOwn, s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		parts = append(parts, &anypb.Any{TypeUrl: secretType, Value: body})
-		if _, err := files.take(&discoveryv3.DiscoveryResponse{Resources: parts}, id); err != nil {
+		if _, err := files.take(&discoveryv3.DiscoveryResponse{Resources: secrets}, id); err != nil {
 			t.Fatal(err)
 		}
 		at, err := os.Readlink(filepath.Join(dir, current))
 		if err := writeSVID(dir, files); err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(readPair(t, dir), s.cert) {
+		if block, _ := pem.Decode(files.chain); !bytes.Equal(readPair(t, dir), block.Bytes) {
 			t.Error("not the new certificate")
 		}
 		if err != nil {
 			continue // the first has no predecessor
 		}
-		if _, err := os.Stat(filepath.Join(dir, at, SVIDKeyFile)); err != nil {
+		if _, err := os.Stat(filepath.Join(dir, at, identity.SVIDKeyFile)); err != nil {
 			t.Errorf("the key went that belongs to what a reader has: %v", err)
 		}
 	}
@@ -224,7 +244,7 @@ func TestACertificateNeverStandsBesideAnothersKey(t *testing.T) {
 
 func TestAFileInTheWayIsNotReplaced(t *testing.T) {
 	dir := t.TempDir()
-	precious := filepath.Join(dir, SVIDKeyFile)
+	precious := filepath.Join(dir, identity.SVIDKeyFile)
 	if err := os.WriteFile(precious, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -1,9 +1,7 @@
-package main
+package control
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
-
-	"datapunk.dev/controlplane/listen"
 )
 
 // Metrics of the process as a whole; xds registers its own. Labels are
@@ -55,15 +53,6 @@ var (
 		"Resources that failed a check, and whose last good state is served.", nil, nil)
 	descRefused = prometheus.NewDesc("controlplane_xds_clients_refused_total",
 		"Calls to the xDS port refused for want of a valid token.", nil, nil)
-	descConnections = prometheus.NewDesc("controlplane_connections",
-		"Open connections, by port.", []string{"port"}, nil)
-	descIdleConnections = prometheus.NewDesc("controlplane_idle_connections",
-		"Open connections without an authenticated call (xds) or a request (admin), by port.", []string{"port"}, nil)
-	descWaiting = prometheus.NewDesc("controlplane_waiting_connections",
-		"Open connections that are not read yet, because too many others are idle, by port.", []string{"port"}, nil)
-	descClosed = prometheus.NewDesc("controlplane_connections_closed_total",
-		"Connections closed by a limit: idle or waiting for too long, refused because there were too many, failed because the system had no more.",
-		[]string{"port", "reason"}, nil)
 	descIssued = prometheus.NewDesc("controlplane_svids_issued_total",
 		"Certificates issued to proxies.", nil, nil)
 	descIssueErrors = prometheus.NewDesc("controlplane_svid_errors_total",
@@ -75,18 +64,18 @@ var (
 )
 
 // Describe implements prometheus.Collector.
-func (p *plane) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(p, ch) }
+func (p *Plane) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(p, ch) }
 
 // Collect implements prometheus.Collector.
-func (p *plane) Collect(ch chan<- prometheus.Metric) {
+func (p *Plane) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	counter := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 	}
-	if p.logDropped != nil {
-		counter(descLogDropped, float64(p.logDropped()))
+	if p.LogDropped != nil {
+		counter(descLogDropped, float64(p.LogDropped()))
 	}
 	m := p.mesh.Load()
 	gauge(descMesh, 1, m.Name, m.Version, m.Revision)
@@ -101,19 +90,6 @@ func (p *plane) Collect(ch chan<- prometheus.Metric) {
 	counter(descKeepErrors, float64(p.keepErrors))
 	p.mu.Unlock()
 
-	for port, l := range map[string]*listen.Listener{"xds": p.xdsListener, "admin": p.adminListener} {
-		if l == nil {
-			continue
-		}
-		s := l.Stats()
-		gauge(descConnections, float64(s.Open), port)
-		gauge(descIdleConnections, float64(s.Idle), port)
-		gauge(descWaiting, float64(s.Waiting), port)
-		counter(descClosed, float64(s.IdleClosed), port, "idle")
-		counter(descClosed, float64(s.WaitingClosed), port, "waiting")
-		counter(descClosed, float64(s.Refused), port, "refused")
-		counter(descClosed, float64(s.Failures), port, "failed")
-	}
 	if p.catalogs != nil {
 		source := p.catalogs.Status()
 		gauge(descReady, number(source.Ready && len(source.Waiting) == 0))

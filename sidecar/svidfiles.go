@@ -1,4 +1,4 @@
-package sds
+package sidecar
 
 import (
 	"errors"
@@ -7,14 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-)
 
-// The files of an SVID in a directory, by the names that SPIFFE's own helper
-// gives them: the certificate with its intermediate, the key, the trust bundle.
-const (
-	SVIDFile    = "svid.pem"
-	SVIDKeyFile = "svid_key.pem"
-	BundleFile  = "svid_bundle.pem"
+	"datapunk.dev/controlplane/atomicfile"
+	"datapunk.dev/controlplane/sds/identity"
 )
 
 // current is the symbolic link to the directory with the files in force.
@@ -35,8 +30,8 @@ func writeSVID(dir string, files svidFiles) error {
 	if err != nil {
 		return err
 	}
-	for name, data := range map[string][]byte{SVIDFile: files.chain, SVIDKeyFile: files.key, BundleFile: files.bundle} {
-		if err := writeFile(filepath.Join(next, name), data, 0o600); err != nil {
+	for name, data := range map[string][]byte{identity.SVIDFile: files.chain, identity.SVIDKeyFile: files.key, identity.BundleFile: files.bundle} {
+		if err := atomicfile.Write(filepath.Join(next, name), data, 0o600); err != nil {
 			return errors.Join(err, os.RemoveAll(next))
 		}
 	}
@@ -47,7 +42,7 @@ func writeSVID(dir string, files svidFiles) error {
 	if err := link(dir, current, filepath.Base(next)); err != nil {
 		return errors.Join(err, os.RemoveAll(next))
 	}
-	for _, name := range []string{SVIDFile, SVIDKeyFile, BundleFile} {
+	for _, name := range []string{identity.SVIDFile, identity.SVIDKeyFile, identity.BundleFile} {
 		if err := link(dir, name, filepath.Join(current, name)); err != nil {
 			return err
 		}

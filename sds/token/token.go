@@ -1,4 +1,7 @@
-package sds
+// Package token is how proxies prove who they are to the xDS port: signed tokens
+// bound to one service and one node, the files that hold them, and the service
+// that exchanges a valid one for the next.
+package token
 
 import (
 	"crypto/ecdsa"
@@ -16,24 +19,26 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"datapunk.dev/controlplane/sds/identity"
 )
 
 const (
 	// Audience is the "aud" of a token: it opens the xDS port and nothing else.
 	Audience = "xds"
-	// MaxTokenTTL is the longest life of a token.
-	MaxTokenTTL = 366 * 24 * time.Hour
+	// MaxTTL is the longest life of a token.
+	MaxTTL = 366 * 24 * time.Hour
 
-	minTokenTTL   = time.Second
-	maxTokenBytes = 4096
-	maxNodeBytes  = 256
-	clockLeeway   = 60 * time.Second // for iat and nbf; exp has none
-	maxUnix       = 1 << 40          // the year 36812
+	minTTL       = time.Second
+	maxBytes     = 4096
+	maxNodeBytes = 256
+	clockLeeway  = 60 * time.Second // for iat and nbf; exp has none
+	maxUnix      = 1 << 40          // the year 36812
 )
 
-// Tokens mints and verifies the tokens with which proxies prove who they are:
+// Authority mints and verifies the tokens with which proxies prove who they are:
 // ES256 JWTs bound to one service and one node. It is safe for concurrent use.
-type Tokens struct {
+type Authority struct {
 	td    spiffeid.TrustDomain
 	key   *ecdsa.PrivateKey
 	keyID string
@@ -55,7 +60,8 @@ type claims struct {
 	Node string `json:"node"`
 }
 
-func newTokens(td spiffeid.TrustDomain, key *ecdsa.PrivateKey) (*Tokens, error) {
+// New returns the authority of a trust domain that signs with the key.
+func New(td spiffeid.TrustDomain, key *ecdsa.PrivateKey) (*Authority, error) {
 	if key.Curve != elliptic.P256() {
 		return nil, errors.New("ES256 wants a key on P-256")
 	}
@@ -64,24 +70,28 @@ func newTokens(td spiffeid.TrustDomain, key *ecdsa.PrivateKey) (*Tokens, error) 
 		return nil, err
 	}
 	sum := sha256.Sum256(der)
-	return &Tokens{td: td, key: key, keyID: hex.EncodeToString(sum[:8]), now: wallClock}, nil
+	return &Authority{td: td, key: key, keyID: hex.EncodeToString(sum[:8]), now: wallClock}, nil
 }
 
+// wallClock is the time of day without Go's monotonic reading, which stands
+// still while a machine is suspended.
+func wallClock() time.Time { return time.Now().Round(0) }
+
 // TrustDomain returns the trust domain that the tokens are for.
-func (t *Tokens) TrustDomain() spiffeid.TrustDomain { return t.td }
+func (t *Authority) TrustDomain() spiffeid.TrustDomain { return t.td }
 
 // Mint returns a token that lets the node act as the service for the lifetime,
-// at most [MaxTokenTTL].
-func (t *Tokens) Mint(service, node string, ttl time.Duration) (string, error) {
-	id, err := ServiceID(t.td, service)
+// at most [MaxTTL].
+func (t *Authority) Mint(service, node string, ttl time.Duration) (string, error) {
+	id, err := identity.ServiceID(t.td, service)
 	if err != nil {
 		return "", err
 	}
 	if err := checkNode(node); err != nil {
 		return "", err
 	}
-	if ttl < minTokenTTL || ttl > MaxTokenTTL {
-		return "", fmt.Errorf("a token cannot live %s: want %s to %s", ttl, minTokenTTL, MaxTokenTTL)
+	if ttl < minTTL || ttl > MaxTTL {
+		return "", fmt.Errorf("a token cannot live %s: want %s to %s", ttl, minTTL, MaxTTL)
 	}
 	tokenID := make([]byte, 16)
 	if _, err := rand.Read(tokenID); err != nil {
@@ -122,9 +132,9 @@ func checkNode(node string) error {
 
 // Verify returns what a token proves now, or why it proves nothing. The reason
 // is for our log: a client is told only that it was refused.
-func (t *Tokens) Verify(raw string) (Claims, error) {
-	if len(raw) > maxTokenBytes {
-		return Claims{}, fmt.Errorf("token has %d bytes, the limit is %d", len(raw), maxTokenBytes)
+func (t *Authority) Verify(raw string) (Claims, error) {
+	if len(raw) > maxBytes {
+		return Claims{}, fmt.Errorf("token has %d bytes, the limit is %d", len(raw), maxBytes)
 	}
 	if err := checkForm(raw); err != nil {
 		return Claims{}, err
@@ -153,7 +163,7 @@ func (t *Tokens) Verify(raw string) (Claims, error) {
 }
 
 // claims checks what the JWT library does not.
-func (t *Tokens) claims(c *claims) (Claims, error) {
+func (t *Authority) claims(c *claims) (Claims, error) {
 	if c.IssuedAt == nil {
 		return Claims{}, errors.New("token has no iat")
 	}
@@ -166,15 +176,15 @@ func (t *Tokens) claims(c *claims) (Claims, error) {
 	if expires := c.ExpiresAt.Time; !t.now().Before(expires) {
 		return Claims{}, fmt.Errorf("token expired at %s", expires.UTC().Format(time.RFC3339))
 	}
-	if life := c.ExpiresAt.Sub(c.IssuedAt.Time); life <= 0 || life > MaxTokenTTL {
-		return Claims{}, fmt.Errorf("token lives %s, the limit is %s", life, MaxTokenTTL)
+	if life := c.ExpiresAt.Sub(c.IssuedAt.Time); life <= 0 || life > MaxTTL {
+		return Claims{}, fmt.Errorf("token lives %s, the limit is %s", life, MaxTTL)
 	}
 	id, err := spiffeid.FromString(c.Subject)
 	if err != nil {
 		return Claims{}, fmt.Errorf("token subject: %w", err)
 	}
 	service := strings.TrimPrefix(id.Path(), "/")
-	if want, err := ServiceID(t.td, service); err != nil {
+	if want, err := identity.ServiceID(t.td, service); err != nil {
 		return Claims{}, fmt.Errorf("token subject: %w", err)
 	} else if want != id {
 		return Claims{}, fmt.Errorf("token subject %s is of another trust domain", id)
@@ -183,4 +193,29 @@ func (t *Tokens) claims(c *claims) (Claims, error) {
 		return Claims{}, fmt.Errorf("token: %w", err)
 	}
 	return Claims{Service: service, Node: c.Node, Issued: c.IssuedAt.Time, Expires: c.ExpiresAt.Time, ID: c.ID}, nil
+}
+
+// Lifetime reads when a token was issued and when it expires. It does not verify
+// the token: that is for whoever holds one, and not for whoever is shown it.
+func Lifetime(raw string) (issued, expires time.Time, err error) {
+	var c claims
+	if _, _, err := jwt.NewParser().ParseUnverified(raw, &c); err != nil {
+		return issued, expires, errors.New("not a token")
+	}
+	if c.IssuedAt == nil || c.ExpiresAt == nil || !c.ExpiresAt.After(c.IssuedAt.Time) {
+		return issued, expires, errors.New("the token does not say how long it lives")
+	}
+	return c.IssuedAt.Time, c.ExpiresAt.Time, nil
+}
+
+// Holder reads whose token it is, which like [Lifetime] does not verify it.
+func Holder(raw string) (id spiffeid.ID, node string, err error) {
+	var c claims
+	if _, _, err := jwt.NewParser().ParseUnverified(raw, &c); err != nil {
+		return id, "", errors.New("not a token")
+	}
+	if id, err = spiffeid.FromString(c.Subject); err != nil {
+		return id, "", fmt.Errorf("token subject: %w", err)
+	}
+	return id, c.Node, nil
 }

@@ -1,6 +1,9 @@
-package sds
+package token
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -14,9 +17,25 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
-func mint(t *testing.T, tokens *Tokens, service, node string, life time.Duration) string {
+const day = 24 * time.Hour
+
+func newAuthority(t testing.TB) *Authority {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(spiffeid.RequireTrustDomainFromString("datapunk"), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func mint(t *testing.T, tokens *Authority, service, node string, life time.Duration) string {
 	t.Helper()
 	raw, err := tokens.Mint(service, node, life)
 	if err != nil {
@@ -26,7 +45,7 @@ func mint(t *testing.T, tokens *Tokens, service, node string, life time.Duration
 }
 
 func TestATokenProvesItsServiceAndItsNode(t *testing.T) {
-	_, tokens, _ := open(t)
+	tokens := newAuthority(t)
 	c, err := tokens.Verify(mint(t, tokens, "lake_service", "lake-1", 30*day))
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +59,7 @@ func TestATokenProvesItsServiceAndItsNode(t *testing.T) {
 }
 
 func TestATokenSaysWhatTheDocumentationSays(t *testing.T) {
-	_, tokens, _ := open(t)
+	tokens := newAuthority(t)
 	parts := strings.Split(mint(t, tokens, "web", "web-1", day), ".")
 	var header, payload map[string]any
 	for i, into := range []*map[string]any{&header, &payload} {
@@ -66,7 +85,7 @@ func TestATokenSaysWhatTheDocumentationSays(t *testing.T) {
 }
 
 func TestTokensThatAreNotMinted(t *testing.T) {
-	_, tokens, _ := open(t)
+	tokens := newAuthority(t)
 	tests := map[string]struct {
 		service, node string
 		life          time.Duration
@@ -78,7 +97,7 @@ func TestTokensThatAreNotMinted(t *testing.T) {
 		"a node with a line break": {"web", "a\nb", day},
 		"a node of 257 bytes":      {"web", strings.Repeat("n", 257), day},
 		"no life":                  {"web", "web-1", 0},
-		"over a leap year":         {"web", "web-1", MaxTokenTTL + time.Second},
+		"over a leap year":         {"web", "web-1", MaxTTL + time.Second},
 	}
 	for name, tt := range tests {
 		if _, err := tokens.Mint(tt.service, tt.node, tt.life); err == nil {
@@ -89,7 +108,7 @@ func TestTokensThatAreNotMinted(t *testing.T) {
 
 func TestATokenEndsToTheSecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, tokens, _ := open(t)
+		tokens := newAuthority(t)
 		raw := mint(t, tokens, "web", "web-1", time.Minute)
 		time.Sleep(time.Minute - time.Nanosecond)
 		if _, err := tokens.Verify(raw); err != nil {
@@ -104,7 +123,7 @@ func TestATokenEndsToTheSecond(t *testing.T) {
 
 func TestAClockThatIsAMinuteLateIsForgiven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, tokens, _ := open(t)
+		tokens := newAuthority(t)
 		raw := mint(t, tokens, "web", "web-1", day)
 		for _, tt := range []struct {
 			late time.Duration
@@ -120,8 +139,8 @@ func TestAClockThatIsAMinuteLateIsForgiven(t *testing.T) {
 
 // Each token is good but for one thing.
 func TestHostileTokens(t *testing.T) {
-	_, tokens, _ := open(t)
-	_, foreign, _ := open(t)
+	tokens := newAuthority(t)
+	foreign := newAuthority(t)
 	publicDER, err := x509.MarshalPKIXPublicKey(&tokens.key.PublicKey)
 	if err != nil {
 		t.Fatal(err)
@@ -208,7 +227,7 @@ func TestHostileTokens(t *testing.T) {
 		"no nbf":                          without("nbf"),
 		"from the future":                 with("iat", now.Add(time.Hour).Unix()),
 		"no iat":                          without("iat"),
-		"lives two years":                 with("exp", now.Add(2*MaxTokenTTL).Unix()),
+		"lives two years":                 with("exp", now.Add(2*MaxTTL).Unix()),
 		"another audience":                with("aud", "vault"),
 		"no audience":                     without("aud"),
 		"another issuer":                  with("iss", "elsewhere"),
@@ -256,7 +275,7 @@ func TestHostileTokens(t *testing.T) {
 }
 
 func TestATokenFileIsEnvoysSecret(t *testing.T) {
-	_, tokens, _ := open(t)
+	tokens := newAuthority(t)
 	path := filepath.Join(t.TempDir(), "xds-token.yaml")
 	for range 2 { // the second replaces the first
 		raw := mint(t, tokens, "web", "web-1", day)
@@ -301,10 +320,10 @@ func TestATokenFileMayBeWrittenByHand(t *testing.T) {
 }
 
 func TestATokenFileKeepsItsForm(t *testing.T) {
-	_, tokens, _ := open(t)
+	tokens := newAuthority(t)
 	path := filepath.Join(t.TempDir(), "token")
 	first, second := mint(t, tokens, "web", "web-1", day), mint(t, tokens, "web", "web-1", day)
-	for form, write := range map[string]func(path, token string) error{"bare": WriteTokenFile, "of Envoy": WriteSecretFile} {
+	for form, write := range map[string]func(path, token string) error{"bare": WriteFile, "of Envoy": WriteSecretFile} {
 		if err := write(path, first); err != nil {
 			t.Fatal(err)
 		}
@@ -312,7 +331,7 @@ func TestATokenFileKeepsItsForm(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		token, again, err := ReadTokenFile(path)
+		token, again, err := ReadFile(path)
 		if err != nil || token != first {
 			t.Fatalf("%s: %v", form, err)
 		}
@@ -328,14 +347,14 @@ func TestATokenFileKeepsItsForm(t *testing.T) {
 		if err := os.WriteFile(path, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if token, _, err := ReadTokenFile(path); err == nil {
+		if token, _, err := ReadFile(path); err == nil {
 			t.Errorf("%q was read as %q", bad, token)
 		}
 	}
 }
 
 func FuzzVerify(f *testing.F) {
-	_, tokens, _ := open(f)
+	tokens := newAuthority(f)
 	raw, err := tokens.Mint("web", "web-1", day)
 	if err != nil {
 		f.Fatal(err)

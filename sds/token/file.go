@@ -1,4 +1,4 @@
-package sds
+package token
 
 import (
 	"encoding/json"
@@ -7,16 +7,17 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"datapunk.dev/controlplane/atomicfile"
+	"datapunk.dev/controlplane/resource"
 )
 
-// TokenSecret is the name of the secret in a token file, by which an Envoy's
+// SecretName is the name of the secret in a token file, by which an Envoy's
 // bootstrap refers to it.
-const TokenSecret = "xds_token"
+const SecretName = "xds_token"
 
-const (
-	secretType = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
-	bearer     = "Bearer "
-)
+// bearer is the scheme of the authorization header.
+const bearer = "Bearer "
 
 // secretFile is what Envoy reads from a watched file: a discovery response of
 // one Secret.
@@ -44,37 +45,37 @@ type inlineString struct {
 // Envoy tells the two apart by the file's name.
 func WriteSecretFile(path, token string) error {
 	data, err := json.Marshal(secretFile{Resources: []secretResource{{
-		Type:    secretType,
-		Name:    TokenSecret,
+		Type:    resource.Secret.URL(),
+		Name:    SecretName,
 		Generic: genericSecret{Secret: inlineString{Inline: bearer + token}},
 	}}})
 	if err != nil {
 		return err
 	}
-	if err := writeFile(path, append(data, '\n'), 0o600); err != nil {
+	if err := atomicfile.Write(path, append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("token file: %w", err)
 	}
 	return nil
 }
 
-// WriteTokenFile writes a token as it is, readable by its owner alone: what
+// WriteFile writes a token as it is, readable by its owner alone: what
 // gRPC's own xDS client and the JWT tools of others read.
-func WriteTokenFile(path, token string) error {
-	if err := writeFile(path, []byte(token+"\n"), 0o600); err != nil {
+func WriteFile(path, token string) error {
+	if err := atomicfile.Write(path, []byte(token+"\n"), 0o600); err != nil {
 		return fmt.Errorf("token file: %w", err)
 	}
 	return nil
 }
 
-// ReadTokenFile returns the token of a file of either form, and the function
+// ReadFile returns the token of a file of either form, and the function
 // that writes the next one in the same form. Errors do not quote the file.
-func ReadTokenFile(path string) (token string, write func(path, token string) error, err error) {
+func ReadFile(path string) (token string, write func(path, token string) error, err error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return "", nil, fmt.Errorf("token file: %w", err)
 	}
 	if token := strings.TrimSpace(string(data)); strings.Count(token, ".") == 2 && !strings.ContainsAny(token, " \t\r\n:{") {
-		return token, WriteTokenFile, nil
+		return token, WriteFile, nil
 	}
 	token, err = parseSecret(path, data)
 	return token, WriteSecretFile, err
@@ -96,12 +97,12 @@ func parseSecret(path string, data []byte) (string, error) {
 		return "", fmt.Errorf("token file %s is not YAML", path)
 	}
 	for _, r := range f.Resources {
-		if r.Name != TokenSecret {
+		if r.Name != SecretName {
 			continue
 		}
 		if token, ok := strings.CutPrefix(r.Generic.Secret.Inline, bearer); ok && token != "" {
 			return token, nil
 		}
 	}
-	return "", fmt.Errorf("token file %s has no secret %q with a bearer token", path, TokenSecret)
+	return "", fmt.Errorf("token file %s has no secret %q with a bearer token", path, SecretName)
 }

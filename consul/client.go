@@ -1,0 +1,185 @@
+package consul
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxBody bounds an answer; all checks of 5,000 services are 6 MB.
+	maxBody = 64 << 20
+	// answerTime is for a request that does not block. A server without a leader
+	// was seen to look for one for 10 s before it said so (rpc_hold_timeout, 7 s,
+	// and what it adds), a stale query's too.
+	answerTime = 20 * time.Second
+)
+
+// Request is one request to Consul.
+type Request struct {
+	Method string        // GET if empty
+	Path   string        // escaped
+	Params url.Values    // beside the datacenter's
+	Body   []byte        // JSON, or the value of a key
+	Wait   time.Duration // how long a blocking query may take when nothing changes
+}
+
+// Answer is what a 200 said.
+type Answer struct {
+	Index       uint64 // what a blocking query waits to be passed; 0: none was said
+	KnownLeader bool   // never true when Consul's streaming backend answers
+	Filtered    bool   // the token may not see all of it
+	HTTP2       bool
+	Body        []byte
+}
+
+// Decode reads a JSON answer. A null is none: Consul writes [] and {}.
+func (a *Answer) Decode(v any) error {
+	if bytes.Equal(bytes.TrimSpace(a.Body), []byte("null")) {
+		return errors.New("the answer is null: it is not Consul's")
+	}
+	if err := json.Unmarshal(a.Body, v); err != nil {
+		return errors.New("the answer is not the JSON that Consul writes")
+	}
+	return nil
+}
+
+// Client makes requests. It is safe for concurrent use.
+type Client struct {
+	http           *http.Client
+	base           url.URL
+	params         url.Values // of every request
+	token          *token
+	maxConnections int
+
+	requests, tooMany atomic.Uint64
+}
+
+// Stats are counters since the client was made.
+type Stats struct {
+	Requests uint64 // sent
+	TooMany  uint64 // answered 429: Consul's limits
+}
+
+// New returns a client. An error means that the configuration cannot work;
+// whether Consul answers is found by asking it.
+func New(cfg Config) (*Client, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	rt := cfg.RoundTripper
+	if rt == nil {
+		if rt, err = newTransport(cfg); err != nil {
+			return nil, err
+		}
+	}
+	c := &Client{
+		http: &http.Client{
+			Transport: rt,
+			// A redirect would carry the token to where no operator sent it.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		base:           url.URL{Scheme: cfg.Scheme, Host: cfg.Address},
+		params:         url.Values{},
+		token:          &token{fixed: cfg.Token, file: cfg.TokenFile},
+		maxConnections: cfg.MaxConnections,
+	}
+	if cfg.Datacenter != "" {
+		c.params.Set("dc", cfg.Datacenter)
+	}
+	return c, nil
+}
+
+// Address is where Consul is asked, as host:port.
+func (c *Client) Address() string { return c.base.Host }
+
+// MaxConnections is how many requests can be under way at once by HTTP/1.1.
+func (c *Client) MaxConnections() int { return c.maxConnections }
+
+// Stats returns the counters.
+func (c *Client) Stats() Stats {
+	return Stats{Requests: c.requests.Load(), TooMany: c.tooMany.Load()}
+}
+
+// Close closes the connections. It is called when the last request has ended.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Do makes one request. Its errors say what an operator can act on, and are the
+// same text for the same cause; an answer other than 200 is a [StatusError]. A
+// write is sent once: whoever does not hear what became of it has to look.
+func (c *Client) Do(ctx context.Context, r Request) (*Answer, error) {
+	// "a small random amount of additional wait time … up to wait / 16"
+	ctx, cancel := context.WithTimeout(ctx, answerTime+r.Wait+r.Wait/16)
+	defer cancel()
+	req, err := c.request(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	c.requests.Add(1)
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, transportError(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	switch {
+	case err != nil:
+		return nil, transportError(err)
+	case resp.StatusCode != http.StatusOK:
+		if resp.StatusCode == http.StatusTooManyRequests {
+			c.tooMany.Add(1)
+		}
+		return nil, statusError(resp, body)
+	case len(body) > maxBody:
+		return nil, errors.New("the answer is larger than 64 MiB")
+	}
+	a := &Answer{
+		KnownLeader: resp.Header.Get("X-Consul-KnownLeader") == "true",
+		Filtered:    resp.Header.Get("X-Consul-Results-Filtered-By-ACLs") == "true",
+		HTTP2:       resp.ProtoMajor == 2,
+		Body:        body,
+	}
+	if index, err := strconv.ParseUint(resp.Header.Get("X-Consul-Index"), 10, 64); err == nil {
+		// "Clients should sanity check that their index is at least 1": with 0
+		// the next query would not block.
+		a.Index = max(index, 1)
+	}
+	return a, nil
+}
+
+func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) {
+	params := maps.Clone(c.params)
+	maps.Copy(params, r.Params)
+	u := c.base
+	u.RawPath, u.RawQuery = r.Path, params.Encode()
+	var err error
+	if u.Path, err = url.PathUnescape(r.Path); err != nil {
+		return nil, fmt.Errorf("path: %w", err)
+	}
+	var body io.Reader = http.NoBody
+	if r.Body != nil {
+		body = bytes.NewReader(r.Body)
+	}
+	req, err := http.NewRequestWithContext(ctx, r.Method, u.String(), body)
+	if err != nil {
+		return nil, fmt.Errorf("request: %w", err)
+	}
+	token, err := c.token.read()
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
+		req.Header.Set("X-Consul-Token", token)
+	}
+	return req, nil
+}

@@ -1,0 +1,133 @@
+package control
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/token"
+	"datapunk.dev/controlplane/xds"
+)
+
+// Plane is the running process but for its sockets: the rooms, and what each is
+// told when the mesh file changes.
+type Plane struct {
+	Options
+
+	loop     *Loop
+	catalogs *Catalogs
+	xds      *xds.Server
+	svids    *sds.Manager     // nil with plaintext xDS
+	tokens   *token.Authority // nil with plaintext xDS
+
+	mesh   atomic.Pointer[policy.Mesh] // in force
+	warned map[warning]bool            // of the file in force, so that the log has each once; only follow uses it
+
+	revisions *Revisions // the mesh files that were in force
+
+	mu           sync.Mutex
+	rejected     error // why the newest mesh file is not in force; nil: it is
+	rejectedAt   time.Time
+	hold         *policy.Hold // what the newest mesh file waits for; nil: it does not
+	keptAt       string       // where the mesh file in force is kept, if it is not that on disk
+	keepErr      error        // why the mesh file in force is not kept
+	keepErrors   uint64
+	reloads      uint64
+	reloadErrors uint64
+	unauthorized uint64
+}
+
+// warning is one of a mesh file, wherever its line is.
+type warning struct {
+	code         policy.Code
+	key, message string
+}
+
+func (p *Plane) trustDomain() string {
+	if p.svids == nil {
+		return ""
+	}
+	return p.svids.TrustDomain().Name()
+}
+
+// adopt puts a mesh file that changed into force, unless the running process
+// cannot go on with it. Then all stays as it is.
+func (p *Plane) adopt(m *policy.Mesh) error {
+	if err := p.follow(m); err != nil {
+		p.reject(err)
+		return err
+	}
+	last := p.mesh.Swap(m)
+	p.tookEffect(m)
+	if text := caution(last, m); text != "" {
+		p.Log.Warn(text)
+	}
+	return nil
+}
+
+// follow tells the rooms of the mesh file in force, and people of what is worth
+// knowing of it and was not said of the last one.
+func (p *Plane) follow(m *policy.Mesh) error {
+	if err := p.catalogs.Follow(m); err != nil {
+		return err
+	}
+	if p.svids != nil {
+		if err := p.svids.SetLifetimes(m.MTLS.CertRotation, m.MTLS.CertTTL); err != nil {
+			return err // policy has checked them
+		}
+	}
+	last := p.warned
+	p.warned = make(map[warning]bool, len(m.Warnings))
+	for _, w := range m.Warnings {
+		this := warning{w.Code, w.Key, w.Message}
+		p.warned[this] = true
+		if last[this] {
+			continue
+		}
+		p.Log.Warn(w.Message, "source", w.Source.String(), "code", w.Code, "key", w.Key, "hint", w.Hint)
+	}
+	p.loop.SetMesh(m)
+	return nil
+}
+
+// reject keeps the mesh file in force and says why the new one is not.
+func (p *Plane) reject(err error) {
+	p.mu.Lock()
+	p.rejected, p.rejectedAt, p.hold = err, time.Now(), nil
+	p.reloadErrors++
+	p.mu.Unlock()
+	revision := p.mesh.Load().Revision
+	var problems policy.Problems
+	if errors.As(err, &problems) {
+		for _, problem := range problems {
+			p.Log.Error("mesh file refused: "+problem.Message, "source", problem.Source.String(), "code", problem.Code,
+				"key", problem.Key, "hint", problem.Hint, "serving_revision", revision)
+		}
+		return
+	}
+	attrs := []any{"err", err, "serving_revision", revision}
+	if stack := stackOf(err); stack != "" {
+		attrs = append(attrs, "stack", stack)
+	}
+	p.Log.Error("mesh file refused: the last good one stays", attrs...)
+}
+
+// refused counts a client without a valid token. An Envoy tries again every few
+// seconds for as long as it lives.
+func (p *Plane) refused(err error) {
+	p.mu.Lock()
+	p.unauthorized++
+	p.mu.Unlock()
+	p.ClientLog.Warn("an xDS client was refused", "err", err)
+}
+
+// locate returns where the mesh file in force says what made a resource.
+func (p *Plane) locate(keys []string) string {
+	if len(keys) == 0 {
+		return ""
+	}
+	return p.mesh.Load().Source(keys[0]).String()
+}

@@ -1,0 +1,135 @@
+package control
+
+import (
+	"context"
+	"log/slog"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/token"
+	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/xds"
+)
+
+// Options are the process's own settings: what no mesh file says.
+type Options struct {
+	Log        *slog.Logger
+	ClientLog  *slog.Logger  // of what clients cause, however often
+	LogDropped func() uint64 // lines that the log has left out; nil: it leaves none out
+	Metrics    prometheus.Registerer
+
+	Files       []string       // mesh files, merged left to right
+	MeshOptions policy.Options // how they are read
+	Catalog     string         // consul or file:PATH: wins over discovery.method
+	DataDir     string         // of the certificate authority and the token key
+	KeepDir     string         // where mesh files are kept for the next start; empty: nowhere
+	Plaintext   bool           // the xDS port speaks no TLS and takes no tokens
+	ServerNames []string       // by which clients without an Envoy dial the xDS port
+	Quorum      int            // see [xds.Options]
+	Streams     int            // how many xDS streams there may be
+}
+
+// New opens the data directory, reads the mesh file to begin with and makes the
+// rooms. Nothing runs yet. It waits for a data directory that another process
+// has locked, until ctx ends.
+func New(ctx context.Context, o Options) (*Plane, error) {
+	p := &Plane{Options: o, warned: make(map[warning]bool), revisions: NewRevisions(o.KeepDir)}
+	if !o.Plaintext {
+		if err := sds.CheckDir(o.DataDir); err != nil {
+			return nil, err
+		}
+	}
+	mesh, err := p.firstMesh()
+	if err != nil {
+		return nil, err
+	}
+	p.mesh.Store(mesh)
+	if err := p.openIdentity(ctx, mesh); err != nil {
+		return nil, err
+	}
+	if err := accept(mesh, p.trustDomain(), p.Plaintext); err != nil {
+		return nil, err
+	}
+	p.loop = NewLoop(p.Log, func(s *translate.Snapshot) { p.xds.Publish(s) }, func() bool { return p.xds.Settled() })
+	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.revisions.Meant, p.loop.SetCatalog)
+	xdsOptions := xds.Options{
+		Logger: p.ClientLog, Metrics: p.Metrics, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.Quorum,
+		Limits: xds.Limits{Streams: p.Streams},
+	}
+	if p.svids != nil {
+		xdsOptions.Issuer = newIssuer(p.svids)
+		xdsOptions.Authenticate = newAuthenticator(p.tokens, p.refused)
+		p.loop.SetRoots(p.svids.Roots())
+	}
+	p.xds = xds.New(xdsOptions)
+	p.Metrics.MustRegister(p)
+	return p, nil
+}
+
+// openIdentity opens the data directory. Plaintext xDS needs none.
+func (p *Plane) openIdentity(ctx context.Context, mesh *policy.Mesh) error {
+	if p.Plaintext {
+		return nil
+	}
+	ca, tokens, err := sds.OpenContext(ctx, p.Log, p.DataDir, mesh.MTLS.TrustDomain)
+	if err != nil {
+		return err
+	}
+	p.tokens = tokens
+	p.svids, err = sds.NewManager(ca, sds.Options{
+		Rotation: mesh.MTLS.CertRotation, TTL: mesh.MTLS.CertTTL, ServerNames: p.ServerNames, Log: p.ClientLog,
+	})
+	return err
+}
+
+// ServerOptions returns those of the gRPC server of the xDS port.
+func (p *Plane) ServerOptions() []grpc.ServerOption {
+	options := append(p.xds.ServerOptions(), containCalls(p.ClientLog)...)
+	if p.svids != nil {
+		options = append(options, grpc.Creds(credentials.NewTLS(p.svids.ServerTLS())))
+	}
+	return options
+}
+
+// Register registers what the xDS port serves.
+func (p *Plane) Register(s *grpc.Server) {
+	p.xds.Register(s)
+	if p.tokens != nil {
+		token.RegisterRenewal(s, p.tokens, p.ClientLog)
+	}
+}
+
+// Start puts the first mesh file into force, and returns it.
+func (p *Plane) Start() (*policy.Mesh, error) {
+	return p.followFirst(p.mesh.Load())
+}
+
+// Run runs the rooms until ctx ends, or until one fails that cannot go on. What
+// comes from reload has the mesh file read again.
+func (p *Plane) Run(ctx context.Context, reload <-chan os.Signal) error {
+	watcher := policy.NewWatcher(p.Files, p.MeshOptions, policy.WatcherOptions{
+		Logger: p.Log, Reload: reload, Current: p.mesh.Load(), OnMesh: p.adopt, OnError: p.reject,
+		OnHold: p.wait, Meant: p.revisions.Meant,
+		Check: func(m *policy.Mesh) error { return accept(m, p.trustDomain(), p.Plaintext) },
+	})
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.loop.Run(ctx) })
+	g.Go(func() error { return p.catalogs.Run(ctx) })
+	g.Go(func() error { return watcher.Run(ctx) })
+	if p.svids != nil {
+		g.Go(func() error { return p.svids.Run(ctx) })
+	}
+	return g.Wait()
+}
+
+// Proxies returns the state of each proxy.
+func (p *Plane) Proxies() []xds.ProxyStatus { return p.xds.Proxies() }
+
+// Drain ends the streams, so that the Envoys look for another control plane.
+func (p *Plane) Drain() { p.xds.Drain() }

@@ -1,0 +1,52 @@
+package consul
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"strconv"
+
+	"datapunk.dev/controlplane/consul"
+)
+
+// query is one read of the catalog.
+type query struct {
+	path       string // escaped
+	filter     string
+	index      uint64 // blocks until the catalog is past it; 0: answers at once
+	consistent bool   // needs the leader, and its quorum's word that it is one
+}
+
+// refusal is a 200 that cannot be believed. As with a [consul.StatusError], the
+// server is there.
+type refusal struct{ message string }
+
+func (e *refusal) Error() string { return e.message }
+
+// get makes one query.
+func (s *Source) get(ctx context.Context, q query) (*consul.Answer, error) {
+	a, err := s.client.Do(ctx, s.request(q))
+	if err == nil && a.Index == 0 {
+		return nil, errors.New("the answer has no X-Consul-Index: it is not Consul's")
+	}
+	return a, err
+}
+
+func (s *Source) request(q query) consul.Request {
+	r := consul.Request{Path: q.path, Params: url.Values{}}
+	switch {
+	case q.consistent:
+		r.Params.Set("consistent", "")
+	case s.cfg.Consistency != "default":
+		r.Params.Set(s.cfg.Consistency, "")
+	}
+	if q.filter != "" {
+		r.Params.Set("filter", q.filter)
+	}
+	if q.index > 0 {
+		r.Params.Set("index", strconv.FormatUint(q.index, 10))
+		r.Params.Set("wait", strconv.FormatInt(s.cfg.Wait.Milliseconds(), 10)+"ms")
+		r.Wait = s.cfg.Wait
+	}
+	return r
+}
