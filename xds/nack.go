@@ -103,9 +103,9 @@ func (f *feed) rejected(r *response, message string) {
 	if f.fullState() {
 		s.doubt()
 	}
-	if f.fullState() && (f.claims != "" && !f.accepted || s.slot.profile.Kind == resource.Proxyless) {
-		// It came with a state of which only the version is known, or is gRPC,
-		// which takes all but the bad one. What a response lacks it would
+	if f.fullState() && (f.claims != "" && !f.accepted || s.slot.profile.Kind.KeepsOnNack()) {
+		// It came with a state of which only the version is known, or it is of a
+		// kind that takes all but the bad one. What a response lacks it would
 		// delete, though it works with that: so there are no smaller ones, and
 		// the next is sent when something changes.
 		f.unsure = true
@@ -226,7 +226,7 @@ func (f *feed) report(r *response, message string) *Nack {
 	s := f.stream
 	n := &Nack{
 		Time:    time.Now(),
-		Type:    typeName(f.typ),
+		Type:    f.typ.String(),
 		Nonce:   r.nonce,
 		Version: r.version.String(),
 		Message: normalize(message),
@@ -244,7 +244,7 @@ func (f *feed) report(r *response, message string) *Nack {
 	if len(r.changes) == 1 && n.Resource != "" {
 		n.Cause = ownCause(f.typ, n.Resource, n.Message)
 	}
-	s.server.metrics.nacks.WithLabelValues(typeName(f.typ)).Inc()
+	s.server.metrics.nacks.WithLabelValues(f.typ.String()).Inc()
 	if n.Cause != "" {
 		s.server.metrics.own.WithLabelValues(n.Cause).Inc()
 	}

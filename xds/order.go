@@ -48,7 +48,7 @@ func (s *stream) mayAdd(v *view, r *resource.Resource, d *diff, now time.Time) b
 			s.pushAgainAt(until)
 			return false
 		}
-		s.log.Warn("sent before its cluster was acknowledged", "type", typeName(r.Type), "name", r.Name, "cluster", ref.Name)
+		s.log.Warn("sent before its cluster was acknowledged", "type", r.Type.String(), "name", r.Name, "cluster", ref.Name)
 		break
 	}
 	return true

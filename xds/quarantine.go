@@ -382,7 +382,7 @@ func (s *Server) Quarantines() []Quarantined {
 	list := make([]Quarantined, len(j.quarantines))
 	for i, q := range j.quarantines {
 		list[i] = Quarantined{
-			Name: typeName(q.content.typ) + " " + q.content.name, Version: q.content.version,
+			Name: q.content.typ.String() + " " + q.content.name, Version: q.content.version,
 			Source: q.source, Message: q.message, Since: q.since,
 		}
 	}

@@ -257,7 +257,7 @@ func TestQuarantine(t *testing.T) {
 		fresh.expect("cluster a@3 b@1 c@2")
 	})
 	protocolTest("a listener leaves quarantine when its secret changes", t, func(t *testing.T, w *world) {
-		in := listener("in", "2", resource.Ref{Type: sds, Name: "ROOTCA"})
+		in := listener("in", "2", sds.Ref("ROOTCA"))
 		w.put(secret("ROOTCA", "1")).publish()
 		var all []deltaClient
 		for i := range 3 {

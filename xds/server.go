@@ -330,7 +330,7 @@ func (s *Server) judged() {
 // lift ends the quarantines that have lost their cause. The caller holds mu.
 func (s *Server) lift(publication bool) {
 	for _, q := range s.jury.lift(publication) {
-		s.options.Logger.Info("quarantine ended", "type", typeName(q.content.typ), "name", q.content.name, "version", q.content.version)
+		s.options.Logger.Info("quarantine ended", "type", q.content.typ.String(), "name", q.content.name, "version", q.content.version)
 	}
 	s.metrics.quarantined.Set(float64(s.jury.count()))
 }

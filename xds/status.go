@@ -54,15 +54,11 @@ func (p ProxyStatus) MarshalJSON() ([]byte, error) {
 		OutboundPort uint16 `json:"outbound_port,omitempty"`
 		MetricsPort  uint16 `json:"metrics_port,omitempty"`
 	}
-	kind := "sidecar"
-	if p.Profile.Kind == resource.Proxyless {
-		kind = "proxyless"
-	}
 	return json.Marshal(struct {
 		plain
 		Profile profile `json:"profile"`
 	}{plain(p), profile{
-		kind, p.Profile.Address, p.Profile.Zone,
+		p.Profile.Kind.String(), p.Profile.Address, p.Profile.Zone,
 		p.Profile.AppPort, p.Profile.MeshPort, p.Profile.OutboundPort, p.Profile.MetricsPort,
 	}})
 }
@@ -276,7 +272,7 @@ func (s *stream) snapshotStatus() (ProxyStatus, bool) {
 		if ts.wasAcknowledged {
 			ts.Acknowledged = ts.acknowledged.String()
 		}
-		p.Types[typeName(resource.Type(i))] = ts.TypeStatus
+		p.Types[resource.Type(i).String()] = ts.TypeStatus
 	}
 	return p, true
 }

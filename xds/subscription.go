@@ -27,8 +27,7 @@ func (s *subscription) has(name string) bool {
 
 // hasLegacyWildcard reports whether requests without names mean everything.
 func hasLegacyWildcard(t resource.Type, k resource.Kind) bool {
-	// gRPC always names what it wants: an empty list wants nothing.
-	return (t == resource.Cluster || t == resource.Listener) && k != resource.Proxyless
+	return (t == resource.Cluster || t == resource.Listener) && !k.NamesAll()
 }
 
 // subscribe adds names, and has each of them told.
