@@ -27,10 +27,12 @@ type feed struct {
 	base     served // unknown: nothing was sent yet
 	diffs    map[string]*diff
 
-	inflight []*response // sent and neither acknowledged nor rejected, oldest first
-	nonce    string      // of the newest response
-	version  digest      // of the newest response
-	trials   [][]string  // names to try in a response of their own each, see nack.go
+	inflight   []*response // sent and neither acknowledged nor rejected, oldest first
+	sent       uint64      // the number of the newest response
+	answeredTo uint64      // the number of the newest that it has acknowledged or rejected
+	nonce      string      // of the newest response
+	version    digest      // of the newest response
+	trials     [][]string  // names to try in a response of their own each, see nack.go
 
 	reported  int    // how many versions the client reported when it came
 	claims    string // the version_info that it came with, SotW only
@@ -57,6 +59,7 @@ func (s *stream) push() {
 	if s.slot == nil || len(s.unsent) > 0 {
 		return
 	}
+	s.takeBarriers()
 	v := s.slot.load()
 	if v == nil {
 		return // a new profile; its view is on the way
@@ -66,6 +69,7 @@ func (s *stream) push() {
 	s.secrets.refresh()
 	s.pushInOrder(v, now)
 	s.status.update(s, v)
+	s.passBarriers(v)
 }
 
 // pushInOrder pushes each type in the order of additions, then once more what
@@ -405,6 +409,7 @@ func (f *feed) dispatch(v *view, p *parcel, now time.Time) {
 	}
 	s := f.stream
 	r := &response{nonce: s.nonce(), at: now, parcel: p, version: f.versionOf(v, p), view: v, leases: s.secrets.count}
+	r.number, f.sent = s.nonces, s.nonces
 	f.nonce, f.version = r.nonce, r.version
 	f.inflight = append(f.inflight, r)
 	f.forgetUnanswered()

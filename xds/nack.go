@@ -100,6 +100,7 @@ func walkRefs(v *view, r *resource.Resource, f func(resource.Ref, *resource.Reso
 func (f *feed) rejected(r *response, message string) {
 	s := f.stream
 	n := f.report(r, message)
+	s.unmark(f.typ)
 	if f.fullState() {
 		s.doubt()
 	}

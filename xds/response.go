@@ -25,8 +25,9 @@ func (c change) having(r *resource.Resource) change {
 
 // response is one that was sent, until the client answers it.
 type response struct {
-	nonce string
-	at    time.Time
+	nonce  string
+	number uint64 // of all of the stream, in order
+	at     time.Time
 	*parcel
 	version digest // of the whole type, once the client has taken it
 	view    *view
@@ -79,6 +80,7 @@ func (f *feed) unanswered(nonce string) *response {
 // response may replace an earlier one before the client has answered that:
 // Envoy acknowledges clusters only when all are warm.
 func (f *feed) answered(r *response) *response {
+	f.answeredTo = r.number
 	i := slices.Index(f.inflight, r)
 	if f.fullState() {
 		// The later full state holds what the earlier ones changed, and is

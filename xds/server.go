@@ -43,6 +43,7 @@ type Server struct {
 	nodes    map[string]*resident // by node.id
 	paces    *paces
 	memory   *memory
+	barriers map[*barrier]struct{} // not closed yet
 
 	fleet     *resource.Fleet               // that OnFleet was last called with
 	moved     map[resource.Profile]struct{} // came or left since
@@ -55,20 +56,21 @@ func New(o Options) *Server {
 	o.Limits = o.Limits.withDefaults()
 	j := newJury(o.Quorum)
 	return &Server{
-		options: o,
-		metrics: newMetrics(o.Metrics),
-		names:   newNameSets(),
-		budget:  newBudget(),
-		jury:    j,
-		offers:  newOffers(j),
-		slots:   make(map[resource.Profile]*slot),
-		scopes:  make(map[string]*scopeSlot),
-		streams: make(map[*stream]struct{}),
-		nodes:   make(map[string]*resident),
-		paces:   newPaces(o.Limits),
-		memory:  newMemory(),
-		fleet:   resource.NewFleet(),
-		moved:   make(map[resource.Profile]struct{}),
+		options:  o,
+		metrics:  newMetrics(o.Metrics),
+		names:    newNameSets(),
+		budget:   newBudget(),
+		jury:     j,
+		offers:   newOffers(j),
+		slots:    make(map[resource.Profile]*slot),
+		scopes:   make(map[string]*scopeSlot),
+		streams:  make(map[*stream]struct{}),
+		nodes:    make(map[string]*resident),
+		paces:    newPaces(o.Limits),
+		memory:   newMemory(),
+		barriers: make(map[*barrier]struct{}),
+		fleet:    resource.NewFleet(),
+		moved:    make(map[resource.Profile]struct{}),
 	}
 }
 
@@ -407,6 +409,9 @@ func (s *Server) identify(st *stream, p resource.Profile) error {
 		sl.scope.mu.Unlock()
 	}
 	st.slot = sl
+	for b := range s.barriers {
+		b.enterLocked(st)
+	}
 	st.recalled, st.doubted = s.memory.of(st.node.id)
 	return nil
 }
@@ -418,6 +423,9 @@ func (s *Server) leave(st *stream) {
 	delete(s.streams, st)
 	if st.slot == nil {
 		return
+	}
+	for b := range s.barriers {
+		s.passLocked(b, st)
 	}
 	s.unhouse(st)
 	s.memory.extend(st.node.id)

@@ -280,36 +280,6 @@ func TestStatus(t *testing.T) {
 	})
 }
 
-// Between two stages of the whole fleet its slowest proxy counts, and one that
-// refuses what it got is not waited for.
-func TestSettledIsWhenEveryProxyHasAnswered(t *testing.T) {
-	protocolTest("", t, func(t *testing.T, w *world) {
-		settled := func(want bool, when string) {
-			t.Helper()
-			if got := w.server.Settled(); got != want {
-				t.Errorf("%s: settled %t", when, got)
-			}
-		}
-		settled(true, "without proxies")
-		one, two := openDelta(t, w.server), openDelta(t, w.server)
-		two.node.Id = "nexus-2"
-		one.subscribe(cds)
-		one.ack(one.peek("cluster a@1 b@1"))
-		settled(true, "one has all, and the other has not asked")
-		two.subscribe(cds)
-		m := two.peek("cluster a@1 b@1")
-		settled(false, "the second has not answered")
-		two.ack(m)
-		settled(true, "both have")
-		w.put(cluster("a", "2")).publish()
-		settled(false, "published again")
-		one.ack(one.peek("cluster a@2"))
-		settled(false, "one has it")
-		two.nack(two.peek("cluster a@2"), "no")
-		settled(true, "the second refuses it")
-	})
-}
-
 func TestMetricsAreClean(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	s := testServer(func(o *Options) { o.Metrics = reg })

@@ -3,7 +3,6 @@ package xds
 import (
 	"cmp"
 	"encoding/json"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -286,25 +285,6 @@ func (t *streamStatus) stateNow(typ resource.Type) State {
 		return Pending
 	}
 	return state
-}
-
-// Settled reports whether every connected proxy has acknowledged what was
-// published last, or refused it.
-func (s *Server) Settled() bool {
-	s.mu.Lock()
-	streams := slices.Collect(maps.Keys(s.streams))
-	s.mu.Unlock()
-	return !slices.ContainsFunc(streams, func(st *stream) bool {
-		t := &st.status
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		for typ := range t.types {
-			if t.slot != nil && t.stateNow(resource.Type(typ)) == Pending {
-				return true
-			}
-		}
-		return false
-	})
 }
 
 // merge adds what another stream of the same proxy knows. Of one type on both

@@ -29,14 +29,15 @@ import (
 // lease, and time all lead to [stream.push], which compares what the client has
 // to what it should have and sends the difference.
 type stream struct {
-	server     *Server
-	protocol   protocol
-	aggregated bool          // ADS; else the stream is for only
-	only       resource.Type // the one type of a separate discovery service
-	wakeup     chan struct{} // of one place: something has changed
-	ended      chan error    // of one place: why the server ends the stream
-	secretsDue atomic.Bool   // the lease has something new
-	status     streamStatus
+	server      *Server
+	protocol    protocol
+	aggregated  bool          // ADS; else the stream is for only
+	only        resource.Type // the one type of a separate discovery service
+	wakeup      chan struct{} // of one place: something has changed
+	ended       chan error    // of one place: why the server ends the stream
+	secretsDue  atomic.Bool   // the lease has something new
+	barriersDue atomic.Bool   // a barrier waits for it, or does no more
+	status      streamStatus
 
 	log        *slog.Logger
 	credential *Credential // nil in plaintext mode
@@ -51,6 +52,7 @@ type stream struct {
 	counted    nameCount                 // of all feeds, as the budget has it
 	recalled   map[resource.Ref]*refusal // of earlier streams, until each is looked at
 	refuses    bool                      // the memory may hold refusals of this node
+	barriers   []progress                // that wait for it
 	doubted    bool                      // it refused something not long ago: its version_info may not be true
 
 	transport grpc.ServerStream

@@ -103,7 +103,7 @@ func (p *plane) run(ctx context.Context, opts policy.Options, mesh *policy.Mesh)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	p.loop = control.NewLoop(p.log, func(s *snapshot) { p.xds.Publish(s) }, func() bool { return p.xds.Settled() })
+	p.loop = control.NewLoop(p.log, func(s *snapshot) { p.xds.Publish(s) }, func(ctx context.Context) <-chan struct{} { return p.xds.Acked(ctx, nil) })
 	p.catalogs = control.NewCatalogs(p.log, p.settings.Catalog, p.revisions.Meant, p.loop.SetCatalog)
 	xdsOptions := xds.Options{Logger: p.clientLog, Metrics: registry, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.settings.Quorum,
 		Limits: xds.Limits{Streams: 2 * p.settings.MaxConnections}}
