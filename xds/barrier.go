@@ -138,15 +138,15 @@ func (s *stream) passBarriers(v *view) {
 // client has answered all of it. A type that it has not asked for needs no answer.
 func (p *progress) answered(s *stream, v *view) bool {
 	all := true
-	for t := range s.feeds {
-		f, m := &s.feeds[t], &p.types[t]
-		if !f.sub.active {
+	for t := range s.types {
+		ts, m := &s.types[t], &p.types[t]
+		if !ts.sub.active {
 			continue
 		}
-		if !m.set && f.sentAll(v) {
-			*m = mark{set: true, at: f.sent}
+		if !m.set && ts.sentAll(v) {
+			*m = mark{set: true, at: ts.sent}
 		}
-		all = all && m.set && f.answeredTo >= m.at
+		all = all && m.set && ts.answeredTo >= m.at
 	}
 	return all
 }
@@ -161,11 +161,11 @@ func (s *stream) unmark(t resource.Type) {
 
 // sentAll reports whether there is nothing of the view that waits to be sent: the
 // client was sent it, or has rejected it.
-func (f *feed) sentAll(v *view) bool {
-	if f.base != v.of(f.typ) || len(f.trials) > 0 {
+func (ts *typeState) sentAll(v *view) bool {
+	if ts.base != v.of(ts.typ) || len(ts.retries) > 0 {
 		return false
 	}
-	for _, d := range f.diffs {
+	for _, d := range ts.names {
 		if !d.kept && (d.held == nil || d.asked || d.lent != nil) {
 			return false
 		}

@@ -165,7 +165,7 @@ func (s *stream) forget(t resource.Type, changes []change) {
 // recall puts a hold on a resource that the client refused on an earlier
 // stream. What it had then is sent to it, unless it said that it has something.
 // It does so once: from there on the stream itself knows.
-func (s *stream) recall(v *view, target *resource.Resource, d *diff) {
+func (s *stream) recall(v *view, target *resource.Resource, d *nameState) {
 	ref := target.Type.Ref(target.Name)
 	r := s.recalled[ref]
 	if r == nil {
@@ -178,7 +178,7 @@ func (s *stream) recall(v *view, target *resource.Resource, d *diff) {
 	if r.version != target.Version || r.depends != dependencies(v, 0, target) {
 		return
 	}
-	d.held = &hold{version: r.version, depends: dependencies(v, s.secrets.count, target)}
+	d.held = &rejection{version: r.version, depends: dependencies(v, s.secrets.count, target)}
 	switch {
 	case d.version == "" || d.tell:
 		d.lent = r.before

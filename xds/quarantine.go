@@ -104,7 +104,7 @@ type Quarantined struct {
 }
 
 // vouch tells the jury what the client acknowledged.
-func (s *stream) vouch(t resource.Type, p *parcel) {
+func (s *stream) vouch(t resource.Type, p *payload) {
 	if len(p.changes) == 0 || p.proven.Load() {
 		return
 	}
@@ -145,7 +145,7 @@ func newJury(quorum int) *jury {
 
 // published brings what the set has and before had not to trial. Before may be
 // nil.
-func (j *jury) published(kind resource.Kind, set *resource.Set, before *offer) {
+func (j *jury) published(kind resource.Kind, set *resource.Set, before *servedSet) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if before != nil {
@@ -280,10 +280,10 @@ func (j *jury) confine(q *quarantine) {
 	}
 }
 
-// substitute replaces what is in quarantine in the offers of a half that
+// substitute replaces what is in quarantine in the served sets of a half that
 // follows old, which may be nil. Its cost is in proportion to the number of
 // quarantines.
-func (j *jury) substitute(h, old, scope *half, kind resource.Kind, graft func(*offer, substitute) *offer) {
+func (j *jury) substitute(h, old, scope *half, kind resource.Kind, graft func(*servedSet, fallback) *servedSet) {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
 	if len(j.quarantines) == 0 {
@@ -295,29 +295,29 @@ func (j *jury) substitute(h, old, scope *half, kind resource.Kind, graft func(*o
 	}
 	// In an order in which what a resource depends on comes first.
 	for _, t := range [...]resource.Type{resource.Secret, resource.Endpoint, resource.Cluster, resource.Route, resource.Listener} {
-		var before *offer
+		var before *servedSet
 		if old != nil {
-			before = old.offers[t]
+			before = old.types[t]
 		}
 		for _, q := range j.quarantines {
 			if q.content.typ != t || q.content.kind != kind {
 				continue
 			}
-			r := h.offers[t].set.Get(q.content.name)
+			r := h.types[t].set.Get(q.content.name)
 			if r == nil || r.Version != q.content.version || dependencies(v, 0, r) != q.depends {
 				continue
 			}
-			s := substitute{cause: q, withheld: r, resource: j.fallback(kind, r)}
+			s := fallback{cause: q, withheld: r, resource: j.fallback(kind, r)}
 			if before != nil {
 				if was, ok := before.instead[r.Name]; ok && was.cause == q {
 					s.resource = was.resource
 				}
 			}
-			h.offers[t] = graft(h.offers[t], s)
+			h.types[t] = graft(h.types[t], s)
 			q.views++
 		}
-		if before.equal(h.offers[t]) {
-			h.offers[t] = before
+		if before.equal(h.types[t]) {
+			h.types[t] = before
 		}
 	}
 }
@@ -342,7 +342,7 @@ func (j *jury) confined(c content) bool {
 
 // released is told that a half is no longer used.
 func (j *jury) released(h *half) {
-	for _, o := range h.offers {
+	for _, o := range h.types {
 		for _, s := range o.instead {
 			if s.cause.views--; s.cause.views == 0 {
 				s.cause.idle = time.Now()

@@ -300,9 +300,9 @@ func TestQuarantine(t *testing.T) {
 		fresh.node.Id, fresh.node.Metadata = "nexus-9", metadataOf(t, map[string]any{"address": "10.0.0.2"})
 		fresh.subscribe(cds)
 		fresh.expect("cluster a@1 b@1")
-		offered := func(p resource.Profile) served { return w.server.slots[p].load().of(cds) }
-		if offered(w.profile) != offered(other.profile) {
-			t.Error("each has an offer of its own: every response would be encoded for each")
+		servedTo := func(p resource.Profile) served { return w.server.slots[p].load().of(cds) }
+		if servedTo(w.profile) != servedTo(other.profile) {
+			t.Error("each has a served set of its own: every response would be encoded for each")
 		}
 	})
 	typeTest("and it is forgotten ten minutes after the last proxy", t, func(t *testing.T, w *world) {

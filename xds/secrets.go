@@ -192,12 +192,12 @@ func (c *secrets) refresh() {
 	}
 	clear(c.fresh)
 	c.err = nil
-	f := &s.feeds[resource.Secret]
-	if !f.base.known() {
+	ts := &s.types[resource.Secret]
+	if !ts.base.known() {
 		return
 	}
 	for name := range c.sent {
-		f.noted(name)
+		ts.track(name)
 	}
 }
 

@@ -172,20 +172,20 @@ func (t *streamStatus) update(s *stream, v *view) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.view, t.proxy.Missing = v, v.own.missing
-	for i := range s.feeds {
-		f := &s.feeds[i]
-		t.types[i].State = f.state(v)
-		if f.base.known() && (f.base.scope.instead != nil || f.base.own.instead != nil || t.types[i].Quarantined != nil) {
-			t.types[i].Quarantined = f.quarantined()
+	for i := range s.types {
+		ts := &s.types[i]
+		t.types[i].State = ts.state(v)
+		if ts.base.known() && (ts.base.scope.instead != nil || ts.base.own.instead != nil || t.types[i].Quarantined != nil) {
+			t.types[i].Quarantined = ts.quarantined()
 		}
 	}
 }
 
 // quarantined returns what the client asked for and is not served, by name.
-func (f *feed) quarantined() []Quarantined {
+func (ts *typeState) quarantined() []Quarantined {
 	var list []Quarantined
-	for name, s := range f.base.fallbacks() {
-		if f.sub.has(name) {
+	for name, s := range ts.base.fallbacks() {
+		if ts.sub.has(name) {
 			list = append(list, Quarantined{
 				Name: name, Version: s.withheld.Version, Source: s.cause.source, Message: s.cause.message, Since: s.cause.since,
 			})
@@ -196,16 +196,16 @@ func (f *feed) quarantined() []Quarantined {
 }
 
 // state says how far the client is from the view.
-func (f *feed) state(v *view) State {
-	if !f.sub.active || !f.base.known() {
+func (ts *typeState) state(v *view) State {
+	if !ts.sub.active || !ts.base.known() {
 		return NotSent
 	}
-	for _, d := range f.diffs {
+	for _, d := range ts.names {
 		if d.held != nil {
 			return Rejected
 		}
 	}
-	if len(f.inflight) > 0 || !f.settled(v) {
+	if len(ts.inflight) > 0 || !ts.quiescent(v) {
 		return Pending
 	}
 	return Synced

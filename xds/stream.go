@@ -45,11 +45,11 @@ type stream struct {
 	resident   *resident   // nil until the first request
 	node       *node       // nil until the first request
 	slot       *slot       // nil until the first request
-	feeds      [resource.NumTypes]feed
+	types      [resource.NumTypes]typeState
 	order      order
 	secrets    secrets
 	nonces     uint64
-	counted    nameCount                 // of all feeds, as the budget has it
+	counted    nameCount                 // of all types, as the budget has it
 	recalled   map[resource.Ref]*refusal // of earlier streams, until each is looked at
 	refuses    bool                      // the memory may hold refusals of this node
 	barriers   []progress                // that wait for it
@@ -82,8 +82,8 @@ func (s *Server) serve(p protocol, gs grpc.ServerStream, typeURL string) (err er
 			return status.Errorf(codes.Unimplemented, "resources of type %s are not served", typeURL)
 		}
 	}
-	for t := range st.feeds {
-		st.feeds[t] = feed{stream: st, typ: resource.Type(t)}
+	for t := range st.types {
+		st.types[t] = typeState{stream: st, typ: resource.Type(t)}
 	}
 	if st.credential, err = s.authenticate(gs.Context()); err != nil {
 		return err
@@ -276,11 +276,11 @@ func (s *stream) handle(r *request) error {
 	if typ == resource.NumTypes {
 		return nil
 	}
-	f := &s.feeds[typ]
+	ts := &s.types[typ]
 	if s.protocol == delta {
-		f.handleDelta(r)
+		ts.handleDelta(r)
 	} else {
-		f.handleSotw(r)
+		ts.handleSotw(r)
 	}
 	return s.count()
 }

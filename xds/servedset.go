@@ -7,26 +7,26 @@ import (
 	"datapunk.dev/controlplane/resource"
 )
 
-// offers makes the offers of all halves. Halves with the same set, and the same in
-// quarantine, have one offer: what a set needs is computed once, however many
+// servedSets makes the served sets of all halves. Halves with the same set, and the same in
+// quarantine, have one served set: what a set needs is computed once, however many
 // profiles read it, and in proportion to what changed. [Server.mu] guards it.
-type offers struct {
+type servedSets struct {
 	jury   *jury
 	plain  map[*resource.Set]*shared
-	grafts map[graft]*offer
+	grafts map[graft]*servedSet
 	steps  map[step]struct{} // those of the current publication
 }
 
-// graft is one offer with one more substitute in it.
+// graft is one served set with one more substitute in it.
 type graft struct {
-	on       *offer
+	on       *servedSet
 	cause    *quarantine
 	resource *resource.Resource
 }
 
-// shared is the offer of a whole set, and how many halves use the set.
+// shared is the served set of a whole set, and how many halves use the set.
 type shared struct {
-	offer *offer
+	offer *servedSet
 	kind  resource.Kind
 	views int
 }
@@ -34,14 +34,14 @@ type shared struct {
 // step is one set in the place of another.
 type step struct{ from, to *resource.Set }
 
-func newOffers(j *jury) *offers {
-	return &offers{jury: j, plain: make(map[*resource.Set]*shared), grafts: make(map[graft]*offer), steps: make(map[step]struct{})}
+func newServedSets(j *jury) *servedSets {
+	return &servedSets{jury: j, plain: make(map[*resource.Set]*shared), grafts: make(map[graft]*servedSet), steps: make(map[step]struct{})}
 }
 
 // published is called after the views of a snapshot were made.
-func (o *offers) published() {
+func (o *servedSets) published() {
 	clear(o.steps)
-	maps.DeleteFunc(o.grafts, func(g graft, _ *offer) bool { return o.plain[g.on.set] == nil || g.cause.views == 0 })
+	maps.DeleteFunc(o.grafts, func(g graft, _ *servedSet) bool { return o.plain[g.on.set] == nil || g.cause.views == 0 })
 	if o.jury.overgrown() {
 		o.jury.retain(func(yield func(resource.Kind, *resource.Resource) bool) {
 			for set, s := range o.plain {
@@ -57,15 +57,15 @@ func (o *offers) published() {
 
 // half returns the half that follows old, which may be nil and is given up. The
 // half of a proxy's own needs that of its scope; that of a scope needs none.
-func (o *offers) half(old *half, kind resource.Kind, scope *half, sets resource.Sets, missing []string) *half {
+func (o *servedSets) half(old *half, kind resource.Kind, scope *half, sets resource.Sets, missing []string) *half {
 	next := &half{missing: missing}
 	for t, set := range sets {
 		if set == nil {
 			set = noResources
 		}
-		var before *offer
+		var before *servedSet
 		if old != nil {
-			before = old.offers[t]
+			before = old.types[t]
 		}
 		s := o.plain[set]
 		if s == nil {
@@ -81,20 +81,20 @@ func (o *offers) half(old *half, kind resource.Kind, scope *half, sets resource.
 			o.steps[step{before.set, set}] = struct{}{}
 		}
 		s.views++
-		next.offers[t] = s.offer
+		next.types[t] = s.offer
 	}
 	o.jury.substitute(next, old, scope, kind, o.graft)
 	if old != nil {
 		o.release(old)
-		if old.offers == next.offers && slices.Equal(old.missing, missing) {
+		if old.types == next.types && slices.Equal(old.missing, missing) {
 			return old // its streams have nothing to look for
 		}
 	}
 	return next
 }
 
-// graft returns the offer with the substitute in it.
-func (o *offers) graft(on *offer, s substitute) *offer {
+// graft returns the served set with the substitute in it.
+func (o *servedSets) graft(on *servedSet, s fallback) *servedSet {
 	key := graft{on, s.cause, s.resource}
 	if known := o.grafts[key]; known != nil {
 		return known
@@ -103,9 +103,9 @@ func (o *offers) graft(on *offer, s substitute) *offer {
 	return o.grafts[key]
 }
 
-// of returns the offer of all that is in the set. Its cost is in proportion to
+// of returns the served set of all that is in the set. Its cost is in proportion to
 // what changed since before, which may be nil.
-func (o *offers) of(set *resource.Set, before *offer) *offer {
+func (o *servedSets) of(set *resource.Set, before *servedSet) *servedSet {
 	var base *resource.Set
 	d := digest(0)
 	if before != nil {
@@ -118,7 +118,7 @@ func (o *offers) of(set *resource.Set, before *offer) *offer {
 		for r := range set.All() {
 			d = d.toggle(r.Name, r.Version)
 		}
-		return newOffer(set, d)
+		return newServedSet(set, d)
 	}
 	seen := make(map[string]struct{}, len(names))
 	for _, name := range names {
@@ -133,12 +133,12 @@ func (o *offers) of(set *resource.Set, before *offer) *offer {
 			d = d.toggle(name, r.Version)
 		}
 	}
-	return newOffer(set, d)
+	return newServedSet(set, d)
 }
 
 // release gives up a half that is no longer used.
-func (o *offers) release(h *half) {
-	for _, old := range h.offers {
+func (o *servedSets) release(h *half) {
+	for _, old := range h.types {
 		s := o.plain[old.set]
 		if s.views--; s.views == 0 {
 			delete(o.plain, old.set)
