@@ -136,7 +136,7 @@ func (ts *typeState) rejected(r *response, message string) {
 				d.held.depends = dependencies(r.view, r.leases, c.res)
 				s.remember(r.view, c, n)
 				if n.Cause == "" {
-					s.accuse(r.view, c.res, n)
+					s.recordNack(r.view, c.res, n)
 				}
 			}
 			return

@@ -29,6 +29,10 @@ type order struct {
 	rewarm map[string]struct{}
 }
 
+// removalOrder has what refers to others before what it refers to. Backward, it has
+// what others need first.
+var removalOrder = [...]resource.Type{resource.Listener, resource.Route, resource.Cluster, resource.Endpoint, resource.Secret}
+
 // mayAdd reports whether the client may have the resource already. A route or
 // listener waits until the client has acknowledged, which for Envoy means
 // warmed, each new cluster that it names, but not for ever.

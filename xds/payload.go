@@ -23,7 +23,7 @@ type payload struct {
 	// parts are the shared payloads that it was put together from.
 	parts []*payload
 
-	proven atomic.Bool // every content in it is: see jury
+	proven atomic.Bool // every content in it is: see tally
 	once   sync.Once
 	fresh  map[string]struct{} // names of the fresh changes
 }

@@ -35,7 +35,7 @@ func (ts *typeState) claimed() bool {
 		if served || !ts.sub.has(name) {
 			continue
 		}
-		// What is in quarantine and has no substitute is not taken from a client
+		// What is in quarantine and has no fallback is not taken from a client
 		// that may have it: what a response lacks, it would delete.
 		if whole || s.resource == nil {
 			ts.set(name, &nameState{has: s.withheld, kept: s.resource == nil})
@@ -53,7 +53,7 @@ func (ts *typeState) claimed() bool {
 			has = append(has, change{name: r.Name, res: r})
 		}
 	}
-	ts.stream.vouch(ts.typ, &payload{changes: has})
+	ts.stream.recordAcks(ts.typ, &payload{changes: has})
 	if !sends {
 		ts.version, ts.owed = ts.base.digest(), false
 		if whole {

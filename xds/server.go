@@ -29,21 +29,22 @@ type Server struct {
 	metrics *metrics
 	names   *nameSets
 	budget  *budget
-	jury    *jury
+	tally   *tally
 
 	halves sync.RWMutex // what is served; held for as long as pointers take to be swapped
 
-	mu       sync.Mutex
-	served   *servedSets
-	snapshot Snapshot // nil until the first Publish: nothing is served
-	draining bool
-	slots    map[resource.Profile]*slot
-	scopes   map[string]*scopeSlot // of the slots, by key
-	streams  map[*stream]struct{}
-	nodes    map[string]*resident // by node.id
-	paces    *paces
-	memory   *memory
-	barriers map[*barrier]struct{} // not closed yet
+	mu          sync.Mutex
+	served      *servedSets
+	quarantines *quarantines
+	snapshot    Snapshot // nil until the first Publish: nothing is served
+	draining    bool
+	slots       map[resource.Profile]*slot
+	scopes      map[string]*scopeSlot // of the slots, by key
+	streams     map[*stream]struct{}
+	nodes       map[string]*resident // by node.id
+	paces       *paces
+	memory      *memory
+	barriers    map[*barrier]struct{} // not closed yet
 
 	fleet     *resource.Fleet               // that OnFleet was last called with
 	moved     map[resource.Profile]struct{} // came or left since
@@ -54,23 +55,24 @@ type Server struct {
 func New(o Options) *Server {
 	o.Timeouts = o.Timeouts.withDefaults()
 	o.Limits = o.Limits.withDefaults()
-	j := newJury(o.Quorum)
+	tally, quarantines := newTally(o.Quorum), &quarantines{}
 	return &Server{
-		options:  o,
-		metrics:  newMetrics(o.Metrics),
-		names:    newNameSets(),
-		budget:   newBudget(),
-		jury:     j,
-		served:   newServedSets(j),
-		slots:    make(map[resource.Profile]*slot),
-		scopes:   make(map[string]*scopeSlot),
-		streams:  make(map[*stream]struct{}),
-		nodes:    make(map[string]*resident),
-		paces:    newPaces(o.Limits),
-		memory:   newMemory(),
-		barriers: make(map[*barrier]struct{}),
-		fleet:    resource.NewFleet(),
-		moved:    make(map[resource.Profile]struct{}),
+		options:     o,
+		metrics:     newMetrics(o.Metrics),
+		names:       newNameSets(),
+		budget:      newBudget(),
+		tally:       tally,
+		served:      newServedSets(tally, quarantines),
+		quarantines: quarantines,
+		slots:       make(map[resource.Profile]*slot),
+		scopes:      make(map[string]*scopeSlot),
+		streams:     make(map[*stream]struct{}),
+		nodes:       make(map[string]*resident),
+		paces:       newPaces(o.Limits),
+		memory:      newMemory(),
+		barriers:    make(map[*barrier]struct{}),
+		fleet:       resource.NewFleet(),
+		moved:       make(map[resource.Profile]struct{}),
 	}
 }
 
@@ -186,7 +188,7 @@ func (s *Server) Publish(next Snapshot) {
 	}
 	s.swap(&p)
 	s.served.published()
-	s.lift(true)
+	s.expireLocked(true)
 }
 
 // publication is what is about to be served: the new halves, and whose they are.
@@ -216,7 +218,7 @@ func (p *publication) half(sc *scopeSlot) *half {
 // the halves of the scope's proxies are looked at again.
 func (s *Server) serveScope(p *publication, sc *scopeSlot, scope *resource.Scope) {
 	p.putScope(sc, s.served.half(sc.half, scope.Kind, nil, scope.Sets, nil))
-	if s.jury.count() == 0 {
+	if len(s.quarantines.list) == 0 {
 		return
 	}
 	for sl := range sc.slots {
@@ -310,31 +312,6 @@ func (s *Server) moveScope(sl *slot, to *scopeSlot) {
 		to.mu.Unlock()
 		to.slots[sl] = struct{}{}
 	}
-}
-
-// judged is called when a content has gone into quarantine or was proven good.
-func (s *Server) judged() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var p publication
-	for _, sc := range s.scopes {
-		p.putScope(sc, s.served.half(sc.half, sc.kind, nil, sc.half.sets(), nil))
-	}
-	for _, sl := range s.slots {
-		if sl.own != nil {
-			s.serveOwnSets(&p, sl, p.half(sl.scope), sl.own.sets(), sl.own.missing)
-		}
-	}
-	s.swap(&p)
-	s.lift(false)
-}
-
-// lift ends the quarantines that have lost their cause. The caller holds mu.
-func (s *Server) lift(publication bool) {
-	for _, q := range s.jury.lift(publication) {
-		s.options.Logger.Info("quarantine ended", "type", q.content.typ.String(), "name", q.content.name, "version", q.content.version)
-	}
-	s.metrics.quarantined.Set(float64(s.jury.count()))
 }
 
 // Drain ends every stream and refuses new ones, so that a graceful stop of the
@@ -441,7 +418,7 @@ func (s *Server) leave(st *stream) {
 		if sl.own != nil {
 			s.served.release(sl.own)
 			s.moveScope(sl, nil)
-			s.lift(false)
+			s.expireLocked(false)
 		}
 		s.reportFleet(sl.profile)
 	}

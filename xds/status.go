@@ -175,7 +175,7 @@ func (t *streamStatus) update(s *stream, v *view) {
 	for i := range s.types {
 		ts := &s.types[i]
 		t.types[i].State = ts.state(v)
-		if ts.base.known() && (ts.base.scope.instead != nil || ts.base.own.instead != nil || t.types[i].Quarantined != nil) {
+		if ts.base.known() && (ts.base.scope.fallbacks != nil || ts.base.own.fallbacks != nil || t.types[i].Quarantined != nil) {
 			t.types[i].Quarantined = ts.quarantined()
 		}
 	}

@@ -185,7 +185,7 @@ func (ts *typeState) plan(v *view, now time.Time) (changes []change, waiting boo
 	if len(ts.names) == 0 {
 		ts.names = nil
 	}
-	ts.stream.vouch(ts.typ, &payload{changes: has})
+	ts.stream.recordAcks(ts.typ, &payload{changes: has})
 	if first && ts.reported > 0 && len(changes) == 0 && !waiting && !ts.owed {
 		ts.hasAll(v.of(ts.typ).digest())
 	}

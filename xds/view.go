@@ -177,7 +177,7 @@ func (s served) changedSince(base served) ([]string, bool) {
 func (s served) fallbacks() iter.Seq2[string, fallback] {
 	return func(yield func(string, fallback) bool) {
 		for _, o := range [...]*servedSet{s.scope, s.own} {
-			for name, f := range o.instead {
+			for name, f := range o.fallbacks {
 				if !yield(name, f) {
 					return
 				}
@@ -192,12 +192,16 @@ func (s served) fallbacks() iter.Seq2[string, fallback] {
 type servedSet struct {
 	id  uint64 // no other has it
 	set *resource.Set
-	// instead is what is served in the place of quarantined contents, by name;
+	// fallbacks are what is served in the place of quarantined contents, by name;
 	// nil most often.
-	instead  map[string]fallback
-	digest   digest // of what is served: equal on every replica that serves the same
-	whole    digest // of the set, as if nothing were in quarantine
-	payloads payloads
+	fallbacks map[string]fallback
+	// acked are the last contents that some proxy had acknowledged when others took
+	// their place, by name: what is served where such another one turns out bad.
+	acked     ackedContents
+	untilLook int    // how many changes there may be before acked is looked through
+	digest    digest // of what is served: equal on every replica that serves the same
+	whole     digest // of the set, as if nothing were in quarantine
+	payloads  payloads
 }
 
 // servedSetIDs counts the served sets. A payload remembers the one before it by number,
@@ -208,7 +212,8 @@ func newServedSet(set *resource.Set, d digest) *servedSet {
 	return &servedSet{id: servedSetIDs.Add(1), set: set, digest: d, whole: d}
 }
 
-// substitute is the last content of a place that some proxy acknowledged.
+// fallback is what is served in the place of a quarantined content: the last one
+// there that some proxy acknowledged.
 type fallback struct {
 	cause    *quarantine
 	withheld *resource.Resource
@@ -217,8 +222,8 @@ type fallback struct {
 
 // get returns what is served under the name, or nil.
 func (o *servedSet) get(name string) *resource.Resource {
-	if o.instead != nil {
-		if s, ok := o.instead[name]; ok {
+	if o.fallbacks != nil {
+		if s, ok := o.fallbacks[name]; ok {
 			return s.resource
 		}
 	}
@@ -228,17 +233,17 @@ func (o *servedSet) get(name string) *resource.Resource {
 // withholds reports whether a resource of the name exists and nothing is
 // served of it.
 func (o *servedSet) withholds(name string) bool {
-	s, ok := o.instead[name]
+	s, ok := o.fallbacks[name]
 	return ok && s.resource == nil
 }
 
 // with returns the served set with a substitute in it.
 func (o *servedSet) with(s fallback) *servedSet {
 	next := newServedSet(o.set, o.digest)
-	next.whole = o.whole
-	next.instead = make(map[string]fallback, len(o.instead)+1)
-	maps.Copy(next.instead, o.instead)
-	next.instead[s.withheld.Name] = s
+	next.whole, next.acked = o.whole, o.acked
+	next.fallbacks = make(map[string]fallback, len(o.fallbacks)+1)
+	maps.Copy(next.fallbacks, o.fallbacks)
+	next.fallbacks[s.withheld.Name] = s
 	next.digest = next.digest.toggle(s.withheld.Name, s.withheld.Version)
 	if s.resource != nil {
 		next.digest = next.digest.toggle(s.resource.Name, s.resource.Version)
@@ -249,17 +254,17 @@ func (o *servedSet) with(s fallback) *servedSet {
 // equal reports whether two served sets, the first of which may be nil, are the
 // same.
 func (o *servedSet) equal(p *servedSet) bool {
-	return o != nil && o.set == p.set && maps.Equal(o.instead, p.instead)
+	return o != nil && o.set == p.set && maps.Equal(o.fallbacks, p.fallbacks)
 }
 
 // all iterates over what is served, in the order of names.
 func (o *servedSet) all() iter.Seq[*resource.Resource] {
-	if o.instead == nil {
+	if o.fallbacks == nil {
 		return o.set.All()
 	}
 	return func(yield func(*resource.Resource) bool) {
 		for r := range o.set.All() {
-			if s, ok := o.instead[r.Name]; ok {
+			if s, ok := o.fallbacks[r.Name]; ok {
 				r = s.resource
 			}
 			if r != nil && !yield(r) {
@@ -279,12 +284,12 @@ func (o *servedSet) changedSince(base *servedSet) ([]string, bool) {
 	if !ok {
 		return nil, false
 	}
-	if base.instead != nil || o.instead != nil {
+	if base.fallbacks != nil || o.fallbacks != nil {
 		names = slices.Clone(names) // they are the set's
-		for name := range base.instead {
+		for name := range base.fallbacks {
 			names = append(names, name)
 		}
-		for name := range o.instead {
+		for name := range o.fallbacks {
 			names = append(names, name)
 		}
 	}
@@ -293,11 +298,14 @@ func (o *servedSet) changedSince(base *servedSet) ([]string, bool) {
 
 var noResources = resource.NewSet()
 
+// nothingServed stands in where nothing was served before.
+var nothingServed = newServedSet(noResources, 0)
+
 // noHalf stands in where the half of a proxy's own does not matter.
 var noHalf = func() *half {
 	h := &half{}
 	for t := range h.types {
-		h.types[t] = newServedSet(noResources, 0)
+		h.types[t] = nothingServed
 	}
 	return h
 }()
