@@ -19,7 +19,7 @@ func panicky(t *testing.T, bad func(in translate.Input) bool) (*Loop, *[]*transl
 	t.Helper()
 	var log bytes.Buffer
 	var got []*translate.Snapshot
-	l := NewLoop(slog.New(slog.NewTextHandler(&log, nil)), func(s *translate.Snapshot) { got = append(got, s) }, func() bool { return true })
+	l := NewLoop(slog.New(slog.NewTextHandler(&log, nil)), func(s *translate.Snapshot) { got = append(got, s) }, answered)
 	l.translate = func(last *translate.Snapshot, in translate.Input) *translate.Snapshot {
 		if bad(in) {
 			panic("no such luck")
@@ -165,7 +165,7 @@ func TestAPublicationThatPanicsIsMadeGoodByTheNext(t *testing.T) {
 				panic("half way")
 			}
 			got = s
-		}, func() bool { return true })
+		}, answered)
 		run(t, l)
 		a, b := resource.Profile{Service: "a"}, resource.Profile{Service: "b"}
 		l.SetFleet(resource.NewFleet(a, b))

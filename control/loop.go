@@ -42,14 +42,14 @@ type Status struct {
 	Failure   *Failure // why the newest input is not in force; nil: it is
 }
 
-// NewLoop returns a loop that calls publish with each new snapshot, and settled
-// to ask whether all connected proxies have the last one.
-func NewLoop(log *slog.Logger, publish func(*translate.Snapshot), settled func() bool) *Loop {
+// NewLoop returns a loop that calls publish with each new snapshot. The channel of
+// acked is closed once all connected proxies have answered what is published.
+func NewLoop(log *slog.Logger, publish func(*translate.Snapshot), acked func(context.Context) <-chan struct{}) *Loop {
 	return &Loop{
 		log:       log,
 		translate: translate.Translate,
 		publish:   publish,
-		stages:    stages{log: log, settled: settled},
+		stages:    stages{log: log, acked: acked},
 		wake:      make(chan struct{}, 1),
 		pending:   translate.Input{Fleet: resource.NewFleet()},
 	}
@@ -96,14 +96,15 @@ func (l *Loop) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-l.wake:
-		case <-l.stages.due():
+		case ok := <-l.stages.over:
+			l.stages.ended(ok)
 		}
 		in, fresh, ready := l.take()
 		if !ready {
 			continue
 		}
 		start := time.Now()
-		if !l.stages.advance(in.Mesh.MTLS.Enabled, start) && !fresh {
+		if !l.stages.advance(ctx, in.Mesh.MTLS.Enabled) && !fresh {
 			continue
 		}
 		in.Stage = l.stages.stage()
@@ -117,6 +118,7 @@ func (l *Loop) Run(ctx context.Context) error {
 			continue
 		}
 		last = next
+		l.stages.published(next.Input.Stage)
 
 		l.mu.Lock()
 		l.status.Mesh, l.status.Snapshot, l.status.Published = next.Input.Mesh, next, time.Now()

@@ -37,11 +37,14 @@ func service(name string, port uint16) *watch.Service {
 	}}}
 }
 
+// answered is a fleet that has answered everything.
+func answered(ctx context.Context) <-chan struct{} { return new(fleet).acked(ctx) }
+
 // collect runs a loop in the bubble and returns its snapshots.
 func collect(t *testing.T, log *slog.Logger) (*Loop, *[]*translate.Snapshot) {
 	t.Helper()
 	var got []*translate.Snapshot
-	l := NewLoop(log, func(s *translate.Snapshot) { got = append(got, s) }, func() bool { return true })
+	l := NewLoop(log, func(s *translate.Snapshot) { got = append(got, s) }, answered)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- l.Run(ctx) }()

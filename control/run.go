@@ -56,7 +56,7 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 	if err := accept(mesh, p.trustDomain(), p.Plaintext); err != nil {
 		return nil, err
 	}
-	p.loop = NewLoop(p.Log, func(s *translate.Snapshot) { p.xds.Publish(s) }, func() bool { return p.xds.Settled() })
+	p.loop = NewLoop(p.Log, func(s *translate.Snapshot) { p.xds.Publish(s) }, func(ctx context.Context) <-chan struct{} { return p.xds.Acked(ctx, nil) })
 	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.revisions.Meant, p.loop.SetCatalog)
 	xdsOptions := xds.Options{
 		Logger: p.ClientLog, Metrics: p.Metrics, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.Quorum,

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,27 +16,58 @@ import (
 const (
 	permissive = "mesh: {name: datapunk, security: {mtls: {mode: permissive}}}"
 	strict     = "mesh: {name: datapunk}"
+	silent     = true
 )
 
 // staged is a loop with what it published.
 type staged struct {
 	*Loop
-	t       *testing.T
-	settled atomic.Bool
+	t     *testing.T
+	fleet fleet
 
 	mu     sync.Mutex
 	stages []translate.Stage
 }
 
+// fleet is proxies that answer at once, or not while they are silent.
+type fleet struct {
+	mu     sync.Mutex
+	silent bool
+	asked  []chan struct{} // meanwhile
+}
+
+func (f *fleet) acked(context.Context) <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := make(chan struct{})
+	if f.silent {
+		f.asked = append(f.asked, c)
+	} else {
+		close(c)
+	}
+	return c
+}
+
+func (f *fleet) be(silent bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.silent = silent
+	if !silent {
+		for _, c := range f.asked {
+			close(c)
+		}
+		f.asked = nil
+	}
+}
+
 func startStaged(t *testing.T, file string) *staged {
 	t.Helper()
 	s := &staged{t: t}
-	s.settled.Store(true)
 	s.Loop = NewLoop(slog.New(slog.DiscardHandler), func(next *translate.Snapshot) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.stages = append(s.stages, next.Input.Stage)
-	}, s.settled.Load)
+	}, s.fleet.acked)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- s.Run(ctx) }()
@@ -103,23 +133,21 @@ func TestWhatIsNoChangeOfMTLSHasNoStages(t *testing.T) {
 func TestNextStageWaitsForTheFleetButNotForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := startStaged(t, plain)
-		s.settled.Store(false)
+		s.fleet.be(silent)
 		s.edit(strict)
 		s.expect("at once", translate.Listening)
-		time.Sleep(stagePatience - time.Second)
+		time.Sleep(stagePatience / 2)
 		s.expect("some have not acknowledged")
-		s.settled.Store(true)
+		s.fleet.be(!silent)
 		time.Sleep(stageCalm / 2)
 		s.expect("all have, a moment ago")
-		s.settled.Store(false) // a new one, say
-		time.Sleep(2 * stagePoll)
-		s.settled.Store(true)
-		time.Sleep(stageCalm / 2)
-		s.expect("and again")
-		time.Sleep(stageCalm)
-		s.expect("for long enough", translate.Calling)
-		s.settled.Store(false)
-		time.Sleep(stagePatience + stagePoll)
+		s.fleet.be(silent) // they have asked for certificates
+		time.Sleep(10 * stageCalm)
+		s.expect("and have not all of them")
+		s.fleet.be(!silent)
+		s.expect("now they have", translate.Calling)
+		s.fleet.be(silent)
+		time.Sleep(stagePatience)
 		s.expect("some never will", translate.Settled)
 	})
 }
@@ -128,7 +156,7 @@ func TestStagesGoBackWhenTheEditDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := startStaged(t, plain)
 		s.edit(strict)
-		time.Sleep(2 * stageCalm)
+		time.Sleep(3 * stageCalm / 2)
 		s.expect("under way", translate.Listening, translate.Calling)
 		s.edit(plain)
 		time.Sleep(10 * stageCalm)
@@ -140,7 +168,7 @@ func TestStagesGoBackWhenTheEditDoes(t *testing.T) {
 func TestOtherInputIsNotHeldUpByAStage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := startStaged(t, plain)
-		s.settled.Store(false)
+		s.fleet.be(silent)
 		s.edit(permissive)
 		s.expect("at once", translate.Listening)
 		s.SetCatalog(watch.NewCatalog().Update([]*watch.Service{service("a", 1000)}, nil))

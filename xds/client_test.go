@@ -258,7 +258,7 @@ func (c deltaClient) peek(want string) *discovery.DeltaDiscoveryResponse {
 
 func summary(m *discovery.DeltaDiscoveryResponse) string {
 	t, _ := resource.TypeOf(m.TypeUrl)
-	parts := []string{typeName(t)}
+	parts := []string{t.String()}
 	for _, r := range m.Resources {
 		parts = append(parts, r.Name+"@"+r.Version)
 	}
@@ -365,7 +365,7 @@ func (w *world) identify(t *testing.T, typ resource.Type, body []byte) (name, ve
 // sotwSummary is "cluster a b": SotW resources have no versions of their own.
 func sotwSummary(t *testing.T, m *discovery.DiscoveryResponse) string {
 	typ, _ := resource.TypeOf(m.TypeUrl)
-	parts := []string{typeName(typ)}
+	parts := []string{typ.String()}
 	for _, r := range m.Resources {
 		if r.TypeUrl != m.TypeUrl {
 			t.Fatalf("a %s in a response of %s", r.TypeUrl, m.TypeUrl)

@@ -64,7 +64,7 @@ func (c sotwClient) come(w *world, t resource.Type, names ...string) {
 func (c sotwClient) take(w *world, ack bool) string {
 	m := c.next()
 	t, _ := resource.TypeOf(m.TypeUrl)
-	parts := []string{typeName(t)}
+	parts := []string{t.String()}
 	for _, r := range m.Resources {
 		name, version := w.identify(c.t, t, r.Value)
 		parts = append(parts, name+"@"+version)

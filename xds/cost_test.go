@@ -395,7 +395,7 @@ func TestAClientThatNeverAnswersIsNotRemembered(t *testing.T) {
 		}
 		remembered := 0
 		for st := range s.streams {
-			for _, r := range st.feeds[eds].inflight {
+			for _, r := range st.types[eds].inflight {
 				remembered += len(r.changes)
 			}
 		}
@@ -407,18 +407,18 @@ func TestAClientThatNeverAnswersIsNotRemembered(t *testing.T) {
 	})
 }
 
-// Clients cannot fill an offer with what does not exist.
-func TestParcelsOfNamesThatDoNotExist(t *testing.T) {
-	p := &parcels{}
+// Clients cannot fill a served set with what does not exist.
+func TestPayloadsOfNamesThatDoNotExist(t *testing.T) {
+	p := &payloads{}
 	made := 0
 	for i := range 100 {
-		key := parcelKey{names: nameKey{count: maxNames, sums: [2]uint64{uint64(i)}}}
+		key := payloadKey{names: nameKey{count: maxNames, sums: [2]uint64{uint64(i)}}}
 		p.get(key, true, maxNames) // the first that asks is told to make its own
 		if p.get(key, true, maxNames) != nil {
 			made++
 		}
 	}
-	if made != maxParcelNames/maxNames {
+	if made != maxPayloadNames/maxNames {
 		t.Errorf("%d are kept", made)
 	}
 }

@@ -12,35 +12,35 @@ import (
 // The server must honor changes to the subscription state even if the nonce is
 // stale. The nonce may be used to correlate an ack/nack with a server response,
 // but should *not* be used to reject stale requests."
-func (f *feed) handleDelta(r *request) {
-	s := f.stream
-	switch sent := f.unanswered(r.nonce); {
+func (ts *typeState) handleDelta(r *request) {
+	s := ts.stream
+	switch sent := ts.unanswered(r.nonce); {
 	case sent == nil:
 	case r.nack:
-		f.rejected(f.answered(sent), r.failure)
+		ts.rejected(ts.answered(sent), r.failure)
 	default:
-		f.acknowledged(f.answered(sent))
+		ts.acknowledged(ts.answered(sent))
 	}
-	first := !f.sub.active
+	first := !ts.sub.active
 	if first {
-		f.sub = subscription{active: true, names: noNames}
+		ts.sub = subscription{active: true, names: noNames}
 	}
-	if f.typ == resource.Secret {
+	if ts.typ == resource.Secret {
 		s.secrets.authorize(r)
 	}
 	if r.all {
-		f.sub.named = true
-		f.subscribeAll()
+		ts.sub.named = true
+		ts.subscribeAll()
 	}
-	if !f.sub.named && len(r.names)+len(r.unsubscribe) == 0 && hasLegacyWildcard(f.typ, s.slot.profile.Kind) {
-		f.subscribeAll()
+	if !ts.sub.named && len(r.names)+len(r.unsubscribe) == 0 && hasLegacyWildcard(ts.typ, s.slot.profile.Kind) {
+		ts.subscribeAll()
 	}
-	f.subscribe(r.names)
+	ts.subscribe(r.names)
 	if first {
-		f.reconnected(r.initial)
+		ts.reconnected(r.initial)
 	}
 	if len(r.unsubscribe) > 0 {
-		f.unsubscribe(r.unsubscribe)
+		ts.unsubscribe(r.unsubscribe)
 	}
 }
 
@@ -49,36 +49,36 @@ func (f *feed) handleDelta(r *request) {
 // "On reconnect the Incremental xDS client may tell the server of its known
 // resources to avoid resending them over the network by sending them in
 // initial_resource_versions."
-func (f *feed) reconnected(versions map[string]string) {
-	s := f.stream
-	f.reported = len(versions)
-	if len(versions) > 0 && len(f.sub.names.names) == 0 {
-		f.owed = false // it started long ago, and waits for nothing
+func (ts *typeState) reconnected(versions map[string]string) {
+	s := ts.stream
+	ts.reported = len(versions)
+	if len(versions) > 0 && len(ts.sub.names.names) == 0 {
+		ts.owed = false // it started long ago, and waits for nothing
 	}
-	if f.typ == resource.Endpoint && s.aggregated &&
-		(!s.feeds[resource.Cluster].sub.active || s.order.everyCluster) {
+	if ts.typ == resource.Endpoint && s.aggregated &&
+		(!s.types[resource.Cluster].sub.active || s.order.everyCluster) {
 		// A stream that was lost between CDS and EDS comes back with EDS
 		// first: Envoy has the clusters, and they wait for assignments that
 		// it calls current.
 		return
 	}
 	for name, version := range versions {
-		if !f.sub.has(name) || version == "" {
+		if !ts.sub.has(name) || version == "" {
 			continue
 		}
-		if f.typ == resource.Endpoint {
+		if ts.typ == resource.Endpoint {
 			if _, ok := s.order.rewarm[name]; ok {
 				continue
 			}
 		}
 		// There is a lease only for what the client may have: not in plaintext
 		// mode, nor for the identity of another service.
-		if f.typ == resource.Secret && leased(name) && s.secrets.mayHave(name) && !s.secrets.adopt(name, version) {
+		if ts.typ == resource.Secret && leased(name) && s.secrets.mayHave(name) && !s.secrets.adopt(name, version) {
 			continue
 		}
-		f.note(name, &diff{version: version})
+		ts.set(name, &nameState{version: version})
 	}
-	if f.typ == resource.Endpoint {
+	if ts.typ == resource.Endpoint {
 		s.order.rewarm = nil
 	}
 }
@@ -92,24 +92,24 @@ func (f *feed) reconnected(versions map[string]string) {
 // includes the specific resource in either the removed_resources field (if it
 // is not included in the wildcard) or in the resources field (if it *is*
 // included in the wildcard)."
-func (f *feed) unsubscribe(names []string) {
+func (ts *typeState) unsubscribe(names []string) {
 	if slices.Contains(names, wildcard) {
-		f.sub.wildcard, f.sub.named = false, true
+		ts.sub.wildcard, ts.sub.named = false, true
 	}
 	var known []string
 	for _, name := range names {
-		if f.sub.names.has(name) {
+		if ts.sub.names.has(name) {
 			known = append(known, name)
 		}
 	}
 	if len(known) > 0 {
-		f.sub.names = f.stream.server.names.without(f.sub.names, known)
+		ts.sub.names = ts.stream.server.names.without(ts.sub.names, known)
 	}
-	if f.sub.wildcard && f.base.known() {
+	if ts.sub.wildcard && ts.base.known() {
 		for _, name := range known {
-			f.answer, f.owed = true, true
-			f.noted(name).tell = true
+			ts.answer, ts.owed = true, true
+			ts.track(name).tell = true
 		}
 	}
-	f.forget()
+	ts.forget()
 }

@@ -5,7 +5,7 @@
 // It owns the streams, what each client has and has acknowledged, the order in
 // which types are sent, what happens after a NACK, who may ask for what, and
 // the status of each proxy. It knows nothing of where resources come from:
-// they arrive checked and encoded in a [translate.Snapshot], and secrets with a
+// they arrive checked and encoded in a [Snapshot], and secrets with a
 // private key come from an [Issuer].
 //
 // One goroutine a stream owns all state of that stream. Streams share what is

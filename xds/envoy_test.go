@@ -468,7 +468,7 @@ func routesTo(version string, clusters ...string) *resource.Resource {
 				ClusterSpecifier: &routepb.RouteAction_Cluster{Cluster: c},
 			}},
 		})
-		refs = append(refs, resource.Ref{Type: cds, Name: c})
+		refs = append(refs, cds.Ref(c))
 	}
 	return encode(rds, "outbound", version, &routepb.RouteConfiguration{
 		Name: "outbound", VirtualHosts: []*routepb.VirtualHost{host},

@@ -35,9 +35,9 @@ type frame struct {
 	size int
 }
 
-// frame returns the frame of a response with the parcel. The order of fields is
+// frame returns the frame of a response with the payload. The order of fields is
 // free in protobuf, so what differs between streams comes last.
-func (p *parcel) frame(version digest, nonce string) *frame {
+func (p *payload) frame(version digest, nonce string) *frame {
 	text := version.text()
 	tail := make([]byte, 0, protowire.SizeTag(responseVersion)+protowire.SizeBytes(len(text))+stringSize(responseNonce, nonce))
 	tail = protowire.AppendTag(tail, responseVersion, protowire.BytesType)
@@ -51,7 +51,7 @@ func (p *parcel) frame(version digest, nonce string) *frame {
 
 // encode encodes the type, the resources and the removed names of a response.
 // One that is joined to another repeats the type, which protobuf allows.
-func (p *parcel) encode(protocol protocol, t resource.Type, resources []*resource.Resource, removed []string) {
+func (p *payload) encode(protocol protocol, t resource.Type, resources []*resource.Resource, removed []string) {
 	url := t.URL()
 	own, shared := stringSize(responseTypeURL, url), 0
 	for _, r := range resources {

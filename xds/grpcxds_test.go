@@ -138,7 +138,7 @@ func vhost(name, version, cluster string) *resource.Resource {
 				Action: &routepb.Route_Route{Route: &routepb.RouteAction{ClusterSpecifier: &routepb.RouteAction_Cluster{Cluster: cluster}}},
 			}},
 		}},
-	}, resource.Ref{Type: cds, Name: cluster})
+	}, cds.Ref(cluster))
 }
 
 func lakeCluster(name string) *resource.Resource {

@@ -58,7 +58,7 @@ func listener(name, version string, refs ...resource.Ref) *resource.Resource {
 func route(name, version string, clusters ...string) *resource.Resource {
 	var refs []resource.Ref
 	for _, c := range clusters {
-		refs = append(refs, resource.Ref{Type: resource.Cluster, Name: c})
+		refs = append(refs, resource.Cluster.Ref(c))
 	}
 	return res(resource.Route, name, version, refs...)
 }

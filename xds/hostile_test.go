@@ -32,8 +32,8 @@ func (s *Server) wantEmpty(t *testing.T) {
 	synctest.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.streams)+len(s.slots)+len(s.nodes)+len(s.offers.plain) != 0 {
-		t.Errorf("left: %d streams, %d slots, %d nodes, %d offers", len(s.streams), len(s.slots), len(s.nodes), len(s.offers.plain))
+	if len(s.streams)+len(s.slots)+len(s.nodes)+len(s.served.plain) != 0 {
+		t.Errorf("left: %d streams, %d slots, %d nodes, %d served sets", len(s.streams), len(s.slots), len(s.nodes), len(s.served.plain))
 	}
 	if n := len(s.budget.nodes); n != 0 {
 		t.Errorf("names of %d nodes are counted", n)

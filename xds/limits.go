@@ -120,8 +120,8 @@ func (b *budget) move(node string, from, to nameCount) error {
 // too much for it or for its node.
 func (s *stream) count() error {
 	var now nameCount
-	for t := range s.feeds {
-		if set := s.feeds[t].sub.names; set != nil {
+	for t := range s.types {
+		if set := s.types[t].sub.names; set != nil {
 			now.names += len(set.names)
 			now.bytes += set.bytes
 		}

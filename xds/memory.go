@@ -137,7 +137,7 @@ func (s *stream) remember(v *view, c change, n *Nack) {
 	s.refuses = true
 	s.server.mu.Lock()
 	defer s.server.mu.Unlock()
-	s.server.memory.add(s.node.id, resource.Ref{Type: c.res.Type, Name: c.name}, r)
+	s.server.memory.add(s.node.id, c.res.Type.Ref(c.name), r)
 }
 
 // doubt notes that what the client has is not what its version says: it may
@@ -157,7 +157,7 @@ func (s *stream) forget(t resource.Type, changes []change) {
 	defer s.server.mu.Unlock()
 	for _, c := range changes {
 		if !c.stays {
-			s.server.memory.forget(s.node.id, resource.Ref{Type: t, Name: c.name})
+			s.server.memory.forget(s.node.id, t.Ref(c.name))
 		}
 	}
 }
@@ -165,8 +165,8 @@ func (s *stream) forget(t resource.Type, changes []change) {
 // recall puts a hold on a resource that the client refused on an earlier
 // stream. What it had then is sent to it, unless it said that it has something.
 // It does so once: from there on the stream itself knows.
-func (s *stream) recall(v *view, target *resource.Resource, d *diff) {
-	ref := resource.Ref{Type: target.Type, Name: target.Name}
+func (s *stream) recall(v *view, target *resource.Resource, d *nameState) {
+	ref := target.Type.Ref(target.Name)
 	r := s.recalled[ref]
 	if r == nil {
 		return
@@ -178,7 +178,7 @@ func (s *stream) recall(v *view, target *resource.Resource, d *diff) {
 	if r.version != target.Version || r.depends != dependencies(v, 0, target) {
 		return
 	}
-	d.held = &hold{version: r.version, depends: dependencies(v, s.secrets.count, target)}
+	d.held = &rejection{version: r.version, depends: dependencies(v, s.secrets.count, target)}
 	switch {
 	case d.version == "" || d.tell:
 		d.lent = r.before

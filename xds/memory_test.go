@@ -81,7 +81,7 @@ func TestRefusalsAreRemembered(t *testing.T) {
 	typeTest("a change of what it depends on ends it", t, func(t *testing.T, w *world) {
 		w.put(secret("ROOTCA", "1")).publish()
 		c := connected(t, w)
-		w.put(listener("in", "2", resource.Ref{Type: sds, Name: "ROOTCA"})).publish()
+		w.put(listener("in", "2", sds.Ref("ROOTCA"))).publish()
 		c.wantSent("listener in@2", "listener in@2")
 		c.close()
 		w.put(secret("ROOTCA", "2")).publish()

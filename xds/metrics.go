@@ -65,7 +65,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 	}
 	for t := range m.byType {
-		name := typeName(resource.Type(t))
+		name := resource.Type(t).String()
 		m.byType[t] = typeMetrics{
 			pushes: m.pushes.WithLabelValues(name), bytes: m.bytes.WithLabelValues(name),
 			acks: m.acks.WithLabelValues(name), latency: m.latency.WithLabelValues(name),
@@ -91,13 +91,3 @@ func (m *metrics) acked(t resource.Type, after time.Duration) {
 	m.byType[t].acks.Inc()
 	m.byType[t].latency.Observe(after.Seconds())
 }
-
-var typeNames = [resource.NumTypes]string{
-	resource.Cluster:  "cluster",
-	resource.Endpoint: "endpoint",
-	resource.Secret:   "secret",
-	resource.Listener: "listener",
-	resource.Route:    "route",
-}
-
-func typeName(t resource.Type) string { return typeNames[t] }

@@ -28,12 +28,12 @@ import (
 // hold is content that a client rejected. It is not sent again until it, or
 // something that it depends on, changes: a listener that was refused for a bad
 // secret is to be sent again, unchanged, once the secret is good.
-type hold struct {
+type rejection struct {
 	version string // empty: its removal was refused
 	depends uint64
 }
 
-func (h *hold) stands(s *stream, v *view, target *resource.Resource) bool {
+func (h *rejection) stands(s *stream, v *view, target *resource.Resource) bool {
 	if target == nil {
 		return h.version == ""
 	}
@@ -65,11 +65,11 @@ func dependencies(v *view, leases uint64, r *resource.Resource) uint64 {
 // secretsSent reports whether the client was sent the view's state of all
 // secrets that the resource depends on and that it asked for.
 func (s *stream) secretsSent(v *view, r *resource.Resource) bool {
-	f := &s.feeds[resource.Secret]
+	ts := &s.types[resource.Secret]
 	sent := true
 	walkRefs(v, r, func(ref resource.Ref, _ *resource.Resource) {
-		if ref.Type == resource.Secret && f.sub.has(ref.Name) &&
-			(f.base != v.of(resource.Secret) || f.diffs[ref.Name] != nil) {
+		if ref.Type == resource.Secret && ts.sub.has(ref.Name) &&
+			(ts.base != v.of(resource.Secret) || ts.names[ref.Name] != nil) {
 			sent = false
 		}
 	})
@@ -97,67 +97,68 @@ func walkRefs(v *view, r *resource.Resource, f func(resource.Ref, *resource.Reso
 }
 
 // rejected notes a NACK and arranges what is tried next.
-func (f *feed) rejected(r *response, message string) {
-	s := f.stream
-	n := f.report(r, message)
-	if f.fullState() {
+func (ts *typeState) rejected(r *response, message string) {
+	s := ts.stream
+	n := ts.report(r, message)
+	s.unmark(ts.typ)
+	if ts.fullState() {
 		s.doubt()
 	}
-	if f.fullState() && (f.claims != "" && !f.accepted || s.slot.profile.Kind == resource.Proxyless) {
-		// It came with a state of which only the version is known, or is gRPC,
-		// which takes all but the bad one. What a response lacks it would
+	if ts.fullState() && (ts.claims != "" && !ts.accepted || s.slot.profile.Kind.KeepsOnNack()) {
+		// It came with a state of which only the version is known, or it is of a
+		// kind that takes all but the bad one. What a response lacks it would
 		// delete, though it works with that: so there are no smaller ones, and
 		// the next is sent when something changes.
-		f.unsure = true
+		ts.unsure = true
 		return
 	}
-	if f.fullState() {
+	if ts.fullState() {
 		// If nothing else is accepted, the client must still be told what of
 		// an earlier stream it is not to keep.
-		f.owed = !f.accepted && len(r.changes) > 0
+		ts.owed = !ts.accepted && len(r.changes) > 0
 		// Those on their way hold the same, and may be rejected for it.
-		for _, later := range f.inflight {
+		for _, later := range ts.inflight {
 			later.absorb(r)
 		}
 	}
 	names := make([]string, 0, len(r.changes))
 	for _, c := range r.changes {
-		d := f.noted(c.name)
+		d := ts.track(c.name)
 		if d == nil {
 			continue // unsubscribed meanwhile
 		}
 		d.has, d.tell, d.suspect, d.asked = c.before, true, true, false
 		names = append(names, c.name)
 		if len(r.changes) == 1 {
-			d.held = &hold{}
+			d.held = &rejection{}
 			if c.res != nil {
 				d.held.version = c.res.Version
 				d.held.depends = dependencies(r.view, r.leases, c.res)
 				s.remember(r.view, c, n)
 				if n.Cause == "" {
-					s.accuse(r.view, c.res, n)
+					s.recordNack(r.view, c.res, n)
 				}
 			}
 			return
 		}
 	}
-	groups := f.halves(names)
-	if i := slices.Index(names, n.Resource); f.fullState() && i >= 0 {
+	groups := ts.halves(names)
+	if i := slices.Index(names, n.Resource); ts.fullState() && i >= 0 {
 		// Most often the message says which: the others first, and all at once.
 		groups = [][]string{slices.Delete(slices.Clone(names), i, i+1), {n.Resource}}
 	}
-	f.trials = append(groups, f.trials...)
+	ts.retries = append(groups, ts.retries...)
 }
 
 // halves splits names into the groups to try next. Where a response may hold a
 // part of the type's resources each name goes alone: ten responses back to
 // back cost no more than one. In the full state of a SotW type a response
 // takes the acknowledged ones along, so the groups are halves.
-func (f *feed) halves(names []string) [][]string {
+func (ts *typeState) halves(names []string) [][]string {
 	if len(names) == 0 {
 		return nil
 	}
-	if f.fullState() {
+	if ts.fullState() {
 		return [][]string{names[:len(names)/2], names[len(names)/2:]}
 	}
 	groups := make([][]string, len(names))
@@ -167,66 +168,66 @@ func (f *feed) halves(names []string) [][]string {
 	return groups
 }
 
-// pushTrials sends groups of names that were in a rejected response, each in a
+// pushRetries sends groups of names that were in a rejected response, each in a
 // response of its own.
-func (f *feed) pushTrials(v *view, now time.Time) {
-	if len(f.trials) == 0 {
+func (ts *typeState) pushRetries(v *view, now time.Time) {
+	if len(ts.retries) == 0 {
 		return
 	}
-	f.advance(v)
-	for len(f.trials) > 0 && f.mayTry(now) {
+	ts.advance(v)
+	for len(ts.retries) > 0 && ts.mayRetry(now) {
 		var changes []change
-		for _, name := range f.trials[0] {
-			d := f.diffs[name]
+		for _, name := range ts.retries[0] {
+			d := ts.names[name]
 			if d == nil {
 				continue
 			}
-			c, verdict := f.consider(v, name, d, now)
+			c, verdict := ts.consider(v, name, d, now)
 			switch verdict {
 			case send:
 				changes = append(changes, c)
-				f.settle(d, c)
+				ts.markSent(d, c)
 			case nothing:
-				delete(f.diffs, name)
+				delete(ts.names, name)
 			}
 		}
-		f.trials = f.trials[1:]
+		ts.retries = ts.retries[1:]
 		if len(changes) > 0 {
-			f.send(v, changes, now)
+			ts.send(v, changes, now)
 		}
 	}
-	if len(f.trials) == 0 {
-		f.trials = nil
+	if len(ts.retries) == 0 {
+		ts.retries = nil
 	}
 }
 
-// mayTry reports whether the next group may be sent.
-func (f *feed) mayTry(now time.Time) bool {
-	n := len(f.inflight)
-	if n == 0 || !f.fullState() && n < maxInFlight {
+// mayRetry reports whether the next group may be sent.
+func (ts *typeState) mayRetry(now time.Time) bool {
+	n := len(ts.inflight)
+	if n == 0 || !ts.fullState() && n < maxInFlight {
 		return true
 	}
-	if f.fullState() {
+	if ts.fullState() {
 		return false // the next one builds on what this one leaves
 	}
 	if n >= maxUnanswered {
 		return false
 	}
 	// Envoy answers clusters only when they are warm.
-	open := f.inflight[n-1].at.Add(f.stream.server.options.Timeouts.Coalesce)
+	open := ts.inflight[n-1].at.Add(ts.stream.server.options.Timeouts.Coalesce)
 	if now.Before(open) {
-		f.stream.pushAgainAt(open)
+		ts.stream.pushAgainAt(open)
 		return false
 	}
 	return true
 }
 
 // report records a NACK where people look for it.
-func (f *feed) report(r *response, message string) *Nack {
-	s := f.stream
+func (ts *typeState) report(r *response, message string) *Nack {
+	s := ts.stream
 	n := &Nack{
 		Time:    time.Now(),
-		Type:    typeName(f.typ),
+		Type:    ts.typ.String(),
 		Nonce:   r.nonce,
 		Version: r.version.String(),
 		Message: normalize(message),
@@ -242,13 +243,13 @@ func (f *feed) report(r *response, message string) *Nack {
 		}
 	}
 	if len(r.changes) == 1 && n.Resource != "" {
-		n.Cause = ownCause(f.typ, n.Resource, n.Message)
+		n.Cause = ownCause(ts.typ, n.Resource, n.Message)
 	}
-	s.server.metrics.nacks.WithLabelValues(typeName(f.typ)).Inc()
+	s.server.metrics.nacks.WithLabelValues(ts.typ.String()).Inc()
 	if n.Cause != "" {
 		s.server.metrics.own.WithLabelValues(n.Cause).Inc()
 	}
-	s.status.rejected(f.typ, n)
+	s.status.rejected(ts.typ, n)
 	s.log.Error("configuration rejected by a proxy",
 		"type", n.Type, "resource", n.Resource, "source", n.Source, "nonce", n.Nonce,
 		"resources", len(r.changes), "cause", n.Cause, "message", n.Message)

@@ -153,22 +153,3 @@ func TestAClientThatFallsSilentCostsNothing(t *testing.T) {
 		})
 	})
 }
-
-// A service that comes and goes has the same content each time, in another
-// resource.
-func TestSuccessionsAreBounded(t *testing.T) {
-	s := testServer()
-	w := newWorld(s, endpoint("a", "0"))
-	w.publish()
-	if err := s.identify(&stream{server: s, node: &node{id: "nexus-1", cluster: "nexus"}}, w.profile); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 1000 {
-		w.put(endpoint("a", fmt.Sprint(i%2))).publish()
-	}
-	for c, trial := range s.jury.trials {
-		if n := len(trial.after); n > maxSuccessions {
-			t.Errorf("%s@%s: %d", c.name, c.version, n)
-		}
-	}
-}

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-
-	"datapunk.dev/controlplane/resource"
 )
 
 // settle answers responses until there are none: it rejects each that holds
@@ -116,7 +114,7 @@ func TestNack(t *testing.T) {
 		other.expect("endpoint a@2")
 	})
 	protocolTest("a listener that was refused for its secret is sent again with a good secret", t, func(t *testing.T, w *world) {
-		w.put(secret("ROOTCA", "bad"), listener("in", "2", resource.Ref{Type: sds, Name: "ROOTCA"})).publish()
+		w.put(secret("ROOTCA", "bad"), listener("in", "2", sds.Ref("ROOTCA"))).publish()
 		c := openDelta(t, w.server)
 		c.subscribe(lds)
 		in := c.peek("listener in@2 out@1")

@@ -175,9 +175,6 @@ func buildVersion(b []byte) string {
 	return fmt.Sprintf("%d.%d.%d", parts[1], parts[2], parts[3])
 }
 
-// grpcAgents begin the user agent of the xDS clients inside gRPC: "gRPC Go".
-const grpcAgents = "gRPC "
-
 // profile returns what the configuration of the proxy depends on. Metadata
 // that is missing or makes no sense leaves its field empty: the view says what
 // it had to leave out.
@@ -185,15 +182,13 @@ func (n *node) profile() resource.Profile {
 	m := &n.metadata
 	p := resource.Profile{
 		Service:      n.cluster,
+		Kind:         resource.KindOf(n.agent),
 		Address:      m.address,
 		Zone:         m.zone,
 		AppPort:      port(m.appPort),
 		MeshPort:     port(m.meshPort),
 		OutboundPort: port(m.outboundPort),
 		MetricsPort:  port(m.metricsPort),
-	}
-	if strings.HasPrefix(n.agent, grpcAgents) {
-		p.Kind = resource.Proxyless
 	}
 	if _, err := netip.ParseAddr(p.Address); err != nil {
 		p.Address = ""

@@ -29,10 +29,14 @@ type order struct {
 	rewarm map[string]struct{}
 }
 
+// removalOrder has what refers to others before what it refers to. Backward, it has
+// what others need first.
+var removalOrder = [...]resource.Type{resource.Listener, resource.Route, resource.Cluster, resource.Endpoint, resource.Secret}
+
 // mayAdd reports whether the client may have the resource already. A route or
 // listener waits until the client has acknowledged, which for Envoy means
 // warmed, each new cluster that it names, but not for ever.
-func (s *stream) mayAdd(v *view, r *resource.Resource, d *diff, now time.Time) bool {
+func (s *stream) mayAdd(v *view, r *resource.Resource, d *nameState, now time.Time) bool {
 	if r.Type != resource.Route && r.Type != resource.Listener {
 		return true
 	}
@@ -48,7 +52,7 @@ func (s *stream) mayAdd(v *view, r *resource.Resource, d *diff, now time.Time) b
 			s.pushAgainAt(until)
 			return false
 		}
-		s.log.Warn("sent before its cluster was acknowledged", "type", typeName(r.Type), "name", r.Name, "cluster", ref.Name)
+		s.log.Warn("sent before its cluster was acknowledged", "type", r.Type.String(), "name", r.Name, "cluster", ref.Name)
 		break
 	}
 	return true
@@ -58,17 +62,17 @@ func (s *stream) mayAdd(v *view, r *resource.Resource, d *diff, now time.Time) b
 // acknowledged the cluster, or some version of it, or will not get it: it
 // refused it, or did not ask.
 func (s *stream) clusterReady(v *view, name string) bool {
-	f := &s.feeds[resource.Cluster]
-	if !f.sub.active || !f.sub.has(name) || v.get(resource.Cluster, name) == nil {
+	ts := &s.types[resource.Cluster]
+	if !ts.sub.active || !ts.sub.has(name) || v.get(resource.Cluster, name) == nil {
 		return true
 	}
-	if d := f.diffs[name]; d != nil {
+	if d := ts.names[name]; d != nil {
 		return d.known() != "" || d.held != nil
 	}
-	if !f.base.known() || f.base.get(name) == nil {
+	if !ts.base.known() || ts.base.get(name) == nil {
 		return false
 	}
-	for _, r := range f.inflight {
+	for _, r := range ts.inflight {
 		if r.introduces(name) {
 			return false
 		}
@@ -83,26 +87,26 @@ func (s *stream) mayRemove(t resource.Type, v *view, now time.Time) bool {
 	case resource.Listener, resource.Route:
 		return true
 	case resource.Cluster:
-		return s.settled(resource.Listener, v, now) && s.settled(resource.Route, v, now)
+		return s.ackedAll(resource.Listener, v, now) && s.ackedAll(resource.Route, v, now)
 	default:
-		return s.settled(resource.Listener, v, now) && s.settled(resource.Route, v, now) &&
-			s.settled(resource.Cluster, v, now)
+		return s.ackedAll(resource.Listener, v, now) && s.ackedAll(resource.Route, v, now) &&
+			s.ackedAll(resource.Cluster, v, now)
 	}
 }
 
 // settled reports whether the client has acknowledged the view's state of the
 // type. A response that is not answered for long counts as acknowledged; a
 // rejected one never: the client still works with what was before.
-func (s *stream) settled(t resource.Type, v *view, now time.Time) bool {
-	f := &s.feeds[t]
-	if !f.sub.active {
+func (s *stream) ackedAll(t resource.Type, v *view, now time.Time) bool {
+	ts := &s.types[t]
+	if !ts.sub.active {
 		return true
 	}
-	if !f.settled(v) {
+	if !ts.quiescent(v) {
 		return false
 	}
-	if n := len(f.inflight); n > 0 {
-		until := f.inflight[n-1].at.Add(s.server.options.Timeouts.Warm)
+	if n := len(ts.inflight); n > 0 {
+		until := ts.inflight[n-1].at.Add(s.server.options.Timeouts.Warm)
 		if now.Before(until) {
 			s.pushAgainAt(until)
 			return false
@@ -117,8 +121,8 @@ func (s *stream) settled(t resource.Type, v *view, now time.Time) bool {
 // response is supplied by management server even though there is no change in
 // endpoints." Without it Envoy waits 15 s before it uses the changed cluster.
 func (o *order) clustersSent(s *stream, changes []change) {
-	f := &s.feeds[resource.Endpoint]
-	if !f.sub.active && s.feeds[resource.Cluster].reported == 0 {
+	ts := &s.types[resource.Endpoint]
+	if !ts.sub.active && s.types[resource.Cluster].reported == 0 {
 		o.everyCluster = true
 		return
 	}
@@ -127,16 +131,16 @@ func (o *order) clustersSent(s *stream, changes []change) {
 			continue
 		}
 		name := assignment(c.res)
-		if !f.sub.active {
+		if !ts.sub.active {
 			if o.rewarm == nil {
 				o.rewarm = make(map[string]struct{})
 			}
 			o.rewarm[name] = struct{}{}
 			continue
 		}
-		d := f.diffs[name]
-		if d == nil && f.base.known() { // else it is about to be sent all
-			d = f.noted(name)
+		d := ts.names[name]
+		if d == nil && ts.base.known() { // else it is about to be sent all
+			d = ts.track(name)
 		}
 		if d != nil {
 			d.tell = true

@@ -4,8 +4,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"datapunk.dev/controlplane/resource"
 )
 
 // connected returns a delta client that has everything of the world.
@@ -63,7 +61,7 @@ func TestOrder(t *testing.T) {
 	})
 	protocolTest("a listener waits as a route does", t, func(t *testing.T, w *world) {
 		c := connected(t, w)
-		w.put(cluster("c", "1"), listener("tcp", "1", resource.Ref{Type: cds, Name: "c"})).publish()
+		w.put(cluster("c", "1"), listener("tcp", "1", cds.Ref("c"))).publish()
 		m := c.peek("cluster c@1")
 		c.silence("the listener waits")
 		c.ack(m)

@@ -291,7 +291,7 @@ func (m *model) check(rt *rapid.T, w *world) {
 			}
 		}
 		if !maps.Equal(got, want) {
-			rt.Fatalf("%s: %s: has %v, want %v; %+v", m.protocol, typeName(typ), got, want, w.server.Proxies())
+			rt.Fatalf("%s: %s: has %v, want %v; %+v", m.protocol, typ, got, want, w.server.Proxies())
 		}
 	}
 }

@@ -123,7 +123,8 @@ func TestQuarantine(t *testing.T) {
 		fresh.expect("cluster a@2 b@1")
 	})
 	protocolTest("the number of proxies is an option", t, func(t *testing.T, w *world) {
-		w.server.jury.quorum = newJury(1).quorum
+		w = newWorld(testServer(func(o *Options) { o.Quorum = 1 }), cluster("a", "1"), cluster("b", "1"), endpoint("a", "1"), endpoint("b", "1"))
+		w.publish()
 		c := proxies(t, w, 1)[0]
 		w.put(cluster("a", "2")).publish()
 		c.wantSent("cluster a@2, endpoint a@1, cluster a@1, endpoint a@1", "cluster a@2")
@@ -137,7 +138,7 @@ func TestQuarantine(t *testing.T) {
 		for _, c := range all {
 			c.wantSent("endpoint a@2, endpoint b@2")
 		}
-		if n := w.server.jury.count(); n != 0 {
+		if n := len(w.server.Quarantines()); n != 0 {
 			t.Errorf("%d in quarantine", n)
 		}
 	})
@@ -167,7 +168,7 @@ func TestQuarantine(t *testing.T) {
 		for _, c := range all[:3] {
 			c.settle("cluster a@2")
 		}
-		if n := w.server.jury.count(); n != 1 {
+		if n := len(w.server.Quarantines()); n != 1 {
 			t.Fatalf("%d in quarantine", n)
 		}
 		for i, c := range all[3:] {
@@ -175,7 +176,7 @@ func TestQuarantine(t *testing.T) {
 			m.TypeUrl, m.Nonce = cds.URL(), unanswered[i]
 			c.ack(m)
 		}
-		if n := w.server.jury.count(); n != 0 {
+		if n := len(w.server.Quarantines()); n != 0 {
 			t.Errorf("%d in quarantine", n)
 		}
 		fresh := openDelta(t, w.server)
@@ -257,7 +258,7 @@ func TestQuarantine(t *testing.T) {
 		fresh.expect("cluster a@3 b@1 c@2")
 	})
 	protocolTest("a listener leaves quarantine when its secret changes", t, func(t *testing.T, w *world) {
-		in := listener("in", "2", resource.Ref{Type: sds, Name: "ROOTCA"})
+		in := listener("in", "2", sds.Ref("ROOTCA"))
 		w.put(secret("ROOTCA", "1")).publish()
 		var all []deltaClient
 		for i := range 3 {
@@ -300,9 +301,9 @@ func TestQuarantine(t *testing.T) {
 		fresh.node.Id, fresh.node.Metadata = "nexus-9", metadataOf(t, map[string]any{"address": "10.0.0.2"})
 		fresh.subscribe(cds)
 		fresh.expect("cluster a@1 b@1")
-		offered := func(p resource.Profile) served { return w.server.slots[p].load().of(cds) }
-		if offered(w.profile) != offered(other.profile) {
-			t.Error("each has an offer of its own: every response would be encoded for each")
+		servedTo := func(p resource.Profile) served { return w.server.slots[p].load().of(cds) }
+		if servedTo(w.profile) != servedTo(other.profile) {
+			t.Error("each has a served set of its own: every response would be encoded for each")
 		}
 	})
 	typeTest("and it is forgotten ten minutes after the last proxy", t, func(t *testing.T, w *world) {
@@ -311,7 +312,7 @@ func TestQuarantine(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute)
 		w.publish()
-		if n := w.server.jury.count(); n != 0 {
+		if n := len(w.server.Quarantines()); n != 0 {
 			t.Errorf("%d in quarantine", n)
 		}
 	})
@@ -328,27 +329,8 @@ func quarantined(t *testing.T, w *world) []deltaClient {
 	for _, c := range all {
 		c.settle()
 	}
-	if n := w.server.jury.count(); n != 1 {
+	if n := len(w.server.Quarantines()); n != 1 {
 		t.Fatalf("%d in quarantine", n)
 	}
 	return all
-}
-
-// What a jury remembers is bounded by what is served.
-func TestTrialsOfWhatIsGoneAreDropped(t *testing.T) {
-	s := testServer()
-	w := newWorld(s, endpoint("a", "0"), endpoint("b", "0"))
-	w.publish()
-	if err := s.identify(&stream{server: s, node: &node{id: "nexus-1", cluster: "nexus"}}, w.profile); err != nil {
-		t.Fatal(err)
-	}
-	for i := range 10_000 {
-		w.put(endpoint("a", fmt.Sprint(i))).publish()
-	}
-	if n := len(s.jury.trials); n > 1100 {
-		t.Errorf("%d trials", n)
-	}
-	if n := s.jury.open[eds].Load(); int(n) != len(s.jury.trials) {
-		t.Errorf("%d open of %d", n, len(s.jury.trials))
-	}
 }

@@ -117,9 +117,9 @@ func (s *Server) supersede(old, by *stream) {
 }
 
 // joins reports whether an ADS stream may stand beside an older one of its
-// node.id: gRPC's own client opens one for each service that a process calls.
+// node.id: some kinds of clients have several of one process.
 func (s *stream) joins(old *stream, p resource.Profile) bool {
-	return p.Kind == resource.Proxyless && old.slot.profile == p
+	return p.Kind.StreamsOfOne() && old.slot.profile == p
 }
 
 // unhouse takes a stream out of those of its node.id. The caller holds mu.

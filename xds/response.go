@@ -13,7 +13,7 @@ type change struct {
 	res    *resource.Resource
 	before *resource.Resource // what the client had
 	fresh  bool               // the client had nothing of that name
-	stays  bool               // res is not what the view has, and remains in diffs
+	stays  bool               // res is not what the view has, and remains in names
 }
 
 // having is the change that sends what the client has, nil for nothing,
@@ -25,9 +25,10 @@ func (c change) having(r *resource.Resource) change {
 
 // response is one that was sent, until the client answers it.
 type response struct {
-	nonce string
-	at    time.Time
-	*parcel
+	nonce  string
+	number uint64 // of all of the stream, in order
+	at     time.Time
+	*payload
 	version digest // of the whole type, once the client has taken it
 	view    *view
 	leases  uint64 // how many secrets of the lease were sent before it
@@ -42,12 +43,12 @@ const (
 )
 
 // forgetUnanswered drops the oldest responses of a client that does not answer.
-func (f *feed) forgetUnanswered() {
+func (ts *typeState) forgetUnanswered() {
 	changes := 0
-	for i, r := range slices.Backward(f.inflight) {
-		newer := len(f.inflight) - i
+	for i, r := range slices.Backward(ts.inflight) {
+		newer := len(ts.inflight) - i
 		if changes += len(r.changes); newer > 1 && (newer > maxUnanswered || changes > maxUnansweredChanges) {
-			f.inflight = slices.Delete(f.inflight, 0, i+1)
+			ts.inflight = slices.Delete(ts.inflight, 0, i+1)
 			return
 		}
 	}
@@ -66,8 +67,8 @@ func split(changes []change) (resources []*resource.Resource, removed []string) 
 }
 
 // unanswered returns the response with the nonce that is in flight, or nil.
-func (f *feed) unanswered(nonce string) *response {
-	for _, r := range f.inflight {
+func (ts *typeState) unanswered(nonce string) *response {
+	for _, r := range ts.inflight {
 		if r.nonce == nonce {
 			return r
 		}
@@ -78,22 +79,23 @@ func (f *feed) unanswered(nonce string) *response {
 // answered takes a response, and those before it, out of flight. A later
 // response may replace an earlier one before the client has answered that:
 // Envoy acknowledges clusters only when all are warm.
-func (f *feed) answered(r *response) *response {
-	i := slices.Index(f.inflight, r)
-	if f.fullState() {
+func (ts *typeState) answered(r *response) *response {
+	ts.answeredTo = r.number
+	i := slices.Index(ts.inflight, r)
+	if ts.fullState() {
 		// The later full state holds what the earlier ones changed, and is
 		// accepted or rejected with that.
-		for _, earlier := range slices.Backward(f.inflight[:i]) {
+		for _, earlier := range slices.Backward(ts.inflight[:i]) {
 			r.absorb(earlier)
 		}
 	}
-	f.inflight = slices.Delete(f.inflight, 0, i+1)
+	ts.inflight = slices.Delete(ts.inflight, 0, i+1)
 	return r
 }
 
 // absorb adds the changes of an earlier response.
 func (r *response) absorb(earlier *response) {
-	r.parcel = &parcel{changes: slices.Clone(r.changes)}
+	r.payload = &payload{changes: slices.Clone(r.changes)}
 	at := make(map[string]int, len(r.changes))
 	for i, c := range r.changes {
 		at[c.name] = i
@@ -108,10 +110,10 @@ func (r *response) absorb(earlier *response) {
 }
 
 // acknowledged notes an ACK.
-func (f *feed) acknowledged(r *response) {
-	f.accepted, f.unsure = true, false
-	f.stream.vouch(f.typ, r.parcel)
-	f.stream.forget(f.typ, r.changes)
-	f.stream.server.metrics.acked(f.typ, time.Since(r.at))
-	f.stream.status.acknowledged(f.typ, r.version)
+func (ts *typeState) acknowledged(r *response) {
+	ts.accepted, ts.unsure = true, false
+	ts.stream.recordAcks(ts.typ, r.payload)
+	ts.stream.forget(ts.typ, r.changes)
+	ts.stream.server.metrics.acked(ts.typ, time.Since(r.at))
+	ts.stream.status.acknowledged(ts.typ, r.version)
 }

@@ -9,11 +9,11 @@ import "datapunk.dev/controlplane/resource"
 
 // brought returns the resource of the snapshot that the client came with, be it
 // in quarantine or not; nil if it came with none, or with another version.
-func (f *feed) brought(name string, d *diff) *resource.Resource {
-	if d.version == "" || f.typ == resource.Secret && !f.stream.secrets.mayHave(name) {
+func (ts *typeState) brought(name string, d *nameState) *resource.Resource {
+	if d.version == "" || ts.typ == resource.Secret && !ts.stream.secrets.mayHave(name) {
 		return nil
 	}
-	if r := f.base.published(name); r != nil && r.Version == d.version {
+	if r := ts.base.published(name); r != nil && r.Version == d.version {
 		return r
 	}
 	return nil
@@ -26,40 +26,40 @@ func (f *feed) brought(name string, d *diff) *resource.Resource {
 // already seen on the previous stream [...]. It is generally safe for servers to
 // do this optimization for LDS and CDS when the only subscription is a wildcard
 // subscription".
-func (f *feed) claimed() bool {
-	wildcard := f.sub.wildcard && len(f.sub.names.names) == 0 && !f.stream.doubted
-	served := wildcard && f.base.digest().is(f.claims)
-	whole := wildcard && f.base.whole().is(f.claims)
+func (ts *typeState) claimed() bool {
+	wildcard := ts.sub.wildcard && len(ts.sub.names.names) == 0 && !ts.stream.doubted
+	served := wildcard && ts.base.digest().is(ts.claims)
+	whole := wildcard && ts.base.whole().is(ts.claims)
 	sends := !served && !whole
-	for name, s := range f.base.fallbacks() {
-		if served || !f.sub.has(name) {
+	for name, s := range ts.base.fallbacks() {
+		if served || !ts.sub.has(name) {
 			continue
 		}
-		// What is in quarantine and has no substitute is not taken from a client
+		// What is in quarantine and has no fallback is not taken from a client
 		// that may have it: what a response lacks, it would delete.
 		if whole || s.resource == nil {
-			f.note(name, &diff{has: s.withheld, kept: s.resource == nil})
+			ts.set(name, &nameState{has: s.withheld, kept: s.resource == nil})
 		}
 		sends = sends || s.resource != nil
 	}
 	var has []change
 	switch {
 	case whole:
-		for r := range f.base.allPublished() {
+		for r := range ts.base.allPublished() {
 			has = append(has, change{name: r.Name, res: r})
 		}
 	case served:
-		for r := range f.base.all() {
+		for r := range ts.base.all() {
 			has = append(has, change{name: r.Name, res: r})
 		}
 	}
-	f.stream.vouch(f.typ, &parcel{changes: has})
+	ts.stream.recordAcks(ts.typ, &payload{changes: has})
 	if !sends {
-		f.version, f.owed = f.base.digest(), false
+		ts.version, ts.owed = ts.base.digest(), false
 		if whole {
-			f.version = f.base.whole()
+			ts.version = ts.base.whole()
 		}
-		f.hasAll(f.version)
+		ts.hasAll(ts.version)
 	}
 	return !sends
 }

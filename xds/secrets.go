@@ -44,13 +44,7 @@ type Secret struct {
 // ErrNoSecret says that a lease has no secret of that name.
 var ErrNoSecret = errors.New("no secret of that name")
 
-// Names of secrets. The first two are those that SPIRE serves.
-const (
-	secretOwn     = "default" // the proxy's own certificate and key
-	secretRoots   = "ROOTCA"  // the trust bundle
-	secretCallers = "callers/"
-	spiffeScheme  = "spiffe://"
-)
+const spiffeScheme = "spiffe://"
 
 // maxRefusals is how many refused names of one stream are told apart.
 const maxRefusals = 64
@@ -74,7 +68,7 @@ func (c *secrets) begin(s *stream) { c.stream = s }
 // leased reports whether a secret of the name holds a private key: it comes
 // from the lease and never from a view.
 func leased(name string) bool {
-	if name == secretOwn {
+	if name == resource.SecretIdentity {
 		return true
 	}
 	id, ok := strings.CutPrefix(name, spiffeScheme)
@@ -101,14 +95,14 @@ func (c *secrets) mayHave(name string) bool {
 		if c.stream.credential == nil || c.stream.server.options.Issuer == nil {
 			return false // nobody has proved anything
 		}
-		if name == secretOwn {
+		if name == resource.SecretIdentity {
 			return true
 		}
 		_, path, _ := strings.Cut(strings.TrimPrefix(name, spiffeScheme), "/")
 		return path == service
 	}
-	return name == secretRoots || strings.HasPrefix(name, spiffeScheme) ||
-		name == secretCallers+service
+	return name == resource.SecretRoots || strings.HasPrefix(name, spiffeScheme) ||
+		name == resource.SecretCallers(service)
 }
 
 func (c *secrets) refuse(name string) {
@@ -198,12 +192,12 @@ func (c *secrets) refresh() {
 	}
 	clear(c.fresh)
 	c.err = nil
-	f := &s.feeds[resource.Secret]
-	if !f.base.known() {
+	ts := &s.types[resource.Secret]
+	if !ts.base.known() {
 		return
 	}
 	for name := range c.sent {
-		f.noted(name)
+		ts.track(name)
 	}
 }
 

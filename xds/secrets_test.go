@@ -14,8 +14,6 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"datapunk.dev/controlplane/resource"
-
 	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 )
@@ -210,7 +208,7 @@ func TestSecrets(t *testing.T) {
 		c.expect("secret default@v2")
 	})
 	secretTest("a listener refused for its certificate is sent again with the next", t, func(t *testing.T, w *world, a *authority) {
-		w.put(listener("in", "2", resource.Ref{Type: sds, Name: "default"})).publish()
+		w.put(listener("in", "2", sds.Ref("default"))).publish()
 		c := openDelta(t, w.server)
 		c.subscribe(lds)
 		c.nack(c.peek("listener in@2"), "refused")

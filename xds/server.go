@@ -29,20 +29,22 @@ type Server struct {
 	metrics *metrics
 	names   *nameSets
 	budget  *budget
-	jury    *jury
+	tally   *tally
 
 	halves sync.RWMutex // what is served; held for as long as pointers take to be swapped
 
-	mu       sync.Mutex
-	offers   *offers
-	snapshot Snapshot // nil until the first Publish: nothing is served
-	draining bool
-	slots    map[resource.Profile]*slot
-	scopes   map[string]*scopeSlot // of the slots, by key
-	streams  map[*stream]struct{}
-	nodes    map[string]*resident // by node.id
-	paces    *paces
-	memory   *memory
+	mu          sync.Mutex
+	served      *servedSets
+	quarantines *quarantines
+	snapshot    Snapshot // nil until the first Publish: nothing is served
+	draining    bool
+	slots       map[resource.Profile]*slot
+	scopes      map[string]*scopeSlot // of the slots, by key
+	streams     map[*stream]struct{}
+	nodes       map[string]*resident // by node.id
+	paces       *paces
+	memory      *memory
+	barriers    map[*barrier]struct{} // not closed yet
 
 	fleet     *resource.Fleet               // that OnFleet was last called with
 	moved     map[resource.Profile]struct{} // came or left since
@@ -53,22 +55,24 @@ type Server struct {
 func New(o Options) *Server {
 	o.Timeouts = o.Timeouts.withDefaults()
 	o.Limits = o.Limits.withDefaults()
-	j := newJury(o.Quorum)
+	tally, quarantines := newTally(o.Quorum), &quarantines{}
 	return &Server{
-		options: o,
-		metrics: newMetrics(o.Metrics),
-		names:   newNameSets(),
-		budget:  newBudget(),
-		jury:    j,
-		offers:  newOffers(j),
-		slots:   make(map[resource.Profile]*slot),
-		scopes:  make(map[string]*scopeSlot),
-		streams: make(map[*stream]struct{}),
-		nodes:   make(map[string]*resident),
-		paces:   newPaces(o.Limits),
-		memory:  newMemory(),
-		fleet:   resource.NewFleet(),
-		moved:   make(map[resource.Profile]struct{}),
+		options:     o,
+		metrics:     newMetrics(o.Metrics),
+		names:       newNameSets(),
+		budget:      newBudget(),
+		tally:       tally,
+		served:      newServedSets(tally, quarantines),
+		quarantines: quarantines,
+		slots:       make(map[resource.Profile]*slot),
+		scopes:      make(map[string]*scopeSlot),
+		streams:     make(map[*stream]struct{}),
+		nodes:       make(map[string]*resident),
+		paces:       newPaces(o.Limits),
+		memory:      newMemory(),
+		barriers:    make(map[*barrier]struct{}),
+		fleet:       resource.NewFleet(),
+		moved:       make(map[resource.Profile]struct{}),
 	}
 }
 
@@ -174,17 +178,17 @@ func (s *Server) Publish(next Snapshot) {
 	var p publication
 	for _, scope := range scopes {
 		if sc := s.scopes[scope.Key]; sc != nil { // else no connected proxy is in it
-			s.offerScope(&p, sc, scope)
+			s.serveScope(&p, sc, scope)
 		}
 	}
 	for _, v := range views {
 		if sl := s.slots[v.Profile]; sl != nil { // else its last proxy has gone meanwhile
-			s.offerOwn(&p, sl, v)
+			s.serveOwn(&p, sl, v)
 		}
 	}
 	s.swap(&p)
-	s.offers.published()
-	s.lift(true)
+	s.served.published()
+	s.expireLocked(true)
 }
 
 // publication is what is about to be served: the new halves, and whose they are.
@@ -209,40 +213,40 @@ func (p *publication) half(sc *scopeSlot) *half {
 	return sc.half
 }
 
-// offerScope makes what all streams of a scope are to have. What is in
+// serveScope makes what all streams of a scope are to have. What is in
 // quarantine depends on all that a resource needs: where there is such a thing,
 // the halves of the scope's proxies are looked at again.
-func (s *Server) offerScope(p *publication, sc *scopeSlot, scope *resource.Scope) {
-	p.putScope(sc, s.offers.half(sc.half, scope.Kind, nil, scope.Sets, nil))
-	if s.jury.count() == 0 {
+func (s *Server) serveScope(p *publication, sc *scopeSlot, scope *resource.Scope) {
+	p.putScope(sc, s.served.half(sc.half, scope.Kind, nil, scope.Sets, nil))
+	if len(s.quarantines.list) == 0 {
 		return
 	}
 	for sl := range sc.slots {
 		if sl.own != nil {
-			s.offerOwnSets(p, sl, p.scopes[sc], sl.own.sets(), sl.own.missing)
+			s.serveOwnSets(p, sl, p.scopes[sc], sl.own.sets(), sl.own.missing)
 		}
 	}
 }
 
-// offerOwn makes what the streams of one profile are to have for themselves.
-func (s *Server) offerOwn(p *publication, sl *slot, v *resource.View) {
+// serveOwn makes what the streams of one profile are to have for themselves.
+func (s *Server) serveOwn(p *publication, sl *slot, v *resource.View) {
 	sc := sl.scope
 	if sc == nil || sc.key != v.Scope {
 		sc = s.scopes[v.Scope]
 		if sc == nil {
 			sc = &scopeSlot{key: v.Scope, kind: sl.profile.Kind, slots: make(map[*slot]struct{}), streams: make(map[*stream]struct{})}
 			s.scopes[v.Scope] = sc
-			s.offerScope(p, sc, s.snapshot.Scope(v.Scope))
+			s.serveScope(p, sc, s.snapshot.Scope(v.Scope))
 		}
 		if p.moved == nil {
 			p.moved = make(map[*slot]*scopeSlot)
 		}
 		p.moved[sl] = sc
 	}
-	s.offerOwnSets(p, sl, p.half(sc), v.Own, v.Missing)
+	s.serveOwnSets(p, sl, p.half(sc), v.Own, v.Missing)
 }
 
-func (s *Server) offerOwnSets(p *publication, sl *slot, scope *half, sets resource.Sets, missing []string) {
+func (s *Server) serveOwnSets(p *publication, sl *slot, scope *half, sets resource.Sets, missing []string) {
 	if p.slots == nil {
 		p.slots = make(map[*slot]*half)
 	}
@@ -250,7 +254,7 @@ func (s *Server) offerOwnSets(p *publication, sl *slot, scope *half, sets resour
 	if made, ok := p.slots[sl]; ok {
 		own = made
 	}
-	p.slots[sl] = s.offers.half(own, sl.profile.Kind, scope, sets, missing)
+	p.slots[sl] = s.served.half(own, sl.profile.Kind, scope, sets, missing)
 }
 
 // swap puts the new halves in the place of the old ones, all at once, and wakes
@@ -297,7 +301,7 @@ func (s *Server) moveScope(sl *slot, to *scopeSlot) {
 		from.mu.Unlock()
 		if delete(from.slots, sl); len(from.slots) == 0 {
 			delete(s.scopes, from.key)
-			s.offers.release(from.half)
+			s.served.release(from.half)
 		}
 	}
 	if to != nil {
@@ -308,31 +312,6 @@ func (s *Server) moveScope(sl *slot, to *scopeSlot) {
 		to.mu.Unlock()
 		to.slots[sl] = struct{}{}
 	}
-}
-
-// judged is called when a content has gone into quarantine or was proven good.
-func (s *Server) judged() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var p publication
-	for _, sc := range s.scopes {
-		p.putScope(sc, s.offers.half(sc.half, sc.kind, nil, sc.half.sets(), nil))
-	}
-	for _, sl := range s.slots {
-		if sl.own != nil {
-			s.offerOwnSets(&p, sl, p.half(sl.scope), sl.own.sets(), sl.own.missing)
-		}
-	}
-	s.swap(&p)
-	s.lift(false)
-}
-
-// lift ends the quarantines that have lost their cause. The caller holds mu.
-func (s *Server) lift(publication bool) {
-	for _, q := range s.jury.lift(publication) {
-		s.options.Logger.Info("quarantine ended", "type", typeName(q.content.typ), "name", q.content.name, "version", q.content.version)
-	}
-	s.metrics.quarantined.Set(float64(s.jury.count()))
 }
 
 // Drain ends every stream and refuses new ones, so that a graceful stop of the
@@ -394,7 +373,7 @@ func (s *Server) identify(st *stream, p resource.Profile) error {
 		sl = &slot{profile: p, streams: make(map[*stream]struct{}), halves: &s.halves}
 		if v := s.snapshot.View(p); v != nil {
 			var publication publication
-			s.offerOwn(&publication, sl, v)
+			s.serveOwn(&publication, sl, v)
 			s.swap(&publication)
 		}
 		s.slots[p] = sl
@@ -407,6 +386,9 @@ func (s *Server) identify(st *stream, p resource.Profile) error {
 		sl.scope.mu.Unlock()
 	}
 	st.slot = sl
+	for b := range s.barriers {
+		b.enterLocked(st)
+	}
 	st.recalled, st.doubted = s.memory.of(st.node.id)
 	return nil
 }
@@ -418,6 +400,9 @@ func (s *Server) leave(st *stream) {
 	delete(s.streams, st)
 	if st.slot == nil {
 		return
+	}
+	for b := range s.barriers {
+		s.passLocked(b, st)
 	}
 	s.unhouse(st)
 	s.memory.extend(st.node.id)
@@ -431,9 +416,9 @@ func (s *Server) leave(st *stream) {
 	if delete(sl.streams, st); len(sl.streams) == 0 {
 		delete(s.slots, sl.profile)
 		if sl.own != nil {
-			s.offers.release(sl.own)
+			s.served.release(sl.own)
 			s.moveScope(sl, nil)
-			s.lift(false)
+			s.expireLocked(false)
 		}
 		s.reportFleet(sl.profile)
 	}

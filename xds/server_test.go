@@ -242,8 +242,8 @@ func TestStatus(t *testing.T) {
 		states := func() string {
 			p := w.server.Proxies()[0]
 			var s []string
-			for _, typ := range typeNames {
-				s = append(s, string(p.Types[typ].State))
+			for typ := range resource.NumTypes {
+				s = append(s, string(p.Types[typ.String()].State))
 			}
 			return strings.Join(s, " ")
 		}
@@ -277,36 +277,6 @@ func TestStatus(t *testing.T) {
 				t.Errorf("no %s in %s", want, b)
 			}
 		}
-	})
-}
-
-// Between two stages of the whole fleet its slowest proxy counts, and one that
-// refuses what it got is not waited for.
-func TestSettledIsWhenEveryProxyHasAnswered(t *testing.T) {
-	protocolTest("", t, func(t *testing.T, w *world) {
-		settled := func(want bool, when string) {
-			t.Helper()
-			if got := w.server.Settled(); got != want {
-				t.Errorf("%s: settled %t", when, got)
-			}
-		}
-		settled(true, "without proxies")
-		one, two := openDelta(t, w.server), openDelta(t, w.server)
-		two.node.Id = "nexus-2"
-		one.subscribe(cds)
-		one.ack(one.peek("cluster a@1 b@1"))
-		settled(true, "one has all, and the other has not asked")
-		two.subscribe(cds)
-		m := two.peek("cluster a@1 b@1")
-		settled(false, "the second has not answered")
-		two.ack(m)
-		settled(true, "both have")
-		w.put(cluster("a", "2")).publish()
-		settled(false, "published again")
-		one.ack(one.peek("cluster a@2"))
-		settled(false, "one has it")
-		two.nack(two.peek("cluster a@2"), "no")
-		settled(true, "the second refuses it")
 	})
 }
 

@@ -3,7 +3,6 @@ package xds
 import (
 	"cmp"
 	"encoding/json"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -54,15 +53,11 @@ func (p ProxyStatus) MarshalJSON() ([]byte, error) {
 		OutboundPort uint16 `json:"outbound_port,omitempty"`
 		MetricsPort  uint16 `json:"metrics_port,omitempty"`
 	}
-	kind := "sidecar"
-	if p.Profile.Kind == resource.Proxyless {
-		kind = "proxyless"
-	}
 	return json.Marshal(struct {
 		plain
 		Profile profile `json:"profile"`
 	}{plain(p), profile{
-		kind, p.Profile.Address, p.Profile.Zone,
+		p.Profile.Kind.String(), p.Profile.Address, p.Profile.Zone,
 		p.Profile.AppPort, p.Profile.MeshPort, p.Profile.OutboundPort, p.Profile.MetricsPort,
 	}})
 }
@@ -177,20 +172,20 @@ func (t *streamStatus) update(s *stream, v *view) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.view, t.proxy.Missing = v, v.own.missing
-	for i := range s.feeds {
-		f := &s.feeds[i]
-		t.types[i].State = f.state(v)
-		if f.base.known() && (f.base.scope.instead != nil || f.base.own.instead != nil || t.types[i].Quarantined != nil) {
-			t.types[i].Quarantined = f.quarantined()
+	for i := range s.types {
+		ts := &s.types[i]
+		t.types[i].State = ts.state(v)
+		if ts.base.known() && (ts.base.scope.fallbacks != nil || ts.base.own.fallbacks != nil || t.types[i].Quarantined != nil) {
+			t.types[i].Quarantined = ts.quarantined()
 		}
 	}
 }
 
 // quarantined returns what the client asked for and is not served, by name.
-func (f *feed) quarantined() []Quarantined {
+func (ts *typeState) quarantined() []Quarantined {
 	var list []Quarantined
-	for name, s := range f.base.fallbacks() {
-		if f.sub.has(name) {
+	for name, s := range ts.base.fallbacks() {
+		if ts.sub.has(name) {
 			list = append(list, Quarantined{
 				Name: name, Version: s.withheld.Version, Source: s.cause.source, Message: s.cause.message, Since: s.cause.since,
 			})
@@ -201,16 +196,16 @@ func (f *feed) quarantined() []Quarantined {
 }
 
 // state says how far the client is from the view.
-func (f *feed) state(v *view) State {
-	if !f.sub.active || !f.base.known() {
+func (ts *typeState) state(v *view) State {
+	if !ts.sub.active || !ts.base.known() {
 		return NotSent
 	}
-	for _, d := range f.diffs {
+	for _, d := range ts.names {
 		if d.held != nil {
 			return Rejected
 		}
 	}
-	if len(f.inflight) > 0 || !f.settled(v) {
+	if len(ts.inflight) > 0 || !ts.quiescent(v) {
 		return Pending
 	}
 	return Synced
@@ -276,7 +271,7 @@ func (s *stream) snapshotStatus() (ProxyStatus, bool) {
 		if ts.wasAcknowledged {
 			ts.Acknowledged = ts.acknowledged.String()
 		}
-		p.Types[typeName(resource.Type(i))] = ts.TypeStatus
+		p.Types[resource.Type(i).String()] = ts.TypeStatus
 	}
 	return p, true
 }
@@ -290,25 +285,6 @@ func (t *streamStatus) stateNow(typ resource.Type) State {
 		return Pending
 	}
 	return state
-}
-
-// Settled reports whether every connected proxy has acknowledged what was
-// published last, or refused it.
-func (s *Server) Settled() bool {
-	s.mu.Lock()
-	streams := slices.Collect(maps.Keys(s.streams))
-	s.mu.Unlock()
-	return !slices.ContainsFunc(streams, func(st *stream) bool {
-		t := &st.status
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		for typ := range t.types {
-			if t.slot != nil && t.stateNow(resource.Type(typ)) == Pending {
-				return true
-			}
-		}
-		return false
-	})
 }
 
 // merge adds what another stream of the same proxy knows. Of one type on both

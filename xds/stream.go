@@ -29,14 +29,15 @@ import (
 // lease, and time all lead to [stream.push], which compares what the client has
 // to what it should have and sends the difference.
 type stream struct {
-	server     *Server
-	protocol   protocol
-	aggregated bool          // ADS; else the stream is for only
-	only       resource.Type // the one type of a separate discovery service
-	wakeup     chan struct{} // of one place: something has changed
-	ended      chan error    // of one place: why the server ends the stream
-	secretsDue atomic.Bool   // the lease has something new
-	status     streamStatus
+	server      *Server
+	protocol    protocol
+	aggregated  bool          // ADS; else the stream is for only
+	only        resource.Type // the one type of a separate discovery service
+	wakeup      chan struct{} // of one place: something has changed
+	ended       chan error    // of one place: why the server ends the stream
+	secretsDue  atomic.Bool   // the lease has something new
+	barriersDue atomic.Bool   // a barrier waits for it, or does no more
+	status      streamStatus
 
 	log        *slog.Logger
 	credential *Credential // nil in plaintext mode
@@ -44,13 +45,14 @@ type stream struct {
 	resident   *resident   // nil until the first request
 	node       *node       // nil until the first request
 	slot       *slot       // nil until the first request
-	feeds      [resource.NumTypes]feed
+	types      [resource.NumTypes]typeState
 	order      order
 	secrets    secrets
 	nonces     uint64
-	counted    nameCount                 // of all feeds, as the budget has it
+	counted    nameCount                 // of all types, as the budget has it
 	recalled   map[resource.Ref]*refusal // of earlier streams, until each is looked at
 	refuses    bool                      // the memory may hold refusals of this node
+	barriers   []progress                // that wait for it
 	doubted    bool                      // it refused something not long ago: its version_info may not be true
 
 	transport grpc.ServerStream
@@ -80,8 +82,8 @@ func (s *Server) serve(p protocol, gs grpc.ServerStream, typeURL string) (err er
 			return status.Errorf(codes.Unimplemented, "resources of type %s are not served", typeURL)
 		}
 	}
-	for t := range st.feeds {
-		st.feeds[t] = feed{stream: st, typ: resource.Type(t)}
+	for t := range st.types {
+		st.types[t] = typeState{stream: st, typ: resource.Type(t)}
 	}
 	if st.credential, err = s.authenticate(gs.Context()); err != nil {
 		return err
@@ -274,11 +276,11 @@ func (s *stream) handle(r *request) error {
 	if typ == resource.NumTypes {
 		return nil
 	}
-	f := &s.feeds[typ]
+	ts := &s.types[typ]
 	if s.protocol == delta {
-		f.handleDelta(r)
+		ts.handleDelta(r)
 	} else {
-		f.handleSotw(r)
+		ts.handleSotw(r)
 	}
 	return s.count()
 }

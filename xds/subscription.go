@@ -27,8 +27,7 @@ func (s *subscription) has(name string) bool {
 
 // hasLegacyWildcard reports whether requests without names mean everything.
 func hasLegacyWildcard(t resource.Type, k resource.Kind) bool {
-	// gRPC always names what it wants: an empty list wants nothing.
-	return (t == resource.Cluster || t == resource.Listener) && k != resource.Proxyless
+	return (t == resource.Cluster || t == resource.Listener) && !k.NamesAll()
 }
 
 // subscribe adds names, and has each of them told.
@@ -39,46 +38,46 @@ func hasLegacyWildcard(t resource.Type, k resource.Kind) bool {
 // in the response". "When a resource subscribed to by a client does not exist,
 // the server will send a DeltaDiscoveryResponse message that contains that
 // resource's name in the removed_resources field."
-func (f *feed) subscribe(names []string) {
+func (ts *typeState) subscribe(names []string) {
 	if len(names) == 0 {
 		return
 	}
-	f.sub.named = true
-	f.answer = true
-	if f.base.known() { // else every name is new: see plan
+	ts.sub.named = true
+	ts.answer = true
+	if ts.base.known() { // else every name is new: see plan
 		for _, name := range names {
-			if d := f.noted(name); d != nil {
+			if d := ts.track(name); d != nil {
 				d.tell, d.asked = true, true
 			} else {
-				f.note(name, &diff{tell: true, asked: true})
+				ts.set(name, &nameState{tell: true, asked: true})
 			}
 		}
 	}
-	f.sub.names = f.stream.server.names.with(f.sub.names, names)
+	ts.sub.names = ts.stream.server.names.with(ts.sub.names, names)
 }
 
 // subscribeAll turns the wildcard on. It is answered even if there is nothing:
 // Envoy does not finish to start before.
-func (f *feed) subscribeAll() {
-	if f.sub.wildcard {
+func (ts *typeState) subscribeAll() {
+	if ts.sub.wildcard {
 		return
 	}
-	f.answer, f.owed = true, true
-	if f.base.known() {
-		for r := range f.base.all() {
-			if !f.sub.names.has(r.Name) {
-				f.note(r.Name, &diff{})
+	ts.answer, ts.owed = true, true
+	if ts.base.known() {
+		for r := range ts.base.all() {
+			if !ts.sub.names.has(r.Name) {
+				ts.set(r.Name, &nameState{})
 			}
 		}
 	}
-	f.sub.wildcard = true
+	ts.sub.wildcard = true
 }
 
 // forget drops the notes of names that are no longer subscribed to.
-func (f *feed) forget() {
-	for name := range f.diffs {
-		if !f.sub.has(name) {
-			delete(f.diffs, name)
+func (ts *typeState) forget() {
+	for name := range ts.names {
+		if !ts.sub.has(name) {
+			delete(ts.names, name)
 		}
 	}
 }

@@ -201,7 +201,7 @@ func method(p protocol, typeURL string) string {
 		return "/envoy.service.discovery.v3.AggregatedDiscoveryService/" + m
 	}
 	typ, _ := resource.TypeOf(typeURL)
-	name := typeName(typ)
+	name := typ.String()
 	title := strings.ToUpper(name[:1]) + name[1:]
 	verb := "Stream"
 	if p == delta {

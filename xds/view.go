@@ -71,15 +71,15 @@ func (s *slot) load() *view {
 	return v
 }
 
-// half is one half of a view: an offer of each type. It is immutable.
+// half is one half of a view: a served set of each type. It is immutable.
 type half struct {
-	offers  [resource.NumTypes]*offer
+	types   [resource.NumTypes]*servedSet
 	missing []string // of a proxy's own half, for people
 }
 
 // sets returns what the snapshot says.
 func (h *half) sets() (sets resource.Sets) {
-	for t, o := range h.offers {
+	for t, o := range h.types {
 		sets[t] = o.set
 	}
 	return sets
@@ -92,11 +92,11 @@ type view struct{ scope, own *half }
 func (v *view) get(t resource.Type, name string) *resource.Resource { return v.of(t).get(name) }
 
 // of returns what is served of a type.
-func (v *view) of(t resource.Type) served { return served{v.scope.offers[t], v.own.offers[t]} }
+func (v *view) of(t resource.Type) served { return served{v.scope.types[t], v.own.types[t]} }
 
 // served is what is served of one type, of both halves. The zero value is
 // nothing that was ever served. What is equal is the same.
-type served struct{ scope, own *offer }
+type served struct{ scope, own *servedSet }
 
 // known reports whether it is not the zero value.
 func (s served) known() bool { return s.scope != nil }
@@ -124,7 +124,7 @@ func (s served) published(name string) *resource.Resource {
 // allPublished iterates over the resources of the snapshot.
 func (s served) allPublished() iter.Seq[*resource.Resource] {
 	return func(yield func(*resource.Resource) bool) {
-		for _, o := range [...]*offer{s.scope, s.own} {
+		for _, o := range [...]*servedSet{s.scope, s.own} {
 			for r := range o.set.All() {
 				if !yield(r) {
 					return
@@ -144,7 +144,7 @@ func (s served) digest() digest { return s.scope.digest ^ s.own.digest }
 // all iterates over what is served.
 func (s served) all() iter.Seq[*resource.Resource] {
 	return func(yield func(*resource.Resource) bool) {
-		for _, o := range [...]*offer{s.scope, s.own} {
+		for _, o := range [...]*servedSet{s.scope, s.own} {
 			for r := range o.all() {
 				if !yield(r) {
 					return
@@ -174,10 +174,10 @@ func (s served) changedSince(base served) ([]string, bool) {
 }
 
 // fallbacks iterates over what stands in the place of quarantined contents.
-func (s served) fallbacks() iter.Seq2[string, substitute] {
-	return func(yield func(string, substitute) bool) {
-		for _, o := range [...]*offer{s.scope, s.own} {
-			for name, f := range o.instead {
+func (s served) fallbacks() iter.Seq2[string, fallback] {
+	return func(yield func(string, fallback) bool) {
+		for _, o := range [...]*servedSet{s.scope, s.own} {
+			for name, f := range o.fallbacks {
 				if !yield(name, f) {
 					return
 				}
@@ -186,39 +186,44 @@ func (s served) fallbacks() iter.Seq2[string, substitute] {
 	}
 }
 
-// offer is what one half serves of one type: a set of the snapshot, but for what
-// is in quarantine. Its content is immutable. Streams compare offers as they would compare
+// servedSet is what one half serves of one type: a set of the snapshot, but for what
+// is in quarantine. Its content is immutable. Streams compare served sets as they would compare
 // sets, at the same cost.
-type offer struct {
+type servedSet struct {
 	id  uint64 // no other has it
 	set *resource.Set
-	// instead is what is served in the place of quarantined contents, by name;
+	// fallbacks are what is served in the place of quarantined contents, by name;
 	// nil most often.
-	instead map[string]substitute
-	digest  digest // of what is served: equal on every replica that serves the same
-	whole   digest // of the set, as if nothing were in quarantine
-	parcels parcels
+	fallbacks map[string]fallback
+	// acked are the last contents that some proxy had acknowledged when others took
+	// their place, by name: what is served where such another one turns out bad.
+	acked     ackedContents
+	untilLook int    // how many changes there may be before acked is looked through
+	digest    digest // of what is served: equal on every replica that serves the same
+	whole     digest // of the set, as if nothing were in quarantine
+	payloads  payloads
 }
 
-// offerIDs counts the offers. A parcel remembers the one before it by number,
+// servedSetIDs counts the served sets. A payload remembers the one before it by number,
 // so as not to keep it.
-var offerIDs atomic.Uint64
+var servedSetIDs atomic.Uint64
 
-func newOffer(set *resource.Set, d digest) *offer {
-	return &offer{id: offerIDs.Add(1), set: set, digest: d, whole: d}
+func newServedSet(set *resource.Set, d digest) *servedSet {
+	return &servedSet{id: servedSetIDs.Add(1), set: set, digest: d, whole: d}
 }
 
-// substitute is the last content of a place that some proxy acknowledged.
-type substitute struct {
+// fallback is what is served in the place of a quarantined content: the last one
+// there that some proxy acknowledged.
+type fallback struct {
 	cause    *quarantine
 	withheld *resource.Resource
 	resource *resource.Resource // nil if there was none: a client keeps what it has
 }
 
 // get returns what is served under the name, or nil.
-func (o *offer) get(name string) *resource.Resource {
-	if o.instead != nil {
-		if s, ok := o.instead[name]; ok {
+func (o *servedSet) get(name string) *resource.Resource {
+	if o.fallbacks != nil {
+		if s, ok := o.fallbacks[name]; ok {
 			return s.resource
 		}
 	}
@@ -227,18 +232,18 @@ func (o *offer) get(name string) *resource.Resource {
 
 // withholds reports whether a resource of the name exists and nothing is
 // served of it.
-func (o *offer) withholds(name string) bool {
-	s, ok := o.instead[name]
+func (o *servedSet) withholds(name string) bool {
+	s, ok := o.fallbacks[name]
 	return ok && s.resource == nil
 }
 
-// with returns the offer with a substitute in it.
-func (o *offer) with(s substitute) *offer {
-	next := newOffer(o.set, o.digest)
-	next.whole = o.whole
-	next.instead = make(map[string]substitute, len(o.instead)+1)
-	maps.Copy(next.instead, o.instead)
-	next.instead[s.withheld.Name] = s
+// with returns the served set with a substitute in it.
+func (o *servedSet) with(s fallback) *servedSet {
+	next := newServedSet(o.set, o.digest)
+	next.whole, next.acked = o.whole, o.acked
+	next.fallbacks = make(map[string]fallback, len(o.fallbacks)+1)
+	maps.Copy(next.fallbacks, o.fallbacks)
+	next.fallbacks[s.withheld.Name] = s
 	next.digest = next.digest.toggle(s.withheld.Name, s.withheld.Version)
 	if s.resource != nil {
 		next.digest = next.digest.toggle(s.resource.Name, s.resource.Version)
@@ -246,20 +251,20 @@ func (o *offer) with(s substitute) *offer {
 	return next
 }
 
-// equal reports whether two offers, the first of which may be nil, are the
+// equal reports whether two served sets, the first of which may be nil, are the
 // same.
-func (o *offer) equal(p *offer) bool {
-	return o != nil && o.set == p.set && maps.Equal(o.instead, p.instead)
+func (o *servedSet) equal(p *servedSet) bool {
+	return o != nil && o.set == p.set && maps.Equal(o.fallbacks, p.fallbacks)
 }
 
 // all iterates over what is served, in the order of names.
-func (o *offer) all() iter.Seq[*resource.Resource] {
-	if o.instead == nil {
+func (o *servedSet) all() iter.Seq[*resource.Resource] {
+	if o.fallbacks == nil {
 		return o.set.All()
 	}
 	return func(yield func(*resource.Resource) bool) {
 		for r := range o.set.All() {
-			if s, ok := o.instead[r.Name]; ok {
+			if s, ok := o.fallbacks[r.Name]; ok {
 				r = s.resource
 			}
 			if r != nil && !yield(r) {
@@ -271,7 +276,7 @@ func (o *offer) all() iter.Seq[*resource.Resource] {
 
 // changedSince returns the names that may differ between base and o. It is
 // false when that is not known, and the two must be compared whole.
-func (o *offer) changedSince(base *offer) ([]string, bool) {
+func (o *servedSet) changedSince(base *servedSet) ([]string, bool) {
 	if o == base {
 		return nil, true
 	}
@@ -279,12 +284,12 @@ func (o *offer) changedSince(base *offer) ([]string, bool) {
 	if !ok {
 		return nil, false
 	}
-	if base.instead != nil || o.instead != nil {
+	if base.fallbacks != nil || o.fallbacks != nil {
 		names = slices.Clone(names) // they are the set's
-		for name := range base.instead {
+		for name := range base.fallbacks {
 			names = append(names, name)
 		}
-		for name := range o.instead {
+		for name := range o.fallbacks {
 			names = append(names, name)
 		}
 	}
@@ -293,11 +298,14 @@ func (o *offer) changedSince(base *offer) ([]string, bool) {
 
 var noResources = resource.NewSet()
 
+// nothingServed stands in where nothing was served before.
+var nothingServed = newServedSet(noResources, 0)
+
 // noHalf stands in where the half of a proxy's own does not matter.
 var noHalf = func() *half {
 	h := &half{}
-	for t := range h.offers {
-		h.offers[t] = newOffer(noResources, 0)
+	for t := range h.types {
+		h.types[t] = nothingServed
 	}
 	return h
 }()

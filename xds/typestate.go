@@ -9,13 +9,13 @@ import (
 	"datapunk.dev/controlplane/resource"
 )
 
-// feed is the state of one type on one stream: what the client asked for, what
+// typeState is the state of one type on one stream: what the client asked for, what
 // it has, and what is on its way.
 //
 // What the client has is base, what was served when it was last sent something, but for the
-// names in diffs. So a stream holds a pointer and the exceptions, and a change
+// names in names. So a stream holds a pointer and the exceptions, and a change
 // is found by asking what is served now what differs from base.
-type feed struct {
+type typeState struct {
 	stream *stream
 	typ    resource.Type
 
@@ -25,12 +25,14 @@ type feed struct {
 	answer   bool   // the client asked for something: it need not wait for its own answers
 	owed     bool   // a response is owed, be it empty
 	base     served // unknown: nothing was sent yet
-	diffs    map[string]*diff
+	names    map[string]*nameState
 
-	inflight []*response // sent and neither acknowledged nor rejected, oldest first
-	nonce    string      // of the newest response
-	version  digest      // of the newest response
-	trials   [][]string  // names to try in a response of their own each, see nack.go
+	inflight   []*response // sent and neither acknowledged nor rejected, oldest first
+	sent       uint64      // the number of the newest response
+	answeredTo uint64      // the number of the newest that it has acknowledged or rejected
+	nonce      string      // of the newest response
+	version    digest      // of the newest response
+	retries    [][]string  // names to try in a response of their own each, see nack.go
 
 	reported  int    // how many versions the client reported when it came
 	claims    string // the version_info that it came with, SotW only
@@ -39,12 +41,12 @@ type feed struct {
 
 // diff is what the client has of one name, where that is not what base says.
 // The zero value: it has nothing.
-type diff struct {
+type nameState struct {
 	has     *resource.Resource // the last that it took, as far as is known
 	version string             // what it says it has (initial_resource_versions)
 	tell    bool               // it must be told: it asked, or it rejected a response with the name
 	asked   bool               // it asked for the name by itself, and is to be answered
-	held    *hold              // the content that it rejected
+	held    *rejection         // the content that it rejected
 	lent    *resource.Resource // what it had before, to be sent to it
 	kept    bool               // it keeps what it has: that is in quarantine which should replace it
 	suspect bool               // it was in a rejected response: to be sent alone
@@ -57,6 +59,7 @@ func (s *stream) push() {
 	if s.slot == nil || len(s.unsent) > 0 {
 		return
 	}
+	s.takeBarriers()
 	v := s.slot.load()
 	if v == nil {
 		return // a new profile; its view is on the way
@@ -66,200 +69,201 @@ func (s *stream) push() {
 	s.secrets.refresh()
 	s.pushInOrder(v, now)
 	s.status.update(s, v)
+	s.passBarriers(v)
 }
 
 // pushInOrder pushes each type in the order of additions, then once more what
 // waited only because a later type had not been looked at.
 func (s *stream) pushInOrder(v *view, now time.Time) {
-	for t := range s.feeds {
-		s.feeds[t].push(v, now)
+	for t := range s.types {
+		s.types[t].push(v, now)
 	}
 	for _, t := range [...]resource.Type{resource.Cluster, resource.Secret, resource.Endpoint} {
-		if f := &s.feeds[t]; f.postponed {
-			f.push(v, now)
+		if ts := &s.types[t]; ts.postponed {
+			ts.push(v, now)
 		}
 	}
 }
 
 // push sends what the client lacks of this type and may have now.
-func (f *feed) push(v *view, now time.Time) {
-	if !f.sub.active {
+func (ts *typeState) push(v *view, now time.Time) {
+	if !ts.sub.active {
 		return
 	}
-	f.postponed = false
-	if len(f.trials) > 0 {
-		f.pushTrials(v, now)
-		if len(f.trials) > 0 {
+	ts.postponed = false
+	if len(ts.retries) > 0 {
+		ts.pushRetries(v, now)
+		if len(ts.retries) > 0 {
 			return
 		}
 	}
-	if !f.answer && !f.mayPush(v, now) {
+	if !ts.answer && !ts.mayPush(v, now) {
 		return
 	}
-	if p := f.shared(v); p != nil {
-		f.answer = false
-		if len(p.changes) > 0 || f.owed {
-			f.dispatch(v, p, now)
+	if p := ts.shared(v); p != nil {
+		ts.answer = false
+		if len(p.changes) > 0 || ts.owed {
+			ts.dispatch(v, p, now)
 		}
 		return
 	}
-	changes, waiting := f.plan(v, now)
-	f.answer = false
-	if len(changes) > 0 || f.owed && !waiting {
-		f.send(v, changes, now)
+	changes, waiting := ts.plan(v, now)
+	ts.answer = false
+	if len(changes) > 0 || ts.owed && !waiting {
+		ts.send(v, changes, now)
 	}
-	f.pushTrials(v, now)
+	ts.pushRetries(v, now)
 }
 
 // mayPush reports whether a change of the view may be sent now. While a
 // response is unanswered changes gather, for a short time.
-func (f *feed) mayPush(v *view, now time.Time) bool {
-	if f.base == v.of(f.typ) && len(f.diffs) == 0 && !f.owed {
+func (ts *typeState) mayPush(v *view, now time.Time) bool {
+	if ts.base == v.of(ts.typ) && len(ts.names) == 0 && !ts.owed {
 		return false // nothing to send
 	}
-	n := len(f.inflight)
+	n := len(ts.inflight)
 	if n == 0 {
 		return true
 	}
 	if n >= maxInFlight {
 		return false
 	}
-	open := f.inflight[n-1].at.Add(f.stream.server.options.Timeouts.Coalesce)
+	open := ts.inflight[n-1].at.Add(ts.stream.server.options.Timeouts.Coalesce)
 	if now.Before(open) {
-		f.stream.pushAgainAt(open)
+		ts.stream.pushAgainAt(open)
 		return false
 	}
 	return true
 }
 
 // plan moves base to the view and returns what to send to get there. What may
-// not be sent yet stays in diffs; waiting says that there is such a thing.
-func (f *feed) plan(v *view, now time.Time) (changes []change, waiting bool) {
-	first := !f.base.known()
-	f.advance(v)
-	if first && f.claims != "" && f.fullState() && f.claimed() {
+// not be sent yet stays in names; waiting says that there is such a thing.
+func (ts *typeState) plan(v *view, now time.Time) (changes []change, waiting bool) {
+	first := !ts.base.known()
+	ts.advance(v)
+	if first && ts.claims != "" && ts.fullState() && ts.claimed() {
 		return nil, false
 	}
 	var has []change // what it came with
-	consider := func(name string, d *diff) {
-		if r := f.brought(name, d); first && r != nil {
+	consider := func(name string, d *nameState) {
+		if r := ts.brought(name, d); first && r != nil {
 			has = append(has, change{name: name, res: r})
 		}
-		c, verdict := f.consider(v, name, d, now)
+		c, verdict := ts.consider(v, name, d, now)
 		switch verdict {
 		case send:
 			if d.suspect {
-				f.trials = append(f.trials, []string{name})
+				ts.retries = append(ts.retries, []string{name})
 				return
 			}
 			changes = append(changes, c)
-			f.settle(d, c)
+			ts.markSent(d, c)
 		case wait:
 			waiting = true
-			f.note(name, d)
+			ts.set(name, d)
 		case keep:
-			f.note(name, d)
+			ts.set(name, d)
 		case nothing:
-			delete(f.diffs, name)
+			delete(ts.names, name)
 		}
 	}
 	if first {
-		for name := range f.wanted() {
-			d := f.diffs[name]
+		for name := range ts.wanted() {
+			d := ts.names[name]
 			if d == nil {
-				named := f.sub.names.has(name)
-				d = &diff{tell: named, asked: named}
+				named := ts.sub.names.has(name)
+				d = &nameState{tell: named, asked: named}
 			}
 			consider(name, d)
 		}
 	}
-	if len(f.diffs) > 0 {
-		for _, name := range slices.Sorted(maps.Keys(f.diffs)) {
-			consider(name, f.diffs[name])
+	if len(ts.names) > 0 {
+		for _, name := range slices.Sorted(maps.Keys(ts.names)) {
+			consider(name, ts.names[name])
 		}
 	}
-	if len(f.diffs) == 0 {
-		f.diffs = nil
+	if len(ts.names) == 0 {
+		ts.names = nil
 	}
-	f.stream.vouch(f.typ, &parcel{changes: has})
-	if first && f.reported > 0 && len(changes) == 0 && !waiting && !f.owed {
-		f.hasAll(v.of(f.typ).digest())
+	ts.stream.recordAcks(ts.typ, &payload{changes: has})
+	if first && ts.reported > 0 && len(changes) == 0 && !waiting && !ts.owed {
+		ts.hasAll(v.of(ts.typ).digest())
 	}
 	return changes, waiting
 }
 
 // hasAll shows a client that came with everything as one that was sent it.
-func (f *feed) hasAll(version digest) {
-	f.stream.status.sent(f.typ, version)
-	f.stream.status.acknowledged(f.typ, version)
+func (ts *typeState) hasAll(version digest) {
+	ts.stream.status.sent(ts.typ, version)
+	ts.stream.status.acknowledged(ts.typ, version)
 }
 
 // advance makes the view's offer the base. What changed since the last one goes
-// into diffs.
-func (f *feed) advance(v *view) {
-	next := v.of(f.typ)
-	if f.base == next || !f.base.known() {
-		f.base = next
+// into names.
+func (ts *typeState) advance(v *view) {
+	next := v.of(ts.typ)
+	if ts.base == next || !ts.base.known() {
+		ts.base = next
 		return
 	}
-	if names, ok := next.changedSince(f.base); ok {
+	if names, ok := next.changedSince(ts.base); ok {
 		for _, name := range names {
-			f.noted(name)
+			ts.track(name)
 		}
 	} else {
-		for r := range f.base.all() {
+		for r := range ts.base.all() {
 			if n := next.get(r.Name); n == nil || n.Version != r.Version {
-				f.noted(r.Name)
+				ts.track(r.Name)
 			}
 		}
 		for r := range next.all() {
-			if f.base.get(r.Name) == nil {
-				f.noted(r.Name)
+			if ts.base.get(r.Name) == nil {
+				ts.track(r.Name)
 			}
 		}
 	}
-	f.base = next
+	ts.base = next
 }
 
 // noted returns the note on what the client has of a name, of which base says
 // something else or is about to. It is made if there is none, and nil for a
 // name that the client did not ask for.
-func (f *feed) noted(name string) *diff {
-	if !f.sub.has(name) {
+func (ts *typeState) track(name string) *nameState {
+	if !ts.sub.has(name) {
 		return nil
 	}
-	d := f.diffs[name]
+	d := ts.names[name]
 	if d == nil {
-		d = &diff{has: f.has(name)}
-		f.note(name, d)
+		d = &nameState{has: ts.has(name)}
+		ts.set(name, d)
 	}
 	return d
 }
 
-// has returns what the client has of a name that is not in diffs.
-func (f *feed) has(name string) *resource.Resource {
-	if f.typ == resource.Secret && leased(name) {
-		return f.stream.secrets.sent[name]
+// has returns what the client has of a name that is not in names.
+func (ts *typeState) has(name string) *resource.Resource {
+	if ts.typ == resource.Secret && leased(name) {
+		return ts.stream.secrets.sent[name]
 	}
-	if !f.base.known() || f.typ == resource.Secret && !f.stream.secrets.mayHave(name) {
+	if !ts.base.known() || ts.typ == resource.Secret && !ts.stream.secrets.mayHave(name) {
 		return nil
 	}
-	return f.base.get(name)
+	return ts.base.get(name)
 }
 
 // wanted iterates over the names that the client asked for: those that base
 // has, and those that were named and may not exist.
-func (f *feed) wanted() func(yield func(string) bool) {
+func (ts *typeState) wanted() func(yield func(string) bool) {
 	return func(yield func(string) bool) {
-		if f.sub.wildcard {
-			for r := range f.base.all() {
+		if ts.sub.wildcard {
+			for r := range ts.base.all() {
 				if !yield(r.Name) {
 					return
 				}
 			}
 		}
-		for _, name := range f.sub.names.names {
-			if f.sub.wildcard && f.base.get(name) != nil {
+		for _, name := range ts.sub.names.names {
+			if ts.sub.wildcard && ts.base.get(name) != nil {
 				continue
 			}
 			if !yield(name) {
@@ -279,8 +283,8 @@ const (
 )
 
 // consider decides what becomes of one name.
-func (f *feed) consider(v *view, name string, d *diff, now time.Time) (change, verdict) {
-	target, err := f.target(v, name, d)
+func (ts *typeState) consider(v *view, name string, d *nameState, now time.Time) (change, verdict) {
+	target, err := ts.target(v, name, d)
 	c := change{name: name, res: target, before: d.has, fresh: d.has == nil && d.version == ""}
 	if errors.Is(err, ErrNoSecret) {
 		if d.tell && c.fresh {
@@ -291,25 +295,25 @@ func (f *feed) consider(v *view, name string, d *diff, now time.Time) (change, v
 	if err != nil {
 		return change{}, wait
 	}
-	if d.kept = target == nil && !c.fresh && v.of(f.typ).withholds(name); d.kept {
-		return f.withheld(d, c)
+	if d.kept = target == nil && !c.fresh && v.of(ts.typ).withholds(name); d.kept {
+		return ts.withheld(d, c)
 	}
 	if !d.tell && (target == nil && c.fresh || target != nil && target.Version == d.known()) {
 		return c, nothing
 	}
-	if target != nil && f.stream.recalled != nil {
-		f.stream.recall(v, target, d)
+	if target != nil && ts.stream.recalled != nil {
+		ts.stream.recall(v, target, d)
 	}
-	if d.held != nil && d.held.stands(f.stream, v, target) {
-		return f.refused(v, d, c, now)
+	if d.held != nil && d.held.stands(ts.stream, v, target) {
+		return ts.refused(v, d, c, now)
 	}
 	d.held, d.lent = nil, nil
-	return f.inOrder(v, d, c, now)
+	return ts.inOrder(v, d, c, now)
 }
 
 // withheld is a name of which nothing is served, for the content is in
 // quarantine and none came before it: the client keeps what it has.
-func (f *feed) withheld(d *diff, c change) (change, verdict) {
+func (ts *typeState) withheld(d *nameState, c change) (change, verdict) {
 	refuses := d.held != nil && d.has != nil && d.held.version == d.has.Version
 	d.held = nil
 	if !d.tell || d.has == nil || refuses {
@@ -320,10 +324,10 @@ func (f *feed) withheld(d *diff, c change) (change, verdict) {
 
 // refused is a name whose content the client rejected. It keeps what it had, is
 // sent that if it may have lost it, and is told if it asks.
-func (f *feed) refused(v *view, d *diff, c change, now time.Time) (change, verdict) {
+func (ts *typeState) refused(v *view, d *nameState, c change, now time.Time) (change, verdict) {
 	switch {
 	case d.lent != nil:
-		return f.inOrder(v, d, c.having(d.lent), now)
+		return ts.inOrder(v, d, c.having(d.lent), now)
 	case d.asked:
 		return c.having(d.has), send
 	}
@@ -331,16 +335,16 @@ func (f *feed) refused(v *view, d *diff, c change, now time.Time) (change, verdi
 }
 
 // inOrder is a change whose time it may not be yet.
-func (f *feed) inOrder(v *view, d *diff, c change, now time.Time) (change, verdict) {
+func (ts *typeState) inOrder(v *view, d *nameState, c change, now time.Time) (change, verdict) {
 	switch {
-	case c.res != nil && f.stream.mayAdd(v, c.res, d, now):
+	case c.res != nil && ts.stream.mayAdd(v, c.res, d, now):
 		return c, send
 	case c.res != nil && d.asked && d.has != nil: // it need not wait for what it has
 		return c.having(d.has), send
 	case c.res != nil:
 		return c, wait
-	case d.has != nil && !f.stream.mayRemove(f.typ, v, now):
-		f.postponed = true
+	case d.has != nil && !ts.stream.mayRemove(ts.typ, v, now):
+		ts.postponed = true
 		return c, wait
 	}
 	// What it has goes when nothing needs it any more. A name that it asks for
@@ -349,21 +353,21 @@ func (f *feed) inOrder(v *view, d *diff, c change, now time.Time) (change, verdi
 }
 
 // settle notes that the client is about to have a change.
-func (f *feed) settle(d *diff, c change) {
+func (ts *typeState) markSent(d *nameState, c change) {
 	if c.stays {
-		f.note(c.name, &diff{has: c.res, held: d.held, kept: d.kept, since: d.since})
+		ts.set(c.name, &nameState{has: c.res, held: d.held, kept: d.kept, since: d.since})
 	} else {
-		delete(f.diffs, c.name)
+		delete(ts.names, c.name)
 	}
 }
 
-// settled reports whether the client has all that the view offers it, but for
+// settled reports whether the client has all that the view served sets it, but for
 // what it has not acknowledged.
-func (f *feed) settled(v *view) bool {
-	if f.base != v.of(f.typ) || len(f.trials) > 0 || f.unsure {
+func (ts *typeState) quiescent(v *view) bool {
+	if ts.base != v.of(ts.typ) || len(ts.retries) > 0 || ts.unsure {
 		return false
 	}
-	for _, d := range f.diffs {
+	for _, d := range ts.names {
 		if !d.kept {
 			return false
 		}
@@ -371,7 +375,7 @@ func (f *feed) settled(v *view) bool {
 	return true
 }
 
-func (d *diff) known() string {
+func (d *nameState) known() string {
 	if d.has != nil {
 		return d.has.Version
 	}
@@ -379,39 +383,40 @@ func (d *diff) known() string {
 }
 
 // target returns the resource that the client is to have, nil for none.
-func (f *feed) target(v *view, name string, d *diff) (*resource.Resource, error) {
+func (ts *typeState) target(v *view, name string, d *nameState) (*resource.Resource, error) {
 	switch {
-	case f.typ != resource.Secret:
-	case !f.stream.secrets.mayHave(name):
+	case ts.typ != resource.Secret:
+	case !ts.stream.secrets.mayHave(name):
 		return nil, ErrNoSecret
 	case leased(name):
-		return f.stream.secrets.get(name, d.tell)
+		return ts.stream.secrets.get(name, d.tell)
 	}
-	return v.get(f.typ, name), nil
+	return v.get(ts.typ, name), nil
 }
 
 // send sends a response with the changes, which are this client's own.
-func (f *feed) send(v *view, changes []change, now time.Time) {
-	p, resources, removed := f.pack(changes)
-	p.encode(f.stream.protocol, f.typ, resources, removed)
-	f.dispatch(v, p, now)
+func (ts *typeState) send(v *view, changes []change, now time.Time) {
+	p, resources, removed := ts.pack(changes)
+	p.encode(ts.stream.protocol, ts.typ, resources, removed)
+	ts.dispatch(v, p, now)
 }
 
-// dispatch sends a parcel.
-func (f *feed) dispatch(v *view, p *parcel, now time.Time) {
-	f.owed = false
+// dispatch sends a payload.
+func (ts *typeState) dispatch(v *view, p *payload, now time.Time) {
+	ts.owed = false
 	if p.silent {
 		return
 	}
-	s := f.stream
-	r := &response{nonce: s.nonce(), at: now, parcel: p, version: f.versionOf(v, p), view: v, leases: s.secrets.count}
-	f.nonce, f.version = r.nonce, r.version
-	f.inflight = append(f.inflight, r)
-	f.forgetUnanswered()
+	s := ts.stream
+	r := &response{nonce: s.nonce(), at: now, payload: p, version: ts.versionOf(v, p), view: v, leases: s.secrets.count}
+	r.number, ts.sent = s.nonces, s.nonces
+	ts.nonce, ts.version = r.nonce, r.version
+	ts.inflight = append(ts.inflight, r)
+	ts.forgetUnanswered()
 	fr := p.frame(r.version, r.nonce)
-	s.server.metrics.pushed(f.typ, fr.size)
-	s.status.sent(f.typ, r.version)
-	switch f.typ {
+	s.server.metrics.pushed(ts.typ, fr.size)
+	s.status.sent(ts.typ, r.version)
+	switch ts.typ {
 	case resource.Cluster:
 		s.order.clustersSent(s, p.changes)
 	case resource.Secret:
@@ -421,17 +426,17 @@ func (f *feed) dispatch(v *view, p *parcel, now time.Time) {
 }
 
 // versionOf is the version of the type that the client has once it has taken the
-// parcel.
-func (f *feed) versionOf(v *view, p *parcel) digest {
+// payload.
+func (ts *typeState) versionOf(v *view, p *payload) digest {
 	if p.state != nil {
 		return *p.state
 	}
-	return v.of(f.typ).digest()
+	return v.of(ts.typ).digest()
 }
 
-func (f *feed) note(name string, d *diff) {
-	if f.diffs == nil {
-		f.diffs = make(map[string]*diff)
+func (ts *typeState) set(name string, d *nameState) {
+	if ts.names == nil {
+		ts.names = make(map[string]*nameState)
 	}
-	f.diffs[name] = d
+	ts.names[name] = d
 }
