@@ -165,8 +165,8 @@ func (ts *typeState) sentAll(v *view) bool {
 	if ts.base != v.of(ts.typ) || len(ts.retries) > 0 {
 		return false
 	}
-	for _, d := range ts.names {
-		if !d.kept && (d.held == nil || d.asked || d.lent != nil) {
+	for _, n := range ts.names {
+		if n.waits() {
 			return false
 		}
 	}

@@ -169,7 +169,7 @@ func TestBothProtocols(t *testing.T) {
 			t.Fatalf("got %q", got)
 		}
 		time.Sleep(time.Hour)
-		c.on().silence("held")
+		c.on().silence("it is nacked")
 		c.subscribe(lds)
 		expect(c, w, "listener in@1 out@1")
 		w.put(route("out", "2")).publish()

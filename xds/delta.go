@@ -76,7 +76,7 @@ func (ts *typeState) reconnected(versions map[string]string) {
 		if ts.typ == resource.Secret && leased(name) && s.secrets.mayHave(name) && !s.secrets.adopt(name, version) {
 			continue
 		}
-		ts.set(name, &nameState{version: version})
+		ts.set(name, clientReports(version))
 	}
 	if ts.typ == resource.Endpoint {
 		s.order.rewarm = nil
@@ -108,7 +108,7 @@ func (ts *typeState) unsubscribe(names []string) {
 	if ts.sub.wildcard && ts.base.known() {
 		for _, name := range known {
 			ts.answer, ts.owed = true, true
-			ts.track(name).tell = true
+			ts.track(name).request()
 		}
 	}
 	ts.forget()

@@ -76,7 +76,7 @@ func TestEnvoy(t *testing.T) {
 				invalidCluster("bad", "1"), // kills the whole response
 				refusedCluster("bad", "2"), // the rest is applied
 			} {
-				t.Run("a bad cluster among good ones is held alone, "+bad.Version, func(t *testing.T) {
+				t.Run("a bad cluster among good ones is nacked alone, "+bad.Version, func(t *testing.T) {
 					e.put(bad, edsCluster("c", bad.Version, time.Second), e.assignment("c", "1"), routesTo(bad.Version+"c", "a", "c")).publish()
 					e.eventually(t, "REJECTED with its name", func() bool {
 						ts := e.status().Types["cluster"]

@@ -178,11 +178,5 @@ func (s *stream) recall(v *view, target *resource.Resource, d *nameState) {
 	if r.version != target.Version || r.depends != dependencies(v, 0, target) {
 		return
 	}
-	d.held = &rejection{version: r.version, depends: dependencies(v, s.secrets.count, target)}
-	switch {
-	case d.version == "" || d.tell:
-		d.lent = r.before
-	case r.before != nil && d.version == r.before.Version:
-		d.has = r.before
-	}
+	d.rejectedEarlier(r.before, &rejection{version: r.version, depends: dependencies(v, s.secrets.count, target)})
 }

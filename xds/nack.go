@@ -19,7 +19,8 @@ import (
 // resource it refused. So every name of the response counts as unknown from
 // here on, and the resources are tried again in smaller responses until those
 // that are refused alone are found. Each refusal makes the groups smaller, so
-// it ends. What is refused alone is held.
+// it ends. What is rejected alone is nacked: not sent again until it, or something that it
+// depends on, changes.
 //
 // "If the management server provides the same set of resources rather than
 // waiting for a change to occur, it will cause needless work on both the client
@@ -32,6 +33,9 @@ type rejection struct {
 	version string // empty: its removal was refused
 	depends uint64
 }
+
+// of reports whether a resource has the content.
+func (h *rejection) of(r *resource.Resource) bool { return r != nil && h.version == r.Version }
 
 func (h *rejection) stands(s *stream, v *view, target *resource.Resource) bool {
 	if target == nil {
@@ -127,20 +131,21 @@ func (ts *typeState) rejected(r *response, message string) {
 		if d == nil {
 			continue // unsubscribed meanwhile
 		}
-		d.has, d.tell, d.suspect, d.asked = c.before, true, true, false
-		names = append(names, c.name)
-		if len(r.changes) == 1 {
-			d.held = &rejection{}
-			if c.res != nil {
-				d.held.version = c.res.Version
-				d.held.depends = dependencies(r.view, r.leases, c.res)
-				s.remember(r.view, c, n)
-				if n.Cause == "" {
-					s.recordNack(r.view, c.res, n)
-				}
-			}
-			return
+		if len(r.changes) > 1 {
+			d.rejectedWithOthers(c.before)
+			names = append(names, c.name)
+			continue
 		}
+		rejected := &rejection{}
+		if c.res != nil {
+			rejected.version, rejected.depends = c.res.Version, dependencies(r.view, r.leases, c.res)
+			s.remember(r.view, c, n)
+			if n.Cause == "" {
+				s.recordNack(r.view, c.res, n)
+			}
+		}
+		d.rejectedAlone(c.before, rejected)
+		return
 	}
 	groups := ts.halves(names)
 	if i := slices.Index(names, n.Resource); ts.fullState() && i >= 0 {
@@ -175,7 +180,7 @@ func (ts *typeState) pushRetries(v *view, now time.Time) {
 		return
 	}
 	ts.advance(v)
-	for len(ts.retries) > 0 && ts.mayRetry(now) {
+	for len(ts.retries) > 0 && ts.maySend(aRetry, now) {
 		var changes []change
 		for _, name := range ts.retries[0] {
 			d := ts.names[name]
@@ -199,27 +204,6 @@ func (ts *typeState) pushRetries(v *view, now time.Time) {
 	if len(ts.retries) == 0 {
 		ts.retries = nil
 	}
-}
-
-// mayRetry reports whether the next group may be sent.
-func (ts *typeState) mayRetry(now time.Time) bool {
-	n := len(ts.inflight)
-	if n == 0 || !ts.fullState() && n < maxInFlight {
-		return true
-	}
-	if ts.fullState() {
-		return false // the next one builds on what this one leaves
-	}
-	if n >= maxUnanswered {
-		return false
-	}
-	// Envoy answers clusters only when they are warm.
-	open := ts.inflight[n-1].at.Add(ts.stream.server.options.Timeouts.Coalesce)
-	if now.Before(open) {
-		ts.stream.pushAgainAt(open)
-		return false
-	}
-	return true
 }
 
 // report records a NACK where people look for it.

@@ -53,7 +53,7 @@ func (c deltaClient) quiet() *discovery.DeltaDiscoveryResponse {
 }
 
 func TestNack(t *testing.T) {
-	typeTest("the good ones are sent again one by one, the bad one is held", t, func(t *testing.T, w *world) {
+	typeTest("the good ones are sent again one by one, the bad one is nacked", t, func(t *testing.T, w *world) {
 		w.put(cluster("c", "1"), cluster("d", "1")).publish()
 		c := openDelta(t, w.server)
 		c.subscribe(cds)
@@ -65,7 +65,7 @@ func TestNack(t *testing.T) {
 			t.Errorf("sent %q, want %q", got, want)
 		}
 		time.Sleep(time.Hour)
-		c.silence("the content is held")
+		c.silence("the content is nacked")
 
 		w.put(cluster("a", "2")).publish()
 		c.expect("cluster a@2")
@@ -89,7 +89,7 @@ func TestNack(t *testing.T) {
 		c := connected(t, w)
 		w.put(endpoint("a", "2")).publish()
 		c.nack(c.peek("endpoint a@2"), "refused")
-		c.silence("held")
+		c.silence("it is nacked")
 		w.put(endpoint("a", "1")).publish()
 		c.expect("endpoint a@1") // it may run a part of a@2
 	})
@@ -151,9 +151,9 @@ func TestNack(t *testing.T) {
 			t.Errorf("%d refusals", refusals)
 		}
 		time.Sleep(time.Hour)
-		c.silence("every content is held")
+		c.silence("every content is nacked")
 	})
-	typeTest("a rejected removal is tried alone and then held", t, func(t *testing.T, w *world) {
+	typeTest("a rejected removal is tried alone and then nacked", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
 		c.subscribe(cds)
 		c.expect("cluster a@1 b@1")
@@ -172,7 +172,7 @@ func TestNack(t *testing.T) {
 		c.nack(c.peek("cluster a@1 b@1 c@1 d@1"), "refused")
 		c.nack(c.peek("cluster a@1 b@1 c@1"), "refused")
 		c.expect("cluster a@1 b@1 d@1")
-		c.silence("c is held")
+		c.silence("c is nacked")
 		w.put(cluster("a", "2")).publish()
 		c.expect("cluster a@2 b@1 d@1")
 		w.put(cluster("c", "2")).publish()

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"slices"
 	"time"
 
 	"datapunk.dev/controlplane/resource"
@@ -30,71 +31,88 @@ type order struct {
 }
 
 // removalOrder has what refers to others before what it refers to. Backward, it has
-// what others need first.
+// what others need first. Types are added in the order of package resource.
 var removalOrder = [...]resource.Type{resource.Listener, resource.Route, resource.Cluster, resource.Endpoint, resource.Secret}
 
-// mayAdd reports whether the client may have the resource already. A route or
-// listener waits until the client has acknowledged, which for Envoy means
-// warmed, each new cluster that it names, but not for ever.
-func (s *stream) mayAdd(v *view, r *resource.Resource, d *nameState, now time.Time) bool {
-	if r.Type != resource.Route && r.Type != resource.Listener {
-		return true
+// waits says what a change of each type waits for.
+var waits = [resource.NumTypes]struct {
+	// add: a resource waits for those of these types that it refers to, until the
+	// client has acknowledged them.
+	add []resource.Type
+	// remove: a resource that is gone stays with the client until that has
+	// acknowledged everything of these types, any of which may have referred to it.
+	remove []resource.Type
+}{
+	resource.Cluster:  {remove: []resource.Type{resource.Listener, resource.Route}},
+	resource.Endpoint: {remove: []resource.Type{resource.Listener, resource.Route, resource.Cluster}},
+	resource.Secret:   {remove: []resource.Type{resource.Listener, resource.Route, resource.Cluster}},
+	resource.Listener: {add: []resource.Type{resource.Cluster}},
+	resource.Route:    {add: []resource.Type{resource.Cluster}},
+}
+
+// pushInOrder pushes each type in the order of additions, then once more the types
+// whose removals waited only because a later type had not been looked at.
+func (s *stream) pushInOrder(v *view, now time.Time) {
+	for t := range s.types {
+		s.types[t].push(v, now)
 	}
+	for _, t := range removalOrder {
+		if ts := &s.types[t]; ts.postponed {
+			ts.push(v, now)
+		}
+	}
+}
+
+// mayAdd reports whether the client may have the resource already. It waits for
+// what it refers to, but not for ever: for Envoy the ACK of a cluster means that it
+// is warm.
+func (s *stream) mayAdd(v *view, r *resource.Resource, n *nameState, now time.Time) bool {
 	for _, ref := range r.Refs {
-		if ref.Type != resource.Cluster || s.clusterReady(v, ref.Name) {
+		if !slices.Contains(waits[r.Type].add, ref.Type) || s.inPlace(v, ref) {
 			continue
 		}
-		if d.since.IsZero() {
-			d.since = now
+		if n.since.IsZero() {
+			n.since = now
 		}
-		until := d.since.Add(s.server.options.Timeouts.Warm)
+		until := n.since.Add(s.server.options.Timeouts.Warm)
 		if now.Before(until) {
 			s.pushAgainAt(until)
 			return false
 		}
-		s.log.Warn("sent before its cluster was acknowledged", "type", r.Type.String(), "name", r.Name, "cluster", ref.Name)
+		s.log.Warn("sent before what it refers to was acknowledged", "type", r.Type.String(), "name", r.Name, "of", ref.Type.String(), "refers_to", ref.Name)
 		break
 	}
 	return true
 }
 
-// clusterReady reports whether there is nothing to wait for: the client has
-// acknowledged the cluster, or some version of it, or will not get it: it
-// refused it, or did not ask.
-func (s *stream) clusterReady(v *view, name string) bool {
-	ts := &s.types[resource.Cluster]
-	if !ts.sub.active || !ts.sub.has(name) || v.get(resource.Cluster, name) == nil {
+// inPlace reports whether there is nothing to wait for: the client has acknowledged
+// the resource, or some version of it, or will not get it: it rejected it, or did
+// not ask.
+func (s *stream) inPlace(v *view, ref resource.Ref) bool {
+	ts := &s.types[ref.Type]
+	if !ts.sub.active || !ts.sub.has(ref.Name) || v.get(ref.Type, ref.Name) == nil {
 		return true
 	}
-	if d := ts.names[name]; d != nil {
-		return d.known() != "" || d.held != nil
+	if n := ts.names[ref.Name]; n != nil {
+		return n.known() != "" || n.rejection != nil
 	}
-	if !ts.base.known() || ts.base.get(name) == nil {
+	if !ts.base.known() || ts.base.get(ref.Name) == nil {
 		return false
 	}
-	for _, r := range ts.inflight {
-		if r.introduces(name) {
+	return !slices.ContainsFunc(ts.inflight, func(r *response) bool { return r.introduces(ref.Name) })
+}
+
+// mayRemove reports whether resources of the type may be removed now.
+func (s *stream) mayRemove(t resource.Type, v *view, now time.Time) bool {
+	for _, needs := range waits[t].remove {
+		if !s.ackedAll(needs, v, now) {
 			return false
 		}
 	}
 	return true
 }
 
-// mayRemove reports whether resources of the type may be removed now: once the
-// client has acknowledged all that may have stopped to need them.
-func (s *stream) mayRemove(t resource.Type, v *view, now time.Time) bool {
-	switch t {
-	case resource.Listener, resource.Route:
-		return true
-	case resource.Cluster:
-		return s.ackedAll(resource.Listener, v, now) && s.ackedAll(resource.Route, v, now)
-	default:
-		return s.ackedAll(resource.Listener, v, now) && s.ackedAll(resource.Route, v, now) &&
-			s.ackedAll(resource.Cluster, v, now)
-	}
-}
-
-// settled reports whether the client has acknowledged the view's state of the
+// ackedAll reports whether the client has acknowledged the view's state of the
 // type. A response that is not answered for long counts as acknowledged; a
 // rejected one never: the client still works with what was before.
 func (s *stream) ackedAll(t resource.Type, v *view, now time.Time) bool {
@@ -143,7 +161,7 @@ func (o *order) clustersSent(s *stream, changes []change) {
 			d = ts.track(name)
 		}
 		if d != nil {
-			d.tell = true
+			d.request()
 		}
 	}
 }

@@ -57,6 +57,7 @@ func history(rt *rapid.T, w *world, models []*model) {
 		"subscribe": func(rt *rapid.T) { client(rt).subscribe(rt) },
 		"answer":    func(rt *rapid.T) { client(rt).answer(1) },
 		"reconnect": func(rt *rapid.T) { client(rt).reconnect() },
+		"":          func(rt *rapid.T) { w.server.checkStates(rt) },
 		"wait": func(rt *rapid.T) {
 			time.Sleep(time.Duration(rapid.IntRange(1, 1000).Draw(rt, "ms")) * time.Millisecond)
 			synctest.Wait()
@@ -67,7 +68,22 @@ func history(rt *rapid.T, w *world, models []*model) {
 			m.answer(1000)
 			time.Sleep(time.Minute)
 		}
+		w.server.checkStates(rt)
 		m.check(rt, w)
+	}
+}
+
+// checkStates fails the test if a name is in a state that there must not be.
+func (s *Server) checkStates(t rapid.TB) {
+	synctest.Wait()
+	for st := range s.streams {
+		for i := range st.types {
+			for name, n := range st.types[i].names {
+				if err := n.check(); err != nil {
+					t.Fatalf("%s %s of %s: %v", st.types[i].typ, name, st.node.id, err)
+				}
+			}
+		}
 	}
 }
 

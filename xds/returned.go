@@ -38,7 +38,11 @@ func (ts *typeState) claimed() bool {
 		// What is in quarantine and has no fallback is not taken from a client
 		// that may have it: what a response lacks, it would delete.
 		if whole || s.resource == nil {
-			ts.set(name, &nameState{has: s.withheld, kept: s.resource == nil})
+			state := clientHas(s.withheld)
+			if s.resource == nil {
+				state = keepsWithheld(s.withheld)
+			}
+			ts.set(name, state)
 		}
 		sends = sends || s.resource != nil
 	}

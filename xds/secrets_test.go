@@ -198,12 +198,12 @@ func TestSecrets(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		c.expect("secret default@v1")
 	})
-	secretTest("a rejected certificate is held until the next", t, func(t *testing.T, w *world, a *authority) {
+	secretTest("a rejected certificate is not sent again until the next", t, func(t *testing.T, w *world, a *authority) {
 		c := openDelta(t, w.server)
 		c.subscribe(sds, "default")
 		c.nack(c.peek("secret default@v1"), "Failed to load private key")
 		time.Sleep(time.Hour)
-		c.silence("held")
+		c.silence("it is nacked")
 		a.leases[0].renew()
 		c.expect("secret default@v2")
 	})

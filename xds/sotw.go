@@ -69,9 +69,9 @@ func (ts *typeState) resubscribe(r *request, first bool) {
 				continue
 			}
 			if d := ts.track(name); d != nil {
-				d.tell = true // a wildcard covers it
+				d.request() // a wildcard covers it
 			} else {
-				ts.set(name, &nameState{tell: true})
+				ts.set(name, newlyRequested())
 			}
 			ts.answer = true
 			ts.owed = ts.owed || ts.fullState()

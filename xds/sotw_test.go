@@ -142,7 +142,7 @@ func TestSotw(t *testing.T) {
 		c.subscribe(rds, "out")
 		c.nack(c.peek("route out"), "no")
 		c.send(&discovery.DiscoveryRequest{TypeUrl: rds.URL(), ResponseNonce: "1", ResourceNames: []string{"out", "other"}})
-		c.silence("out is held, other does not exist")
+		c.silence("out is nacked, other does not exist")
 		if got := w.server.Proxies()[0].Types["route"]; got.State != Rejected || got.Acknowledged != "" {
 			t.Errorf("state %+v", got)
 		}

@@ -201,7 +201,7 @@ func (ts *typeState) state(v *view) State {
 		return NotSent
 	}
 	for _, d := range ts.names {
-		if d.held != nil {
+		if d.rejection != nil {
 			return Rejected
 		}
 	}

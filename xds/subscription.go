@@ -47,9 +47,9 @@ func (ts *typeState) subscribe(names []string) {
 	if ts.base.known() { // else every name is new: see plan
 		for _, name := range names {
 			if d := ts.track(name); d != nil {
-				d.tell, d.asked = true, true
+				d.ask()
 			} else {
-				ts.set(name, &nameState{tell: true, asked: true})
+				ts.set(name, newlyAsked())
 			}
 		}
 	}
@@ -66,7 +66,7 @@ func (ts *typeState) subscribeAll() {
 	if ts.base.known() {
 		for r := range ts.base.all() {
 			if !ts.sub.names.has(r.Name) {
-				ts.set(r.Name, &nameState{})
+				ts.set(r.Name, clientHas(nil))
 			}
 		}
 	}

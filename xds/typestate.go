@@ -39,20 +39,6 @@ type typeState struct {
 	postponed bool   // a removal waited in the last push
 }
 
-// diff is what the client has of one name, where that is not what base says.
-// The zero value: it has nothing.
-type nameState struct {
-	has     *resource.Resource // the last that it took, as far as is known
-	version string             // what it says it has (initial_resource_versions)
-	tell    bool               // it must be told: it asked, or it rejected a response with the name
-	asked   bool               // it asked for the name by itself, and is to be answered
-	held    *rejection         // the content that it rejected
-	lent    *resource.Resource // what it had before, to be sent to it
-	kept    bool               // it keeps what it has: that is in quarantine which should replace it
-	suspect bool               // it was in a rejected response: to be sent alone
-	since   time.Time          // when it first had to wait for a cluster
-}
-
 // push sends all that the client lacks and may have now. While the sender is
 // busy nothing is made: what the client gets next is the newest state then.
 func (s *stream) push() {
@@ -72,19 +58,6 @@ func (s *stream) push() {
 	s.passBarriers(v)
 }
 
-// pushInOrder pushes each type in the order of additions, then once more what
-// waited only because a later type had not been looked at.
-func (s *stream) pushInOrder(v *view, now time.Time) {
-	for t := range s.types {
-		s.types[t].push(v, now)
-	}
-	for _, t := range [...]resource.Type{resource.Cluster, resource.Secret, resource.Endpoint} {
-		if ts := &s.types[t]; ts.postponed {
-			ts.push(v, now)
-		}
-	}
-}
-
 // push sends what the client lacks of this type and may have now.
 func (ts *typeState) push(v *view, now time.Time) {
 	if !ts.sub.active {
@@ -97,7 +70,12 @@ func (ts *typeState) push(v *view, now time.Time) {
 			return
 		}
 	}
-	if !ts.answer && !ts.mayPush(v, now) {
+	why := aChange
+	if ts.answer {
+		why = aRequest
+	}
+	isCurrent := ts.base == v.of(ts.typ) && len(ts.names) == 0
+	if isCurrent && !ts.owed && why == aChange || !ts.maySend(why, now) {
 		return
 	}
 	if p := ts.shared(v); p != nil {
@@ -115,17 +93,33 @@ func (ts *typeState) push(v *view, now time.Time) {
 	ts.pushRetries(v, now)
 }
 
-// mayPush reports whether a change of the view may be sent now. While a
-// response is unanswered changes gather, for a short time.
-func (ts *typeState) mayPush(v *view, now time.Time) bool {
-	if ts.base == v.of(ts.typ) && len(ts.names) == 0 && !ts.owed {
-		return false // nothing to send
+// occasion is why a response may be due.
+type occasion uint8
+
+const (
+	aRequest occasion = iota // the client has asked for something
+	aChange                  // what is served has changed
+	aRetry                   // names of a rejected response are to be tried again
+)
+
+// maySend is the rule for when a response goes out while others are unanswered.
+// A client need not wait for what it asks for. Changes gather for a short time.
+// Retries do not, but in a full state each builds on what the one before it left;
+// and since Envoy answers clusters only when they are warm, neither waits for an
+// answer for ever.
+func (ts *typeState) maySend(why occasion, now time.Time) bool {
+	n, limit := len(ts.inflight), maxInFlight
+	if why == aRetry {
+		limit = maxUnanswered
 	}
-	n := len(ts.inflight)
-	if n == 0 {
+	switch {
+	case n == 0 || why == aRequest:
 		return true
-	}
-	if n >= maxInFlight {
+	case why == aRetry && ts.fullState():
+		return false
+	case why == aRetry && n < maxInFlight:
+		return true
+	case n >= limit:
 		return false
 	}
 	open := ts.inflight[n-1].at.Add(ts.stream.server.options.Timeouts.Coalesce)
@@ -152,7 +146,7 @@ func (ts *typeState) plan(v *view, now time.Time) (changes []change, waiting boo
 		c, verdict := ts.consider(v, name, d, now)
 		switch verdict {
 		case send:
-			if d.suspect {
+			if d.phase == suspect {
 				ts.retries = append(ts.retries, []string{name})
 				return
 			}
@@ -171,8 +165,10 @@ func (ts *typeState) plan(v *view, now time.Time) (changes []change, waiting boo
 		for name := range ts.wanted() {
 			d := ts.names[name]
 			if d == nil {
-				named := ts.sub.names.has(name)
-				d = &nameState{tell: named, asked: named}
+				d = clientHas(nil)
+				if ts.sub.names.has(name) {
+					d = newlyAsked()
+				}
 			}
 			consider(name, d)
 		}
@@ -234,7 +230,7 @@ func (ts *typeState) track(name string) *nameState {
 	}
 	d := ts.names[name]
 	if d == nil {
-		d = &nameState{has: ts.has(name)}
+		d = clientHas(ts.has(name))
 		ts.set(name, d)
 	}
 	return d
@@ -283,11 +279,11 @@ const (
 )
 
 // consider decides what becomes of one name.
-func (ts *typeState) consider(v *view, name string, d *nameState, now time.Time) (change, verdict) {
-	target, err := ts.target(v, name, d)
-	c := change{name: name, res: target, before: d.has, fresh: d.has == nil && d.version == ""}
+func (ts *typeState) consider(v *view, name string, n *nameState, now time.Time) (change, verdict) {
+	target, err := ts.target(v, name, n)
+	c := change{name: name, res: target, before: n.has, fresh: n.known() == ""}
 	if errors.Is(err, ErrNoSecret) {
-		if d.tell && c.fresh {
+		if n.mustSend() && c.fresh {
 			return c, send // that there is none
 		}
 		return c, nothing // what it has from elsewhere is not ours to take
@@ -295,55 +291,49 @@ func (ts *typeState) consider(v *view, name string, d *nameState, now time.Time)
 	if err != nil {
 		return change{}, wait
 	}
-	if d.kept = target == nil && !c.fresh && v.of(ts.typ).withholds(name); d.kept {
-		return ts.withheld(d, c)
+	if target == nil && !c.fresh && v.of(ts.typ).withholds(name) {
+		n.withhold()
+		if n.answer && n.has != nil {
+			return c.having(n.has), send
+		}
+		return c, keep
 	}
-	if !d.tell && (target == nil && c.fresh || target != nil && target.Version == d.known()) {
+	n.serve()
+	if !n.mustSend() && (target == nil && c.fresh || target != nil && target.Version == n.known()) {
 		return c, nothing
 	}
 	if target != nil && ts.stream.recalled != nil {
-		ts.stream.recall(v, target, d)
+		ts.stream.recall(v, target, n)
 	}
-	if d.held != nil && d.held.stands(ts.stream, v, target) {
-		return ts.refused(v, d, c, now)
+	if n.rejection != nil && n.rejection.stands(ts.stream, v, target) {
+		return ts.rejectedStill(v, n, c, now)
 	}
-	d.held, d.lent = nil, nil
-	return ts.inOrder(v, d, c, now)
+	n.forgive()
+	return ts.inOrder(v, n, c, now)
 }
 
-// withheld is a name of which nothing is served, for the content is in
-// quarantine and none came before it: the client keeps what it has.
-func (ts *typeState) withheld(d *nameState, c change) (change, verdict) {
-	refuses := d.held != nil && d.has != nil && d.held.version == d.has.Version
-	d.held = nil
-	if !d.tell || d.has == nil || refuses {
-		return c, keep
-	}
-	return c.having(d.has), send
-}
-
-// refused is a name whose content the client rejected. It keeps what it had, is
-// sent that if it may have lost it, and is told if it asks.
-func (ts *typeState) refused(v *view, d *nameState, c change, now time.Time) (change, verdict) {
+// rejectedStill is a name whose content the client rejected. It keeps what it had,
+// is sent that if it may have lost it, and is answered if it asks.
+func (ts *typeState) rejectedStill(v *view, n *nameState, c change, now time.Time) (change, verdict) {
 	switch {
-	case d.lent != nil:
-		return ts.inOrder(v, d, c.having(d.lent), now)
-	case d.asked:
-		return c.having(d.has), send
+	case n.phase == restoring:
+		return ts.inOrder(v, n, c.having(n.restore), now)
+	case n.answer:
+		return c.having(n.has), send
 	}
 	return c, keep
 }
 
 // inOrder is a change whose time it may not be yet.
-func (ts *typeState) inOrder(v *view, d *nameState, c change, now time.Time) (change, verdict) {
+func (ts *typeState) inOrder(v *view, n *nameState, c change, now time.Time) (change, verdict) {
 	switch {
-	case c.res != nil && ts.stream.mayAdd(v, c.res, d, now):
+	case c.res != nil && ts.stream.mayAdd(v, c.res, n, now):
 		return c, send
-	case c.res != nil && d.asked && d.has != nil: // it need not wait for what it has
-		return c.having(d.has), send
+	case c.res != nil && n.answer && n.has != nil: // it need not wait for what it has
+		return c.having(n.has), send
 	case c.res != nil:
 		return c, wait
-	case d.has != nil && !ts.stream.mayRemove(ts.typ, v, now):
+	case n.has != nil && !ts.stream.mayRemove(ts.typ, v, now):
 		ts.postponed = true
 		return c, wait
 	}
@@ -352,34 +342,27 @@ func (ts *typeState) inOrder(v *view, d *nameState, c change, now time.Time) (ch
 	return c, send
 }
 
-// settle notes that the client is about to have a change.
-func (ts *typeState) markSent(d *nameState, c change) {
+// markSent notes that the client is about to have a change.
+func (ts *typeState) markSent(n *nameState, c change) {
 	if c.stays {
-		ts.set(c.name, &nameState{has: c.res, held: d.held, kept: d.kept, since: d.since})
+		ts.set(c.name, n.sentInstead(c.res))
 	} else {
 		delete(ts.names, c.name)
 	}
 }
 
-// settled reports whether the client has all that the view served sets it, but for
+// quiescent reports whether the client was sent all that the view has for it, but for
 // what it has not acknowledged.
 func (ts *typeState) quiescent(v *view) bool {
 	if ts.base != v.of(ts.typ) || len(ts.retries) > 0 || ts.unsure {
 		return false
 	}
-	for _, d := range ts.names {
-		if !d.kept {
+	for _, n := range ts.names {
+		if n.phase != withheld {
 			return false
 		}
 	}
 	return true
-}
-
-func (d *nameState) known() string {
-	if d.has != nil {
-		return d.has.Version
-	}
-	return d.version
 }
 
 // target returns the resource that the client is to have, nil for none.
@@ -389,7 +372,7 @@ func (ts *typeState) target(v *view, name string, d *nameState) (*resource.Resou
 	case !ts.stream.secrets.mayHave(name):
 		return nil, ErrNoSecret
 	case leased(name):
-		return ts.stream.secrets.get(name, d.tell)
+		return ts.stream.secrets.get(name, d.mustSend())
 	}
 	return v.get(ts.typ, name), nil
 }
