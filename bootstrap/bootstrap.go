@@ -2,9 +2,13 @@
 // gRPC's own xDS: who it is, where its control planes are and how it proves
 // itself to them. All else comes over the stream.
 //
-// The package owns the names that the rest of the configuration relies on: the
-// cluster [AdminCluster], which the metrics listener sends scrapes to, and the
-// keys of the node's metadata. It reads no files and knows nothing of the mesh.
+// A bootstrap cannot be changed from afar, so it has what later versions of the
+// control plane will want of a proxy too; TestWhatABootstrapHas has the list.
+//
+// The package owns the keys of the node's metadata, and shares with the rest of
+// the configuration the names of the static clusters ([resource.ClusterMeshAdmin],
+// which the metrics listener sends scrapes to, for one). It reads no files and
+// knows nothing of the mesh.
 package bootstrap
 
 import (
@@ -20,12 +24,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
-)
 
-// The static clusters.
-const (
-	XDSCluster   = "xds"
-	AdminCluster = "mesh_admin" // Envoy's own admin socket
+	"datapunk.dev/controlplane/resource"
 )
 
 // The ports that hold where Options leave them 0.
@@ -48,8 +48,11 @@ type Options struct {
 	OutboundPort uint16 // where the application's calls enter, on loopback; 0: [DefaultOutboundPort]
 	MetricsPort  uint16 // where Prometheus scrapes; 0: [DefaultMetricsPort]
 	Address      string // the IP that mesh and metrics ports are bound to; empty: every one of IPv4
-	Zone         string // optional
 	Version      string // of the application, optional
+
+	// Where the proxy is, each optional: as its instance is registered, since
+	// Envoy prefers instances that are in the same place in all three.
+	Region, Zone, SubZone string
 
 	// AdminSocket is the path of Envoy's admin socket, which only its own user
 	// can open.
@@ -101,6 +104,7 @@ func New(o Options) (*bootstrapv3.Bootstrap, error) {
 		OverloadManager: overload,
 		StatsConfig:     statsConfig(),
 	}
+	addLocality(b, &o)
 	if err := b.ValidateAll(); err != nil {
 		return nil, fmt.Errorf("bootstrap: %w", err)
 	}
@@ -125,11 +129,7 @@ func node(o *Options) (*corev3.Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("node metadata: %w", err)
 	}
-	n := &corev3.Node{Id: o.NodeID, Cluster: o.Service, Metadata: fields}
-	if o.Zone != "" {
-		n.Locality = &corev3.Locality{Zone: o.Zone}
-	}
-	return n, nil
+	return &corev3.Node{Id: o.NodeID, Cluster: o.Service, Metadata: fields}, nil
 }
 
 // dynamicResources let clusters and listeners come over one delta stream, and
@@ -152,7 +152,7 @@ func dynamicResources() *bootstrapv3.Bootstrap_DynamicResources {
 			SetNodeOnFirstMessageOnly: true,
 			GrpcServices: []*corev3.GrpcService{{
 				TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{
-					ClusterName: XDSCluster,
+					ClusterName: resource.ClusterXDS,
 					RetryPolicy: &corev3.RetryPolicy{RetryBackOff: &corev3.BackoffStrategy{
 						// Envoy's own goes to 30 s, which a proxy then stays away
 						// after a restart of 12.

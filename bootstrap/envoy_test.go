@@ -64,8 +64,13 @@ func startEnvoy(t *testing.T, o Options) *http.Client {
 // of the given texts are expected.
 func start(t *testing.T, dir string, o Options, expected ...string) *http.Client {
 	t.Helper()
+	return startFrom(t, dir, render(t, o), o.AdminSocket, expected...)
+}
+
+func startFrom(t *testing.T, dir string, bootstrap []byte, adminSocket string, expected ...string) *http.Client {
+	t.Helper()
 	path := filepath.Join(dir, "bootstrap.yaml")
-	if err := os.WriteFile(path, render(t, o), 0o600); err != nil {
+	if err := os.WriteFile(path, bootstrap, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	binary, err := tool.Find("envoy")
@@ -79,7 +84,7 @@ func start(t *testing.T, dir string, o Options, expected ...string) *http.Client
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", o.AdminSocket)
+			return (&net.Dialer{}).DialContext(ctx, "unix", adminSocket)
 		},
 	}}
 	t.Cleanup(func() {

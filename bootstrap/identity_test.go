@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -351,23 +350,5 @@ func TestEnvoyTellsItsTokenToNobodyElse(t *testing.T) {
 				t.Errorf("%d streams came through", n)
 			}
 		})
-	}
-}
-
-// The names of the static clusters are relied on by others.
-func TestTheStaticClusters(t *testing.T) {
-	b, err := New(sidecar(t, nil))
-	if err != nil {
-		t.Fatal(err)
-	}
-	clusters := b.GetStaticResources().GetClusters()
-	if len(clusters) != 2 || clusters[0].GetName() != "xds" || clusters[1].GetName() != "mesh_admin" {
-		t.Errorf("clusters %v", clusters)
-	}
-	if pipe := clusters[1].GetLoadAssignment().GetEndpoints()[0].GetLbEndpoints()[0].GetEndpoint().GetAddress().GetPipe(); pipe.GetPath() != b.GetAdmin().GetAddress().GetPipe().GetPath() {
-		t.Errorf("mesh_admin is %v", pipe)
-	}
-	if mode := os.FileMode(b.GetAdmin().GetAddress().GetPipe().GetMode()); mode != 0o600 {
-		t.Errorf("the admin socket has mode %o", mode)
 	}
 }
