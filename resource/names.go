@@ -27,6 +27,9 @@ const (
 	ClusterXDS          = "xds"            // static in the bootstrap: this control plane
 )
 
+// RuntimeMesh is the runtime layer that the bootstrap has Envoy ask for.
+const RuntimeMesh = "mesh"
+
 // ControlPlane is the service that the control plane itself is: its identity is
 // given to nobody else.
 const ControlPlane = "control-plane"

@@ -19,13 +19,13 @@ func check(t *testing.T, v *sight) {
 	for kind, set := range v.Sets {
 		for r := range set.All() {
 			if r.Type != resource.Type(kind) {
-				t.Errorf("%s %s stands among the %s", typeNames[r.Type], r.Name, typeNames[kind])
+				t.Errorf("%s %s stands among the %s", r.Type.String(), r.Name, resource.Type(kind).String())
 			}
 			for _, ref := range r.Refs {
 				if (ref.Type == resource.Secret && ref.Name == resource.SecretIdentity) || v.Sets[ref.Type].Get(ref.Name) != nil {
 					continue
 				}
-				t.Errorf("%s %s needs %s %s, which the view does not have", typeNames[kind], r.Name, typeNames[ref.Type], ref.Name)
+				t.Errorf("%s %s needs %s %s, which the view does not have", resource.Type(kind).String(), r.Name, ref.Type.String(), ref.Name)
 			}
 			m := decode(t, r, newMessage(r.Type))
 			rewrite(t, m.ProtoReflect(), func(m proto.Message) { checkMessage(t, r, m) })
@@ -37,7 +37,7 @@ func checkMessage(t *testing.T, r *resource.Resource, m proto.Message) {
 	t.Helper()
 	if valid, ok := m.(interface{ ValidateAll() error }); ok {
 		if err := valid.ValidateAll(); err != nil {
-			t.Errorf("%s %s: %v", typeNames[r.Type], r.Name, err)
+			t.Errorf("%s %s: %v", r.Type.String(), r.Name, err)
 		}
 	}
 	switch m := m.(type) {
@@ -47,7 +47,7 @@ func checkMessage(t *testing.T, r *resource.Resource, m proto.Message) {
 		}
 	case *tlsv3.CertificateValidationContext:
 		if len(m.MatchTypedSubjectAltNames) == 0 && r.Name != resource.SecretRoots {
-			t.Errorf("%s %s admits every identity", typeNames[r.Type], r.Name)
+			t.Errorf("%s %s admits every identity", r.Type.String(), r.Name)
 		}
 	case *routev3.RouteConfiguration:
 		domains := make(map[string]bool)

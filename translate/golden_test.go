@@ -17,6 +17,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	runtimev3 "github.com/envoyproxy/go-control-plane/envoy/service/runtime/v3"
 	"go.yaml.in/yaml/v4"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -213,10 +214,10 @@ type renderedResource struct {
 	Body any
 }
 
-var typeNames = [resource.NumTypes]string{"cluster", "endpoint", "secret", "listener", "route"}
-
 func newMessage(t resource.Type) proto.Message {
 	switch t {
+	case resource.Runtime:
+		return &runtimev3.Runtime{}
 	case resource.Cluster:
 		return &clusterv3.Cluster{}
 	case resource.Endpoint:
@@ -242,14 +243,14 @@ func render(t *testing.T, s *Snapshot) []byte {
 			for r := range set.All() {
 				id, known := ids[r]
 				if !known {
-					id = typeNames[kind] + " " + r.Name
+					id = resource.Type(kind).String() + " " + r.Name
 					if numbers[id]++; numbers[id] > 1 {
 						id = fmt.Sprintf("%s #%d", id, numbers[id])
 					}
 					ids[r] = id
 					out.Resources = append(out.Resources, renderResource(t, id, r))
 				}
-				view.Sets[typeNames[kind]] = append(view.Sets[typeNames[kind]], strings.TrimPrefix(id, typeNames[kind]+" "))
+				view.Sets[resource.Type(kind).String()] = append(view.Sets[resource.Type(kind).String()], strings.TrimPrefix(id, resource.Type(kind).String()+" "))
 			}
 		}
 		out.Views = append(out.Views, view)
@@ -273,7 +274,7 @@ func renderResource(t *testing.T, id string, r *resource.Resource) *renderedReso
 		t.Fatal(err)
 	}
 	for _, ref := range r.Refs {
-		out.Refs = append(out.Refs, typeNames[ref.Type]+" "+ref.Name)
+		out.Refs = append(out.Refs, ref.Type.String()+" "+ref.Name)
 	}
 	return out
 }

@@ -251,7 +251,7 @@ func compare(t *rapid.T, step int, got, want *Snapshot) {
 		for kind := range resource.NumTypes {
 			for _, name := range different(g.Sets[kind], w.Sets[kind]) {
 				if !held[kind.Ref(name)] {
-					t.Fatalf("step %d: %s %s of %+v differs from a fresh one", step, typeNames[kind], name, w.Profile)
+					t.Fatalf("step %d: %s %s of %+v differs from a fresh one", step, kind.String(), name, w.Profile)
 				}
 			}
 		}
@@ -331,11 +331,11 @@ func compareSets(t *rapid.T, step int, of string, before, after resource.Sets) {
 				continue // only where it comes from
 			}
 			if known && !slices.Contains(names, name) {
-				t.Fatalf("step %d: the set does not know that %s %s of %s changed", step, typeNames[kind], name, of)
+				t.Fatalf("step %d: the set does not know that %s %s of %s changed", step, kind.String(), name, of)
 			}
 		}
 		if known && len(actual) == 0 && a != b {
-			t.Fatalf("step %d: the %s of %s are another set of the same", step, typeNames[kind], of)
+			t.Fatalf("step %d: the %s of %s are another set of the same", step, kind.String(), of)
 		}
 	}
 }

@@ -29,7 +29,7 @@ func postureOf(t *testing.T, v *sight) posture {
 		t.Helper()
 		r := v.Sets[kind].Get(name)
 		if r == nil {
-			t.Fatalf("no %s %s", typeNames[kind], name)
+			t.Fatalf("no %s %s", kind.String(), name)
 		}
 		if err := proto.Unmarshal(r.Body, into); err != nil {
 			t.Fatal(err)

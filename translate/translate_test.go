@@ -47,7 +47,7 @@ func moved(before, after *Snapshot) []string {
 			for _, name := range different(old.Sets[kind], v.Sets[kind]) {
 				a, b := old.Sets[kind].Get(name), v.Sets[kind].Get(name)
 				if a == nil || b == nil || a.Version != b.Version {
-					names[typeNames[kind]+" "+name] = struct{}{}
+					names[kind.String()+" "+name] = struct{}{}
 				}
 			}
 		}
@@ -134,7 +134,7 @@ func TestEndpointMovesOneAssignment(t *testing.T) {
 	old := before.Scope(scope.Key)
 	for kind := range resource.NumTypes {
 		if same := scope.Sets[kind] == old.Sets[kind]; same == (kind == resource.Endpoint) {
-			t.Errorf("the set of %s is the same: %t", typeNames[kind], same)
+			t.Errorf("the set of %s is the same: %t", kind.String(), same)
 		}
 	}
 	if names, known := scope.Sets[resource.Endpoint].ChangedSince(old.Sets[resource.Endpoint]); !known || !slices.Equal(names, []string{"lake_service"}) {

@@ -92,12 +92,4 @@ func (m *metrics) acked(t resource.Type, after time.Duration) {
 	m.byType[t].latency.Observe(after.Seconds())
 }
 
-var typeNames = [resource.NumTypes]string{
-	resource.Cluster:  "cluster",
-	resource.Endpoint: "endpoint",
-	resource.Secret:   "secret",
-	resource.Listener: "listener",
-	resource.Route:    "route",
-}
-
-func typeName(t resource.Type) string { return typeNames[t] }
+func typeName(t resource.Type) string { return t.String() }

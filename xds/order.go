@@ -80,7 +80,7 @@ func (s *stream) clusterReady(v *view, name string) bool {
 // client has acknowledged all that may have stopped to need them.
 func (s *stream) mayRemove(t resource.Type, v *view, now time.Time) bool {
 	switch t {
-	case resource.Listener, resource.Route:
+	case resource.Runtime, resource.Listener, resource.Route:
 		return true
 	case resource.Cluster:
 		return s.settled(resource.Listener, v, now) && s.settled(resource.Route, v, now)

@@ -294,7 +294,7 @@ func (j *jury) substitute(h, old, scope *half, kind resource.Kind, graft func(*o
 		v = &view{scope: h, own: noHalf}
 	}
 	// In an order in which what a resource depends on comes first.
-	for _, t := range [...]resource.Type{resource.Secret, resource.Endpoint, resource.Cluster, resource.Route, resource.Listener} {
+	for _, t := range [...]resource.Type{resource.Runtime, resource.Secret, resource.Endpoint, resource.Cluster, resource.Route, resource.Listener} {
 		var before *offer
 		if old != nil {
 			before = old.offers[t]
