@@ -101,6 +101,7 @@ func New(o Options) (*bootstrapv3.Bootstrap, error) {
 		StaticResources: &bootstrapv3.Bootstrap_StaticResources{
 			Clusters: []*clusterv3.Cluster{xds, adminCluster(o.AdminSocket)},
 		},
+		LayeredRuntime:  layeredRuntime(),
 		OverloadManager: overload,
 		StatsConfig:     statsConfig(),
 	}
@@ -135,15 +136,6 @@ func node(o *Options) (*corev3.Node, error) {
 // dynamicResources let clusters and listeners come over one delta stream, and
 // with it all that those refer to.
 func dynamicResources() *bootstrapv3.Bootstrap_DynamicResources {
-	overADS := func() *corev3.ConfigSource {
-		return &corev3.ConfigSource{
-			ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
-			ResourceApiVersion:    corev3.ApiVersion_V3,
-			// Never go on without them: an Envoy that starts before its control
-			// plane waits for it.
-			InitialFetchTimeout: durationpb.New(0),
-		}
-	}
 	return &bootstrapv3.Bootstrap_DynamicResources{
 		AdsConfig: &corev3.ApiConfigSource{
 			ApiType:             corev3.ApiConfigSource_DELTA_GRPC,
@@ -162,9 +154,38 @@ func dynamicResources() *bootstrapv3.Bootstrap_DynamicResources {
 				}},
 			}},
 		},
-		CdsConfig: overADS(),
-		LdsConfig: overADS(),
+		// Never go on without them: an Envoy that starts before its control
+		// plane waits for it.
+		CdsConfig: overADS(0),
+		LdsConfig: overADS(0),
 	}
+}
+
+// overADS has resources come over the one stream. Envoy waits so long for the
+// first of them, 0: for ever.
+func overADS(wait time.Duration) *corev3.ConfigSource {
+	return &corev3.ConfigSource{
+		ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
+		ResourceApiVersion:    corev3.ApiVersion_V3,
+		InitialFetchTimeout:   durationpb.New(wait),
+	}
+}
+
+// runtimeWait bounds how long an Envoy waits for its runtime layer. It asks for
+// nothing else meanwhile, and there are control planes that do not answer.
+const runtimeWait = time.Second
+
+// layeredRuntime has runtime values come over the stream too: switches and
+// shares that take effect without a change of any other resource. It is the one
+// layer, so that nothing on the machine overrides what the mesh says.
+func layeredRuntime() *bootstrapv3.LayeredRuntime {
+	return &bootstrapv3.LayeredRuntime{Layers: []*bootstrapv3.RuntimeLayer{{
+		Name: resource.RuntimeMesh,
+		LayerSpecifier: &bootstrapv3.RuntimeLayer_RtdsLayer_{RtdsLayer: &bootstrapv3.RuntimeLayer_RtdsLayer{
+			Name:       resource.RuntimeMesh,
+			RtdsConfig: overADS(runtimeWait),
+		}},
+	}}}
 }
 
 func overloadManager() (*overloadv3.OverloadManager, error) {

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -58,6 +59,12 @@ func TestWhatABootstrapHas(t *testing.T) {
 				}
 			}
 			return d.GetAdsConfig().GetApiType() == corev3.ApiConfigSource_DELTA_GRPC
+		}},
+		{"one runtime layer over that stream, waited for 1 s", "its values take effect without another resource; a control plane that does not answer would hold the clusters for ever", func(b *bootstrapv3.Bootstrap) bool {
+			layers := b.GetLayeredRuntime().GetLayers()
+			rtds := layers[0].GetRtdsLayer()
+			return len(layers) == 1 && rtds.GetName() == resource.RuntimeMesh && rtds.GetRtdsConfig().GetAds() != nil &&
+				rtds.GetRtdsConfig().GetInitialFetchTimeout().AsDuration() == time.Second
 		}},
 		{"the node on the first message of a stream alone", "it is 61 KB", func(b *bootstrapv3.Bootstrap) bool {
 			return b.GetDynamicResources().GetAdsConfig().GetSetNodeOnFirstMessageOnly()

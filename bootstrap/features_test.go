@@ -37,7 +37,7 @@ func TestEnvoyCanPreferItsOwnZoneAndTellSubsetsApart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.DynamicResources = nil
+	b.DynamicResources, b.LayeredRuntime = nil, nil
 	forced := &commonv3.LocalityLbConfig_ZoneAwareLbConfig{
 		MinClusterSize: wrapperspb.UInt64(1),
 		ForceLocalZone: &commonv3.LocalityLbConfig_ZoneAwareLbConfig_ForceLocalZone{MinSize: wrapperspb.UInt32(1)},

@@ -265,7 +265,7 @@ func TestEnvoyProvesItselfAndServesItsSVID(t *testing.T) {
 		}
 		return raw
 	}
-	_, tokenFile := runEnvoy(t, sidecar(t, func(o *Options) {
+	admin, tokenFile := runEnvoy(t, sidecar(t, func(o *Options) {
 		// The first is down: Envoy goes on to the next.
 		o.CAPEM, o.XDSAddresses = ca.Roots(), []string{"127.0.0.1:1", address}
 	}), mint())
@@ -277,6 +277,11 @@ func TestEnvoyProvesItselfAndServesItsSVID(t *testing.T) {
 	svid := shownBy(t, port, ca.Roots())
 	if got := svid.URIs[0].String(); got != "spiffe://datapunk/lake_service" {
 		t.Errorf("its peers see %s", got)
+	}
+	// This control plane knows nothing of runtime layers, as those of before:
+	// Envoy has waited for a second, once, and gone on.
+	if _, body := get(t, admin, "/stats?filter=init_fetch_timeout"); !strings.Contains(body, "runtime.init_fetch_timeout: 1") || strings.Count(body, ": 0\n") != strings.Count(body, "\n")-1 {
+		t.Errorf("fetches that it waited for in vain:\n%s", body)
 	}
 
 	// A new rotation reaches the listener through the one secret.
