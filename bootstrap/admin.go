@@ -9,6 +9,8 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	"datapunk.dev/controlplane/resource"
 )
 
 // socketMode lets only Envoy's own user open its admin socket.
@@ -35,11 +37,11 @@ func admin(socket string) *bootstrapv3.Admin {
 // adminCluster is the admin socket as a cluster, for the metrics listener.
 func adminCluster(socket string) *clusterv3.Cluster {
 	return &clusterv3.Cluster{
-		Name:                 AdminCluster,
+		Name:                 resource.ClusterMeshAdmin,
 		ConnectTimeout:       durationpb.New(time.Second),
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{
-			ClusterName: AdminCluster,
+			ClusterName: resource.ClusterMeshAdmin,
 			Endpoints:   []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{endpoint(address{socket: socket})}}},
 		},
 	}

@@ -2,9 +2,13 @@
 // gRPC's own xDS: who it is, where its control planes are and how it proves
 // itself to them. All else comes over the stream.
 //
-// The package owns the names that the rest of the configuration relies on: the
-// cluster [AdminCluster], which the metrics listener sends scrapes to, and the
-// keys of the node's metadata. It reads no files and knows nothing of the mesh.
+// A bootstrap cannot be changed from afar, so it has what later versions of the
+// control plane will want of a proxy too; TestWhatABootstrapHas has the list.
+//
+// The package owns the keys of the node's metadata, and shares with the rest of
+// the configuration the names of the static clusters ([resource.ClusterMeshAdmin],
+// which the metrics listener sends scrapes to, for one). It reads no files and
+// knows nothing of the mesh.
 package bootstrap
 
 import (
@@ -20,12 +24,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
-)
 
-// The static clusters.
-const (
-	XDSCluster   = "xds"
-	AdminCluster = "mesh_admin" // Envoy's own admin socket
+	"datapunk.dev/controlplane/resource"
 )
 
 // The ports that hold where Options leave them 0.
@@ -48,8 +48,11 @@ type Options struct {
 	OutboundPort uint16 // where the application's calls enter, on loopback; 0: [DefaultOutboundPort]
 	MetricsPort  uint16 // where Prometheus scrapes; 0: [DefaultMetricsPort]
 	Address      string // the IP that mesh and metrics ports are bound to; empty: every one of IPv4
-	Zone         string // optional
 	Version      string // of the application, optional
+
+	// Where the proxy is, each optional: as its instance is registered, since
+	// Envoy prefers instances that are in the same place in all three.
+	Region, Zone, SubZone string
 
 	// AdminSocket is the path of Envoy's admin socket, which only its own user
 	// can open.
@@ -98,9 +101,11 @@ func New(o Options) (*bootstrapv3.Bootstrap, error) {
 		StaticResources: &bootstrapv3.Bootstrap_StaticResources{
 			Clusters: []*clusterv3.Cluster{xds, adminCluster(o.AdminSocket)},
 		},
+		LayeredRuntime:  layeredRuntime(),
 		OverloadManager: overload,
 		StatsConfig:     statsConfig(),
 	}
+	addLocality(b, &o)
 	if err := b.ValidateAll(); err != nil {
 		return nil, fmt.Errorf("bootstrap: %w", err)
 	}
@@ -125,25 +130,12 @@ func node(o *Options) (*corev3.Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("node metadata: %w", err)
 	}
-	n := &corev3.Node{Id: o.NodeID, Cluster: o.Service, Metadata: fields}
-	if o.Zone != "" {
-		n.Locality = &corev3.Locality{Zone: o.Zone}
-	}
-	return n, nil
+	return &corev3.Node{Id: o.NodeID, Cluster: o.Service, Metadata: fields}, nil
 }
 
 // dynamicResources let clusters and listeners come over one delta stream, and
 // with it all that those refer to.
 func dynamicResources() *bootstrapv3.Bootstrap_DynamicResources {
-	overADS := func() *corev3.ConfigSource {
-		return &corev3.ConfigSource{
-			ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
-			ResourceApiVersion:    corev3.ApiVersion_V3,
-			// Never go on without them: an Envoy that starts before its control
-			// plane waits for it.
-			InitialFetchTimeout: durationpb.New(0),
-		}
-	}
 	return &bootstrapv3.Bootstrap_DynamicResources{
 		AdsConfig: &corev3.ApiConfigSource{
 			ApiType:             corev3.ApiConfigSource_DELTA_GRPC,
@@ -152,7 +144,7 @@ func dynamicResources() *bootstrapv3.Bootstrap_DynamicResources {
 			SetNodeOnFirstMessageOnly: true,
 			GrpcServices: []*corev3.GrpcService{{
 				TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{
-					ClusterName: XDSCluster,
+					ClusterName: resource.ClusterXDS,
 					RetryPolicy: &corev3.RetryPolicy{RetryBackOff: &corev3.BackoffStrategy{
 						// Envoy's own goes to 30 s, which a proxy then stays away
 						// after a restart of 12.
@@ -162,9 +154,38 @@ func dynamicResources() *bootstrapv3.Bootstrap_DynamicResources {
 				}},
 			}},
 		},
-		CdsConfig: overADS(),
-		LdsConfig: overADS(),
+		// Never go on without them: an Envoy that starts before its control
+		// plane waits for it.
+		CdsConfig: overADS(0),
+		LdsConfig: overADS(0),
 	}
+}
+
+// overADS has resources come over the one stream. Envoy waits so long for the
+// first of them, 0: for ever.
+func overADS(wait time.Duration) *corev3.ConfigSource {
+	return &corev3.ConfigSource{
+		ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
+		ResourceApiVersion:    corev3.ApiVersion_V3,
+		InitialFetchTimeout:   durationpb.New(wait),
+	}
+}
+
+// runtimeWait bounds how long an Envoy waits for its runtime layer. It asks for
+// nothing else meanwhile, and there are control planes that do not answer.
+const runtimeWait = time.Second
+
+// layeredRuntime has runtime values come over the stream too: switches and
+// shares that take effect without a change of any other resource. It is the one
+// layer, so that nothing on the machine overrides what the mesh says.
+func layeredRuntime() *bootstrapv3.LayeredRuntime {
+	return &bootstrapv3.LayeredRuntime{Layers: []*bootstrapv3.RuntimeLayer{{
+		Name: resource.RuntimeMesh,
+		LayerSpecifier: &bootstrapv3.RuntimeLayer_RtdsLayer_{RtdsLayer: &bootstrapv3.RuntimeLayer_RtdsLayer{
+			Name:       resource.RuntimeMesh,
+			RtdsConfig: overADS(runtimeWait),
+		}},
+	}}}
 }
 
 func overloadManager() (*overloadv3.OverloadManager, error) {

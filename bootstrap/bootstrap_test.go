@@ -58,7 +58,8 @@ func examples(t testing.TB) map[string]Options {
 		"minimal": sidecar(t, nil),
 		"full": sidecar(t, func(o *Options) {
 			o.OutboundPort, o.MetricsPort = 15002, 9103
-			o.Address, o.Zone, o.Version = "10.0.0.7", "eu-1a", "1.10"
+			o.Address, o.Version = "10.0.0.7", "1.10"
+			o.Region, o.Zone, o.SubZone = "eu-1", "eu-1a", "rack-7"
 			o.XDSAddresses = []string{"10.0.0.2:18000", "[2001:db8::2]:18000"}
 		}),
 		"hostnames": sidecar(t, func(o *Options) {

@@ -15,7 +15,8 @@ import (
 type GRPCOptions struct {
 	Service string // as which it calls
 	NodeID  string // unique in the mesh
-	Zone    string // optional
+
+	Region, Zone, SubZone string // where it is, each optional
 
 	// XDSAddresses are the control planes, HOST:PORT or unix:PATH. The first is
 	// used while it answers, then the next.
@@ -59,7 +60,9 @@ type (
 		Locality *grpcLocality `json:"locality,omitempty"`
 	}
 	grpcLocality struct {
-		Zone string `json:"zone"`
+		Region  string `json:"region,omitempty"`
+		Zone    string `json:"zone,omitempty"`
+		SubZone string `json:"sub_zone,omitempty"`
 	}
 	grpcProvider struct {
 		PluginName string            `json:"plugin_name"`
@@ -79,8 +82,8 @@ func GRPC(o GRPCOptions) ([]byte, error) {
 		return nil, err
 	}
 	b := grpcBootstrap{Node: grpcNode{ID: o.NodeID, Cluster: o.Service}}
-	if o.Zone != "" {
-		b.Node.Locality = &grpcLocality{o.Zone}
+	if at := (grpcLocality{o.Region, o.Zone, o.SubZone}); at != (grpcLocality{}) {
+		b.Node.Locality = &at
 	}
 	for i, a := range addresses {
 		server := grpcServer{ServerURI: o.XDSAddresses[i], ChannelCreds: []grpcCreds{{Type: "insecure"}}, Features: []string{"xds_v3"}}

@@ -27,7 +27,8 @@ func grpcClient(change func(*GRPCOptions)) GRPCOptions {
 func TestTheBootstrapOfAGRPCClient(t *testing.T) {
 	for name, o := range map[string]GRPCOptions{
 		"grpc-mtls": grpcClient(func(o *GRPCOptions) {
-			o.Zone, o.XDSAddresses = "eu-1a", []string{"control-1.example:18000", "[2001:db8::2]:18000", "unix:/run/mesh/xds.sock"}
+			o.Region, o.Zone, o.SubZone = "eu-1", "eu-1a", "rack-7"
+			o.XDSAddresses = []string{"control-1.example:18000", "[2001:db8::2]:18000", "unix:/run/mesh/xds.sock"}
 		}),
 		"grpc-plaintext": grpcClient(func(o *GRPCOptions) {
 			o.Plaintext, o.CAFile, o.TokenFile, o.SVIDDir = true, "", "", ""

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -267,7 +266,7 @@ func TestEnvoyProvesItselfAndServesItsSVID(t *testing.T) {
 		}
 		return raw
 	}
-	_, tokenFile := runEnvoy(t, sidecar(t, func(o *Options) {
+	admin, tokenFile := runEnvoy(t, sidecar(t, func(o *Options) {
 		// The first is down: Envoy goes on to the next.
 		o.CAPEM, o.XDSAddresses = ca.Roots(), []string{"127.0.0.1:1", address}
 	}), mint())
@@ -279,6 +278,11 @@ func TestEnvoyProvesItselfAndServesItsSVID(t *testing.T) {
 	svid := shownBy(t, port, ca.Roots())
 	if got := svid.URIs[0].String(); got != "spiffe://datapunk/lake_service" {
 		t.Errorf("its peers see %s", got)
+	}
+	// This control plane knows nothing of runtime layers, as those of before:
+	// Envoy has waited for a second, once, and gone on.
+	if _, body := get(t, admin, "/stats?filter=init_fetch_timeout"); !strings.Contains(body, "runtime.init_fetch_timeout: 1") || strings.Count(body, ": 0\n") != strings.Count(body, "\n")-1 {
+		t.Errorf("fetches that it waited for in vain:\n%s", body)
 	}
 
 	// A new rotation reaches the listener through the one secret.
@@ -352,23 +356,5 @@ func TestEnvoyTellsItsTokenToNobodyElse(t *testing.T) {
 				t.Errorf("%d streams came through", n)
 			}
 		})
-	}
-}
-
-// The names of the static clusters are relied on by others.
-func TestTheStaticClusters(t *testing.T) {
-	b, err := New(sidecar(t, nil))
-	if err != nil {
-		t.Fatal(err)
-	}
-	clusters := b.GetStaticResources().GetClusters()
-	if len(clusters) != 2 || clusters[0].GetName() != "xds" || clusters[1].GetName() != "mesh_admin" {
-		t.Errorf("clusters %v", clusters)
-	}
-	if pipe := clusters[1].GetLoadAssignment().GetEndpoints()[0].GetLbEndpoints()[0].GetEndpoint().GetAddress().GetPipe(); pipe.GetPath() != b.GetAdmin().GetAddress().GetPipe().GetPath() {
-		t.Errorf("mesh_admin is %v", pipe)
-	}
-	if mode := os.FileMode(b.GetAdmin().GetAddress().GetPipe().GetMode()); mode != 0o600 {
-		t.Errorf("the admin socket has mode %o", mode)
 	}
 }

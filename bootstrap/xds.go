@@ -29,11 +29,11 @@ import (
 // proxies to the first and let the second get them all at once.
 func xdsCluster(o *Options, addresses []address) (*clusterv3.Cluster, error) {
 	c := &clusterv3.Cluster{
-		Name:                 XDSCluster,
+		Name:                 resource.ClusterXDS,
 		ConnectTimeout:       durationpb.New(time.Second),
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{
-			ClusterName: XDSCluster,
+			ClusterName: resource.ClusterXDS,
 			Endpoints:   []*endpointv3.LocalityLbEndpoints{{}},
 		},
 	}
@@ -69,7 +69,7 @@ func xdsCluster(o *Options, addresses []address) (*clusterv3.Cluster, error) {
 	}
 	packed, err := pack(options)
 	if err != nil {
-		return nil, fmt.Errorf("cluster %s: %w", XDSCluster, err)
+		return nil, fmt.Errorf("cluster %s: %w", resource.ClusterXDS, err)
 	}
 	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": packed}
 	return c, nil

@@ -23,8 +23,12 @@ const (
 	ClusterLocalAppGRPC = "local_app_grpc" // the same, over HTTP/2
 	ClusterTracing      = "tracing"        // the collector of spans
 	ClusterMeshAdmin    = "mesh_admin"     // static in the bootstrap: the proxy's own admin socket
+	ClusterMeshZone     = "mesh_zone"      // static in the bootstrap: the proxy's own place, for zone-aware routing
 	ClusterXDS          = "xds"            // static in the bootstrap: this control plane
 )
+
+// RuntimeMesh is the runtime layer that the bootstrap has Envoy ask for.
+const RuntimeMesh = "mesh"
 
 // ControlPlane is the service that the control plane itself is: its identity is
 // given to nobody else.
@@ -39,7 +43,7 @@ func Reserved(name string) string {
 	switch {
 	case name == ControlPlane:
 		return "it is the control plane's own identity"
-	case slices.Contains([]string{ClusterLocalApp, ClusterLocalAppGRPC, ClusterTracing, ClusterMeshAdmin, ClusterXDS}, name):
+	case slices.Contains([]string{ClusterLocalApp, ClusterLocalAppGRPC, ClusterTracing, ClusterMeshAdmin, ClusterMeshZone, ClusterXDS}, name):
 		return "each proxy has a cluster of that name"
 	case strings.HasSuffix(strings.ToLower(name), HostSuffix):
 		return "names that end in " + HostSuffix + " are the second names of other services"

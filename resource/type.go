@@ -4,9 +4,11 @@ package resource
 type Type uint8
 
 // The types that the mesh uses, in the order in which they are added. Removals
-// go the other way.
+// go the other way. Runtime comes first: Envoy asks for it first, and for nothing
+// else before it has an answer, and routes may be written with its keys.
 const (
-	Cluster Type = iota
+	Runtime Type = iota
+	Cluster
 	Endpoint
 	Secret
 	Listener
@@ -17,6 +19,7 @@ const (
 // types has what each type is called: in the protocol, and by people in the log,
 // in metrics and in the status of a proxy.
 var types = [NumTypes]struct{ url, name string }{
+	Runtime:  {"type.googleapis.com/envoy.service.runtime.v3.Runtime", "runtime"},
 	Cluster:  {"type.googleapis.com/envoy.config.cluster.v3.Cluster", "cluster"},
 	Endpoint: {"type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment", "endpoint"},
 	Secret:   {"type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret", "secret"},

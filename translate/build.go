@@ -21,6 +21,7 @@ type state struct {
 	collector *collector
 	roots     *resource.Resource // the secret ROOTCA; nil while mTLS is off
 	rootsSet  *resource.Set      // it alone
+	runtime   *resource.Set      // the layer of runtime values alone
 
 	services  *resource.Tree[*service]
 	proxyless *resource.Tree[*proxyless] // of the services, while somebody asks
@@ -66,6 +67,7 @@ type build struct {
 	collector     *collector
 	roots         *resource.Resource
 	rootsSet      *resource.Set
+	runtime       *resource.Set
 	meshChanged   bool // anything of the mesh file, or the stage
 	sameTransport bool // clusters and assignments are made as in base
 	sameGlobals   bool
@@ -162,6 +164,7 @@ func begin(base *state, before, in Input) *build {
 	if b.rootsChanged || base.globals == nil || (g.tls == tlsOff) != (base.globals.tls == tlsOff) {
 		b.translateRoots()
 	}
+	b.translateRuntime()
 	return b
 }
 
@@ -282,6 +285,7 @@ func (b *build) finish(prev *Snapshot) *Snapshot {
 		collector: b.collector,
 		roots:     b.roots,
 		rootsSet:  b.rootsSet,
+		runtime:   b.runtime,
 		services:  b.services.Tree(),
 		proxyless: b.proxyless.Tree(),
 		scopes:    b.scopes.Tree(),

@@ -13,6 +13,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	runtimev3 "github.com/envoyproxy/go-control-plane/envoy/service/runtime/v3"
 	"go.yaml.in/yaml/v4"
 	"google.golang.org/protobuf/proto"
 
@@ -155,6 +156,8 @@ func testRoots(t testing.TB) []byte {
 
 func newMessage(t resource.Type) proto.Message {
 	switch t {
+	case resource.Runtime:
+		return &runtimev3.Runtime{}
 	case resource.Cluster:
 		return &clusterv3.Cluster{}
 	case resource.Endpoint:

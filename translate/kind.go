@@ -13,6 +13,8 @@ type kind struct {
 	before func(*build, string, *service) member
 	// outbound says that one route configuration leads to all members.
 	outbound bool
+	// runtime says that they have a layer of runtime values.
+	runtime bool
 	// spans says that they send spans, and so have the collector.
 	spans bool
 	// own makes what a proxy has for itself, with what of its last state still
@@ -31,6 +33,7 @@ func kindOf(k resource.Kind) kind {
 			member:   func(_ *build, s *service) member { return sidecarMember(s) },
 			before:   func(_ *build, _ string, s *service) member { return sidecarMember(s) },
 			outbound: true,
+			runtime:  true,
 			spans:    true,
 			own:      (*build).sidecarOwn,
 		}

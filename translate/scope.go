@@ -74,6 +74,9 @@ func (b *build) newScope(s *scope) *scope {
 		s.Sets[t] = resource.NewSet(changes[t].put...)
 	}
 	s.Sets[resource.Secret] = b.rootsSet
+	if k.runtime {
+		s.Sets[resource.Runtime] = b.runtime
+	}
 	if k.outbound {
 		s.Sets[resource.Route] = resource.NewSet(b.outbound(s))
 	}

@@ -349,7 +349,7 @@ func TestReservedNames(t *testing.T) {
 	for name, want := range map[string]bool{
 		"web": true, "Web-1.2_x": true,
 		"": false, ".": false, "..": false, "a b": false, "a/b": false, "ä": false, "a|b": false,
-		"control-plane": false, "local_app": false, "local_app_grpc": false, "tracing": false, "mesh_admin": false, "xds": false,
+		"control-plane": false, "local_app": false, "local_app_grpc": false, "tracing": false, "mesh_admin": false, "mesh_zone": false, "xds": false,
 		"web.mesh": false, "web.MESH": false,
 	} {
 		if why := unservable(name); (why == "") != want {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"datapunk.dev/controlplane/resource"
 
@@ -13,6 +14,7 @@ import (
 	listenerpb "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routepb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	runtimepb "github.com/envoyproxy/go-control-plane/envoy/service/runtime/v3"
 )
 
 // The tests speak to the stream handlers as gRPC would, in a bubble of
@@ -23,6 +25,8 @@ import (
 func res(t resource.Type, name, version string, refs ...resource.Ref) *resource.Resource {
 	var m proto.Message
 	switch t {
+	case resource.Runtime:
+		m = &runtimepb.Runtime{Name: name, Layer: &structpb.Struct{Fields: map[string]*structpb.Value{"version": structpb.NewStringValue(version)}}}
 	case resource.Cluster:
 		m = &clusterpb.Cluster{Name: name, AltStatName: version}
 	case resource.Endpoint:

@@ -32,7 +32,7 @@ type order struct {
 
 // removalOrder has what refers to others before what it refers to. Backward, it has
 // what others need first. Types are added in the order of package resource.
-var removalOrder = [...]resource.Type{resource.Listener, resource.Route, resource.Cluster, resource.Endpoint, resource.Secret}
+var removalOrder = [...]resource.Type{resource.Listener, resource.Route, resource.Cluster, resource.Endpoint, resource.Secret, resource.Runtime}
 
 // waits says what a change of each type waits for.
 var waits = [resource.NumTypes]struct {

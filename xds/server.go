@@ -15,6 +15,7 @@ import (
 	endpointservice "github.com/envoyproxy/go-control-plane/envoy/service/endpoint/v3"
 	listenerservice "github.com/envoyproxy/go-control-plane/envoy/service/listener/v3"
 	routeservice "github.com/envoyproxy/go-control-plane/envoy/service/route/v3"
+	runtimeservice "github.com/envoyproxy/go-control-plane/envoy/service/runtime/v3"
 	secretservice "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
 	xdsstream "github.com/envoyproxy/go-control-plane/pkg/server/stream/v3"
 	xdsserver "github.com/envoyproxy/go-control-plane/pkg/server/v3"
@@ -137,6 +138,7 @@ func (s *Server) Register(server *grpc.Server) {
 	secretservice.RegisterSecretDiscoveryServiceServer(g, h)
 	listenerservice.RegisterListenerDiscoveryServiceServer(g, h)
 	routeservice.RegisterRouteDiscoveryServiceServer(g, h)
+	runtimeservice.RegisterRuntimeDiscoveryServiceServer(g, h)
 }
 
 // handlers are the three that go-control-plane's services call.

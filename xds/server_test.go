@@ -242,7 +242,7 @@ func TestStatus(t *testing.T) {
 		states := func() string {
 			p := w.server.Proxies()[0]
 			var s []string
-			for typ := range resource.NumTypes {
+			for _, typ := range [...]resource.Type{resource.Cluster, resource.Endpoint, resource.Secret, resource.Listener, resource.Route} {
 				s = append(s, string(p.Types[typ.String()].State))
 			}
 			return strings.Join(s, " ")

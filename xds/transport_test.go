@@ -207,7 +207,11 @@ func method(p protocol, typeURL string) string {
 	if p == delta {
 		verb = "Delta"
 	}
-	return "/envoy.service." + name + ".v3." + title + "DiscoveryService/" + verb + title + "s"
+	method := verb + title + "s"
+	if typ == resource.Runtime {
+		method = verb + title
+	}
+	return "/envoy.service." + name + ".v3." + title + "DiscoveryService/" + method
 }
 
 // pump connects the wire to a stream of a gRPC connection.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"datapunk.dev/controlplane/bootstrap"
 	"datapunk.dev/controlplane/sds/identity"
@@ -54,7 +55,7 @@ func newBootstrapCommand() *cobra.Command {
 	f.StringVar(&caFile, "ca-file", "", "root certificate of the control plane, ca.pem of its data directory")
 	f.StringVar(&o.TokenFile, "token-file", "", "file that Envoy reads its token from")
 	f.BoolVar(&o.Plaintext, "xds-plaintext", false, "no TLS and no token; loopback and Unix sockets only")
-	f.StringVar(&o.Zone, "zone", "", "availability zone")
+	addLocalityFlags(f, &o.Region, &o.Zone, &o.SubZone)
 	f.StringVar(&o.Version, "version", "", "version of the application")
 	require(cmd, "service", "node-id", "app-port", "mesh-port", "xds-address")
 	cmd.AddCommand(newGRPCBootstrapCommand())
@@ -94,9 +95,15 @@ func newGRPCBootstrapCommand() *cobra.Command {
 	f.StringVar(&o.TokenFile, "token-file", "", "file that the client reads its token from")
 	f.StringVar(&o.SVIDDir, "svid-dir", "", "directory with the client's certificate")
 	f.BoolVar(&o.Plaintext, "xds-plaintext", false, "no TLS and no token; loopback and Unix sockets only")
-	f.StringVar(&o.Zone, "zone", "", "availability zone")
+	addLocalityFlags(f, &o.Region, &o.Zone, &o.SubZone)
 	require(cmd, "service", "node-id", "xds-address")
 	return cmd
+}
+
+func addLocalityFlags(f *pflag.FlagSet, region, zone, subZone *string) {
+	f.StringVar(region, "region", "", "region where it is, as its instance is registered")
+	f.StringVar(zone, "zone", "", "availability zone, likewise")
+	f.StringVar(subZone, "sub-zone", "", "part of the zone, likewise")
 }
 
 // completeGRPCBootstrap makes paths absolute, and looks at the CA: the client
