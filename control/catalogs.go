@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -32,6 +33,8 @@ type Catalogs struct {
 	lookupEnv func(string) (string, bool)
 	meant     func(revision string) bool // of a file: see [Revisions.Meant]
 	publish   func(*watch.Catalog)
+
+	answered func(time.Duration) // see ObserveAnswers
 
 	started chan struct{} // next is one that does not run yet
 
@@ -63,6 +66,9 @@ type reader interface {
 func NewCatalogs(log *slog.Logger, override string, meant func(revision string) bool, publish func(*watch.Catalog)) *Catalogs {
 	return &Catalogs{log: log, override: override, lookupEnv: os.LookupEnv, meant: meant, publish: publish, started: make(chan struct{}, 1)}
 }
+
+// ObserveAnswers has Consul's answers timed. It is called before [Catalogs.Follow].
+func (c *Catalogs) ObserveAnswers(observe func(time.Duration)) { c.answered = observe }
 
 // Follow makes the source that m asks for the current one. An error says that
 // it cannot work whatever its peer does, a certificate that is not there, say;
@@ -245,7 +251,7 @@ func (c *Catalogs) open(t target, m *policy.Mesh) (*source, error) {
 		if err != nil {
 			return nil, fmt.Errorf("discovery.consul: %w", err)
 		}
-		peer, err := watchconsul.New(client, watchconsul.Config{Consistency: t.consul.consistency}, demand(m), c.log, publish)
+		peer, err := watchconsul.New(client, watchconsul.Config{Consistency: t.consul.consistency, Answered: c.answered}, demand(m), c.log, publish)
 		if err != nil {
 			return nil, fmt.Errorf("discovery.consul: %w", err)
 		}

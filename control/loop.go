@@ -20,8 +20,9 @@ type Loop struct {
 	log       *slog.Logger
 	translate func(last *translate.Snapshot, in translate.Input) *translate.Snapshot
 	publish   func(*translate.Snapshot)
-	stages    stages    // only Run uses it
-	said      time.Time // when the log last had a panic; likewise
+	stages    stages       // only Run uses it
+	converge  *convergence // nil: nobody asks
+	said      time.Time    // when the log last had a panic; likewise
 
 	wake chan struct{}
 
@@ -53,6 +54,12 @@ func NewLoop(log *slog.Logger, publish func(*translate.Snapshot), acked func(con
 		wake:      make(chan struct{}, 1),
 		pending:   translate.Input{Fleet: resource.NewFleet()},
 	}
+}
+
+// ObserveConvergence has it measured how long a change of the catalog takes until
+// the last proxy has acknowledged it. It is called before [Loop.Run].
+func (l *Loop) ObserveConvergence(observe func(time.Duration)) {
+	l.converge = &convergence{acked: l.stages.acked, observe: observe}
 }
 
 // SetCatalog gives the loop a newer catalog.
@@ -116,6 +123,9 @@ func (l *Loop) Run(ctx context.Context) error {
 		if !l.handOn(last, next) {
 			last = nil // whoever has which view: the next snapshot names them all
 			continue
+		}
+		if last == nil || last.Input.Catalog != next.Input.Catalog {
+			l.converge.published(ctx, next.Input.Catalog.Learned())
 		}
 		last = next
 		l.stages.published(next.Input.Stage)

@@ -1,6 +1,8 @@
 package control
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -62,6 +64,22 @@ var (
 	descRootExpiry = prometheus.NewDesc("controlplane_root_expiry_timestamp_seconds",
 		"When the root certificate expires.", nil, nil)
 )
+
+// observe has the histograms filled: of how long Consul takes to answer, and of
+// how long a change takes from there to the last proxy's ACK.
+func (p *Plane) observe() {
+	answers := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "controlplane_consul_answer_seconds", Help: "How long Consul took to answer, of requests that do not block.",
+		Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+	})
+	convergence := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "controlplane_catalog_convergence_seconds", Help: "From when Consul told of a change to when the last proxy has acknowledged it. One change at a time is measured.",
+		Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
+	})
+	p.Metrics.MustRegister(answers, convergence)
+	p.catalogs.ObserveAnswers(func(d time.Duration) { answers.Observe(d.Seconds()) })
+	p.loop.ObserveConvergence(func(d time.Duration) { convergence.Observe(d.Seconds()) })
+}
 
 // Describe implements prometheus.Collector.
 func (p *Plane) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(p, ch) }

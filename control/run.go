@@ -58,6 +58,7 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 	}
 	p.loop = NewLoop(p.Log, func(s *translate.Snapshot) { p.xds.Publish(s) }, func(ctx context.Context) <-chan struct{} { return p.xds.Acked(ctx, nil) })
 	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.revisions.Meant, p.loop.SetCatalog)
+	p.observe()
 	xdsOptions := xds.Options{
 		Logger: p.ClientLog, Metrics: p.Metrics, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.Quorum,
 		Limits: xds.Limits{Streams: p.Streams},

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"datapunk.dev/controlplane/resource"
 )
@@ -91,6 +92,7 @@ func (s *Service) Equal(o *Service) bool {
 type Catalog struct {
 	services *resource.Tree[*Service]
 	history  resource.History
+	learned  time.Time
 }
 
 // NewCatalog returns an empty catalog that descends from nothing.
@@ -133,6 +135,18 @@ func (c *Catalog) Update(put []*Service, remove []string) *Catalog {
 	}
 	return &Catalog{services: edit.Tree(), history: c.history.Then(changed)}
 }
+
+// LearnedAt returns the catalog with the time at which its source was told of the
+// oldest change in it.
+func (c *Catalog) LearnedAt(t time.Time) *Catalog {
+	dated := *c
+	dated.learned = t
+	return &dated
+}
+
+// Learned returns when the source was told of the oldest change in the catalog;
+// zero if that is not known.
+func (c *Catalog) Learned() time.Time { return c.learned }
 
 // ChangedSince returns the names of the services that may differ between base,
 // an earlier state of the same catalog, and c; a name may come twice. It is false

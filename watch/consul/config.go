@@ -20,6 +20,9 @@ type Config struct {
 	Wait time.Duration
 	// Guard says which removals are held.
 	Guard Guard
+	// Answered is told how long Consul took for a request that does not block;
+	// nil: nobody is.
+	Answered func(time.Duration)
 }
 
 // Guard says which removals are not believed at once. Zero values are replaced
@@ -73,7 +76,7 @@ func (d Demand) filter() string {
 
 // spare is how many connections of the budget the blocking queries of services
 // leave to the list, the trigger, and reads that do not block.
-const spare = 2 + shortReads
+const spare = 2 + maxReads
 
 func (c Config) withDefaults() (Config, error) {
 	if c.Consistency == "" {

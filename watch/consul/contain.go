@@ -8,7 +8,7 @@ import (
 // contained turns a panic into an error, so that what Consul answered ends
 // neither the process nor the watch of another service: the query that had the
 // answer has failed, and asks again after a while. The log has the first one
-// whole; what fails is on the board anyway.
+// whole; what fails shows in the health of its query anyway.
 func (s *Source) contained(do func() error) (err error) {
 	defer func() {
 		r := recover()

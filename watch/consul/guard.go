@@ -87,8 +87,8 @@ func missing(known, seen *watch.Service) map[place]struct{} {
 	return gone
 }
 
-// doubt returns why a removal cannot be believed at once, or "".
-func (s *Source) doubt(svc *service, seen *watch.Service, index uint64, now time.Time) string {
+// suspicion returns why a removal cannot be believed at once, or "".
+func (s *Source) suspicion(svc *service, seen *watch.Service, index uint64, now time.Time) string {
 	known, g := len(svc.known.Instances), s.cfg.Guard
 	// Instances that were replaced are not gone: a lost catalog has no new ones.
 	net := known - len(seen.Instances)
@@ -140,7 +140,7 @@ func (s *Source) judge(svc *service, seen *watch.Service, index uint64) {
 		s.accept(svc, seen, index)
 		return
 	}
-	why := s.doubt(svc, seen, index, now)
+	why := s.suspicion(svc, seen, index, now)
 	if why == "" {
 		s.removals.add(now, len(svc.known.Instances)-len(seen.Instances))
 		s.release(svc, "ordinary now")
@@ -154,7 +154,7 @@ func (s *Source) judge(svc *service, seen *watch.Service, index uint64) {
 	svc.hold.back = svc.hold.back || index < svc.index || s.unsettled(svc, now)
 	svc.hold.gone = fmt.Sprintf("%d of %d instances gone", len(gone), len(svc.known.Instances))
 	svc.hold.why = why
-	s.board.hold(svc.name, svc.hold.String())
+	s.health.hold(svc.name, svc.hold.String())
 }
 
 func (s *Source) startHold(svc *service, now time.Time) {
@@ -183,7 +183,7 @@ func (s *Source) startHold(svc *service, now time.Time) {
 
 // confirmingRead asks the leader, which asks its followers whether it is one.
 func (s *Source) confirmingRead(ctx context.Context, name string) (*watch.Service, uint64, error) {
-	a, err := s.short(ctx, query{path: healthPath(name), consistent: true})
+	a, err := s.read(ctx, query{path: healthPath(name), consistent: true})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -195,7 +195,7 @@ func (s *Source) confirmingRead(ctx context.Context, name string) (*watch.Servic
 		return nil, 0, err
 	}
 	if len(entries) == 0 && s.sawCanary.Load() {
-		c, err := s.short(ctx, query{path: healthPath(canary), consistent: true})
+		c, err := s.read(ctx, query{path: healthPath(canary), consistent: true})
 		if err != nil {
 			return nil, 0, err
 		}
@@ -218,7 +218,7 @@ func (s *Source) confirm(svc *service, h *hold, seen *watch.Service, index uint6
 	}
 	still := func(why string) {
 		h.note = why
-		s.board.hold(svc.name, h.String())
+		s.health.hold(svc.name, h.String())
 	}
 	now := time.Now()
 	if err != nil {
@@ -268,7 +268,7 @@ func (s *Source) release(svc *service, how string) {
 	}
 	svc.hold.stop()
 	svc.hold = nil
-	s.board.hold(svc.name, "")
+	s.health.hold(svc.name, "")
 	if s.releasedNow[how] == nil {
 		s.releasedNow[how] = make(map[string]struct{})
 	}

@@ -22,7 +22,7 @@ const (
 	pollBurst = 5
 
 	// shortReads is how many reads that do not block run at once.
-	shortReads = 8
+	maxReads = 8
 )
 
 // poll follows one blocking query until ctx ends, and hands each answer to
@@ -46,14 +46,14 @@ func (s *Source) poll(ctx context.Context, about *subject, q query, take func(*c
 			// The index may be of a state that the next server never had, and
 			// a query that waits for it would sleep through every change.
 			last = 0
-			s.board.failed(about, err)
+			s.health.failed(about, err)
 			if !sleep(ctx, wait.next(err)) {
 				return
 			}
 			continue
 		}
 		wait.reset()
-		s.board.succeeded(about)
+		s.health.succeeded(about)
 		if last > 0 {
 			s.stats.wakes.Add(1)
 		}
@@ -74,7 +74,7 @@ func (s *Source) reread(ctx context.Context, about *subject, q query, poked <-ch
 	limit := rate.NewLimiter(pollRate, pollBurst)
 	var wait backoff
 	for {
-		a, err := s.short(ctx, q)
+		a, err := s.read(ctx, q)
 		if err == nil {
 			err = s.contained(func() error { return take(a) })
 		}
@@ -82,14 +82,14 @@ func (s *Source) reread(ctx context.Context, about *subject, q query, poked <-ch
 			return
 		}
 		if err != nil {
-			s.board.failed(about, err)
+			s.health.failed(about, err)
 			if !sleep(ctx, wait.next(err)) {
 				return
 			}
 			continue
 		}
 		wait.reset()
-		s.board.succeeded(about)
+		s.health.succeeded(about)
 		if limit.Wait(ctx) != nil {
 			return
 		}
@@ -106,15 +106,15 @@ func (s *Source) reread(ctx context.Context, about *subject, q query, poked <-ch
 	}
 }
 
-// short makes a request that does not block. Few run at once, so that they
+// read makes a request that does not block. Few run at once, so that they
 // have their connections beside the blocking ones.
-func (s *Source) short(ctx context.Context, q query) (*consul.Answer, error) {
+func (s *Source) read(ctx context.Context, q query) (*consul.Answer, error) {
 	select {
-	case s.shorts <- struct{}{}:
+	case s.readSlots <- struct{}{}:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	defer func() { <-s.shorts }()
+	defer func() { <-s.readSlots }()
 	return s.get(ctx, q)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/url"
 	"strconv"
+	"time"
 
 	"datapunk.dev/controlplane/consul"
 )
@@ -25,7 +26,11 @@ func (e *refusal) Error() string { return e.message }
 
 // get makes one query.
 func (s *Source) get(ctx context.Context, q query) (*consul.Answer, error) {
+	began := time.Now()
 	a, err := s.client.Do(ctx, s.request(q))
+	if err == nil && q.index == 0 && s.cfg.Answered != nil {
+		s.cfg.Answered(time.Since(began))
+	}
 	if err == nil && a.Index == 0 {
 		return nil, errors.New("the answer has no X-Consul-Index: it is not Consul's")
 	}

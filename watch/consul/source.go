@@ -26,10 +26,10 @@ type Source struct {
 	publish func(*watch.Catalog)
 	client  *consul.Client
 	stats   counters
-	board   *board
+	health  *queryHealth
 	// panicked is whether the log has had a panic.
-	panicked atomic.Bool
-	shorts   chan struct{} // a token for each read that does not block
+	panicked  atomic.Bool
+	readSlots chan struct{} // a token for each read that does not block
 
 	events    chan func()
 	demanded  chan struct{} // wanted has changed
@@ -54,6 +54,7 @@ type Source struct {
 	cold      int
 	stopCold  context.CancelFunc
 	dirty     map[string]struct{} // changed since the last catalog
+	learned   time.Time           // when the first of them was told of
 	catalog   *watch.Catalog
 	ready     bool
 
@@ -89,7 +90,7 @@ func New(client *consul.Client, cfg Config, demand Demand, log *slog.Logger, pub
 	log = log.With("consul", client.Address())
 	s := &Source{
 		client: client, cfg: cfg, log: log, publish: publish,
-		shorts:      make(chan struct{}, shortReads),
+		readSlots:   make(chan struct{}, maxReads),
 		events:      make(chan func()),
 		demanded:    make(chan struct{}, 1),
 		wanted:      demand.clone(),
@@ -99,7 +100,7 @@ func New(client *consul.Client, cfg Config, demand Demand, log *slog.Logger, pub
 		releasedNow: make(map[string]map[string]struct{}),
 		catalog:     watch.NewCatalog(),
 	}
-	s.board = newBoard(log, &s.stats)
+	s.health = newQueryHealth(log, &s.stats)
 	return s, nil
 }
 
@@ -184,8 +185,8 @@ func (s *Source) followList(filter string) {
 	}
 	s.listIndex = 0 // another filter may have another index
 	ctx, cancel := context.WithCancel(s.ctx)
-	about := s.board.expect("list of services")
-	s.stopList = func() { cancel(); s.board.forget(about) }
+	about := s.health.expect("list of services")
+	s.stopList = func() { cancel(); s.health.forget(about) }
 	s.wg.Go(func() {
 		s.poll(ctx, about, query{path: "/v1/catalog/services", filter: filter}, func(a *consul.Answer) error {
 			listed, err := s.readList(a)
@@ -259,7 +260,7 @@ func (s *Source) reconcile() {
 
 // start watches a service.
 func (s *Source) start(name string) {
-	svc := &service{name: name, about: s.board.expect("service " + name), poked: make(chan struct{}, 1)}
+	svc := &service{name: name, about: s.health.expect("service " + name), poked: make(chan struct{}, 1)}
 	svc.ctx, svc.stop = context.WithCancel(s.ctx)
 	s.services[name] = svc
 	s.unsynced++
@@ -289,7 +290,7 @@ func (s *Source) follow(svc *service, cold bool) {
 					return errNodes
 				}
 				if ctx.Err() == nil {
-					s.board.succeeded(svc.about) // a status that is ready lacks no answer
+					s.health.succeeded(svc.about) // a status that is ready lacks no answer
 					svc.nodes = on
 					s.answered(svc, seen, a.Index)
 				}
@@ -365,7 +366,7 @@ func (s *Source) setKnown(svc *service, known *watch.Service) {
 	}
 	s.instances += len(known.Instances)
 	svc.known = known
-	s.dirty[svc.name] = struct{}{}
+	s.changed(svc.name)
 }
 
 // dropUnwanted stops watching a service that is neither named nor in the list,
@@ -385,7 +386,7 @@ func (s *Source) dropUnwanted(svc *service) bool {
 		s.instances -= len(svc.known.Instances)
 	}
 	svc.stop()
-	s.board.forget(svc.about)
+	s.health.forget(svc.about)
 	delete(s.services, svc.name)
 	s.stats.services.Add(-1)
 	if !svc.synced {
@@ -395,8 +396,16 @@ func (s *Source) dropUnwanted(svc *service) bool {
 		s.cold--
 		s.stats.cold.Add(-1)
 	}
-	s.dirty[svc.name] = struct{}{}
+	s.changed(svc.name)
 	return true
+}
+
+// changed notes that a service is not as the last catalog has it.
+func (s *Source) changed(name string) {
+	if len(s.dirty) == 0 {
+		s.learned = time.Now()
+	}
+	s.dirty[name] = struct{}{}
 }
 
 // emit publishes what has changed, once everything that is wanted is known.
@@ -421,14 +430,14 @@ func (s *Source) emit() {
 	if next == s.catalog && s.ready {
 		return
 	}
-	s.catalog = next
+	s.catalog = next.LearnedAt(s.learned)
 	if !s.ready {
 		s.ready = true
-		s.board.setReady()
+		s.health.setReady()
 		s.log.Info("catalog complete", "services", next.Len(), "instances", s.instances)
 	}
 	s.stats.emitted.Add(1)
-	s.publish(next)
+	s.publish(s.catalog)
 }
 
 // logHolds says what came to be held, or stopped being so, since it last did.

@@ -44,11 +44,11 @@ func (s *Source) Stats() Stats {
 
 // Status returns what the source waits for and holds.
 func (s *Source) Status() watch.Status {
-	b := s.board
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	st := watch.Status{Ready: b.ready, Mode: b.mode, LastSuccess: b.lastSuccess, Errors: s.stats.errors.Load()}
-	for sub := range b.subjects {
+	h := s.health
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	st := watch.Status{Ready: h.ready, Mode: h.mode, LastSuccess: h.lastSuccess, Errors: s.stats.errors.Load()}
+	for sub := range h.subjects {
 		switch {
 		case sub.reason != "":
 			st.Waiting = append(st.Waiting, sub.name+": "+sub.reason)
@@ -56,10 +56,10 @@ func (s *Source) Status() watch.Status {
 			st.Waiting = append(st.Waiting, sub.name+": no answer yet")
 		}
 	}
-	for name, what := range b.held {
+	for name, what := range h.held {
 		st.Held = append(st.Held, fmt.Sprintf("service %s: %s", name, what))
 	}
-	st.HeldServices = len(b.held)
+	st.HeldServices = len(h.held)
 	st.Waiting, st.Held = abridged(st.Waiting), abridged(st.Held)
 	return st
 }
@@ -72,10 +72,10 @@ func abridged(list []string) []string {
 	return list
 }
 
-// board is what the queries say of themselves. Each has a subject on it; a
+// queryHealth is what the queries say of themselves, each as a subject. A
 // reason is logged when the first subject has it and when the last is rid of
 // it, not with every try nor for each of a thousand services.
-type board struct {
+type queryHealth struct {
 	log   *slog.Logger
 	stats *counters
 
@@ -95,93 +95,93 @@ type subject struct {
 	reason string // why it fails; empty: it does not
 }
 
-func newBoard(log *slog.Logger, stats *counters) *board {
-	return &board{
+func newQueryHealth(log *slog.Logger, stats *counters) *queryHealth {
+	return &queryHealth{
 		log: log, stats: stats,
 		subjects: make(map[*subject]struct{}), reasons: make(map[string]int), held: make(map[string]string),
 	}
 }
 
-func (b *board) expect(name string) *subject {
+func (h *queryHealth) expect(name string) *subject {
 	sub := &subject{name: name}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.subjects[sub] = struct{}{}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.subjects[sub] = struct{}{}
 	return sub
 }
 
-// forget takes a subject off; what it still reports is not heard.
-func (b *board) forget(sub *subject) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.clear(sub)
-	delete(b.subjects, sub)
+// forget drops a subject; what it still reports is not heard.
+func (h *queryHealth) forget(sub *subject) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.clear(sub)
+	delete(h.subjects, sub)
 }
 
-func (b *board) failed(sub *subject, err error) {
-	b.stats.errors.Add(1)
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (h *queryHealth) failed(sub *subject, err error) {
+	h.stats.errors.Add(1)
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	reason := err.Error()
-	if _, ok := b.subjects[sub]; !ok || sub.reason == reason {
+	if _, ok := h.subjects[sub]; !ok || sub.reason == reason {
 		return
 	}
-	b.clear(sub)
+	h.clear(sub)
 	sub.reason = reason
-	b.reasons[reason]++
-	if b.reasons[reason] == 1 {
-		b.log.Warn("consul cannot be read", "reason", reason, "first", sub.name, "last_good_stays", b.ready)
+	h.reasons[reason]++
+	if h.reasons[reason] == 1 {
+		h.log.Warn("consul cannot be read", "reason", reason, "first", sub.name, "last_good_stays", h.ready)
 	}
 }
 
-func (b *board) succeeded(sub *subject) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.lastSuccess = time.Now()
-	if _, ok := b.subjects[sub]; !ok {
+func (h *queryHealth) succeeded(sub *subject) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lastSuccess = time.Now()
+	if _, ok := h.subjects[sub]; !ok {
 		return
 	}
 	sub.heard = true
-	b.clear(sub)
+	h.clear(sub)
 }
 
 // clear removes a subject's reason.
-func (b *board) clear(sub *subject) {
+func (h *queryHealth) clear(sub *subject) {
 	if sub.reason == "" {
 		return
 	}
-	if b.reasons[sub.reason]--; b.reasons[sub.reason] == 0 {
-		delete(b.reasons, sub.reason)
-		b.log.Info("consul can be read again", "reason", sub.reason, "last", sub.name)
+	if h.reasons[sub.reason]--; h.reasons[sub.reason] == 0 {
+		delete(h.reasons, sub.reason)
+		h.log.Info("consul can be read again", "reason", sub.reason, "last", sub.name)
 	}
 	sub.reason = ""
 }
 
 // hold says that removals of a service are held, or with "" that none is.
-func (b *board) hold(service, what string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (h *queryHealth) hold(service, what string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if what == "" {
-		delete(b.held, service)
+		delete(h.held, service)
 		return
 	}
-	b.held[service] = what
+	h.held[service] = what
 }
 
-func (b *board) setMode(mode string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.mode == mode {
+func (h *queryHealth) setMode(mode string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.mode == mode {
 		return
 	}
-	b.mode = mode
-	b.log.Info("consul is read", "mode", mode)
+	h.mode = mode
+	h.log.Info("consul is read", "mode", mode)
 }
 
-func (b *board) setReady() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.ready = true
+func (h *queryHealth) setReady() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ready = true
 }
 
 // names says a few of many.

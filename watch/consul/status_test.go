@@ -11,8 +11,8 @@ import (
 )
 
 func TestStatusIsAbridged(t *testing.T) {
-	b := newBoard(slog.New(slog.DiscardHandler), new(counters))
-	s := &Source{board: b}
+	b := newQueryHealth(slog.New(slog.DiscardHandler), new(counters))
+	s := &Source{health: b}
 	for i := range 250 {
 		b.expect(fmt.Sprintf("service s%03d", i))
 		b.hold(fmt.Sprintf("s%03d", i), "gone")
@@ -26,7 +26,7 @@ func TestStatusIsAbridged(t *testing.T) {
 // A thousand queries that fail alike are one line, and one when they are well.
 func TestBoardLogsAReasonOnce(t *testing.T) {
 	var log strings.Builder
-	b := newBoard(slog.New(slog.NewTextHandler(&log, nil)), new(counters))
+	b := newQueryHealth(slog.New(slog.NewTextHandler(&log, nil)), new(counters))
 	var all []*subject
 	for i := range 1000 {
 		all = append(all, b.expect(fmt.Sprint(i)))

@@ -83,11 +83,11 @@ func (s *Source) balance() {
 	}
 	switch {
 	case s.http2:
-		s.board.setMode("http2")
+		s.health.setMode("http2")
 	case s.cold > 0:
-		s.board.setMode("http1+trigger")
+		s.health.setMode("http1+trigger")
 	default:
-		s.board.setMode("http1")
+		s.health.setMode("http1")
 	}
 }
 
@@ -109,8 +109,8 @@ func (s *Source) byDemand(a, b *service) int {
 // followChecks watches all checks and has cold services read again.
 func (s *Source) followChecks() {
 	ctx, cancel := context.WithCancel(s.ctx)
-	about := s.board.expect("all checks")
-	s.stopCold = func() { cancel(); s.board.forget(about) }
+	about := s.health.expect("all checks")
+	s.stopCold = func() { cancel(); s.health.forget(about) }
 	var last checks
 	s.wg.Go(func() {
 		s.poll(ctx, about, query{path: "/v1/health/state/any"}, func(a *consul.Answer) error {
