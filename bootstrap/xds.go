@@ -23,6 +23,10 @@ import (
 	"datapunk.dev/controlplane/sds/token"
 )
 
+// connectTimeout has room for the TLS handshakes of a whole fleet that comes back
+// at once, and is short enough to find another control plane soon.
+const connectTimeout = 3 * time.Second
+
 // xdsCluster holds the control planes. They are equals, so they stand in one
 // priority and each Envoy begins at a random one: the fleet spreads over them,
 // and loses only one's share when that one goes. Priorities would send all
@@ -30,7 +34,7 @@ import (
 func xdsCluster(o *Options, addresses []address) (*clusterv3.Cluster, error) {
 	c := &clusterv3.Cluster{
 		Name:                 resource.ClusterXDS,
-		ConnectTimeout:       durationpb.New(time.Second),
+		ConnectTimeout:       durationpb.New(connectTimeout),
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{
 			ClusterName: resource.ClusterXDS,
