@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -14,6 +15,13 @@ import (
 	routepb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 )
+
+const (
+	delta = wire.Delta
+	sotw  = wire.SotW
+)
+
+type protocol = wire.Protocol
 
 // The tests speak to the stream handlers as gRPC would, in a bubble of
 // testing/synctest: time is fake, and "nothing more is sent" is a fact, not a

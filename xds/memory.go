@@ -22,7 +22,7 @@ const (
 	maxRemembered       = 20_000
 )
 
-// memory holds the refusals of proxies by node.id. [Server.mu] guards it.
+// memory holds the refusals of proxies by node.ID. [Server.mu] guards it.
 type memory struct {
 	nodes map[string]*refuser
 	queue []expiry // one a node, by time
@@ -137,7 +137,7 @@ func (s *stream) remember(v *view, c change, n *Nack) {
 	s.refuses = true
 	s.server.mu.Lock()
 	defer s.server.mu.Unlock()
-	s.server.memory.add(s.node.id, c.res.Type.Ref(c.name), r)
+	s.server.memory.add(s.node.ID, c.res.Type.Ref(c.name), r)
 }
 
 // doubt notes that what the client has is not what its version says: it may
@@ -145,7 +145,7 @@ func (s *stream) remember(v *view, c change, n *Nack) {
 func (s *stream) doubt() {
 	s.server.mu.Lock()
 	defer s.server.mu.Unlock()
-	s.server.memory.doubt(s.node.id)
+	s.server.memory.doubt(s.node.ID)
 }
 
 // forget drops what is remembered of names that the client has acknowledged.
@@ -157,7 +157,7 @@ func (s *stream) forget(t resource.Type, changes []change) {
 	defer s.server.mu.Unlock()
 	for _, c := range changes {
 		if !c.stays {
-			s.server.memory.forget(s.node.id, t.Ref(c.name))
+			s.server.memory.forget(s.node.ID, t.Ref(c.name))
 		}
 	}
 }

@@ -35,7 +35,7 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// What one node.id may have. An Envoy has one stream, or one for each of the
+// What one node.ID may have. An Envoy has one stream, or one for each of the
 // separate services; a process with gRPC's own client has one for each service
 // that it calls.
 const (
@@ -49,7 +49,7 @@ const (
 	nodeProfiles = 4
 )
 
-// resident is what the server has of a node.id while it has streams. All of
+// resident is what the server has of a node.ID while it has streams. All of
 // them are of one service and come from one host.
 type resident struct {
 	service, host string
@@ -62,7 +62,7 @@ func (s *Server) refuse(reason string, code codes.Code, format string, args ...a
 	return status.Errorf(code, format, args...)
 }
 
-// house puts a stream among those of its node.id, whose profile is to be p.
+// house puts a stream among those of its node.ID, whose profile is to be p.
 //
 // The newest wins: "a stolen token shows". A stream from another host, or of
 // another service, ends all those before it, whatever they are for. On one host
@@ -70,16 +70,16 @@ func (s *Server) refuse(reason string, code codes.Code, format string, args ...a
 // connection is back before the server notices that the old one is dead; the
 // separate services stand beside it. The caller holds mu.
 func (s *Server) house(st *stream, p resource.Profile) error {
-	r := s.nodes[st.node.id]
-	if r != nil && (r.host != st.host || r.service != st.node.cluster) {
+	r := s.nodes[st.node.ID]
+	if r != nil && (r.host != st.host || r.service != st.node.Cluster) {
 		for _, old := range r.streams {
 			s.supersede(old, st)
 		}
 		r = nil
 	}
 	if r == nil {
-		r = &resident{service: st.node.cluster, host: st.host}
-		s.nodes[st.node.id] = r
+		r = &resident{service: st.node.Cluster, host: st.host}
+		s.nodes[st.node.ID] = r
 	}
 	if st.aggregated {
 		for _, old := range slices.Clone(r.streams) {
@@ -90,7 +90,7 @@ func (s *Server) house(st *stream, p resource.Profile) error {
 		}
 	}
 	if len(r.streams) >= nodeStreams {
-		return s.refuse("node_streams", codes.ResourceExhausted, "node %q has %d streams", st.node.id, nodeStreams)
+		return s.refuse("node_streams", codes.ResourceExhausted, "node %q has %d streams", st.node.ID, nodeStreams)
 	}
 	profiles := []resource.Profile{p}
 	for _, other := range r.streams {
@@ -99,35 +99,35 @@ func (s *Server) house(st *stream, p resource.Profile) error {
 		}
 	}
 	if len(profiles) > nodeProfiles {
-		return s.refuse("node_profiles", codes.ResourceExhausted, "node %q shows more than %d profiles at once", st.node.id, nodeProfiles)
+		return s.refuse("node_profiles", codes.ResourceExhausted, "node %q shows more than %d profiles at once", st.node.ID, nodeProfiles)
 	}
 	r.streams = append(r.streams, st)
 	st.resident = r
 	return nil
 }
 
-// supersede ends a stream for the sake of a newer one of the same node.id.
+// supersede ends a stream for the sake of a newer one of the same node.ID.
 func (s *Server) supersede(old, by *stream) {
 	s.metrics.superseded.Inc()
 	if old.host != by.host {
-		s.options.Logger.Warn("a node.id came from another host: its older stream ends", "node", by.node.id, "service", by.node.cluster,
+		s.options.Logger.Warn("a node.ID came from another host: its older stream ends", "node", by.node.ID, "service", by.node.Cluster,
 			"peer", by.host, "older", old.host)
 	}
 	old.end(errSuperseded)
 }
 
 // joins reports whether an ADS stream may stand beside an older one of its
-// node.id: some kinds of clients have several of one process.
+// node.ID: some kinds of clients have several of one process.
 func (s *stream) joins(old *stream, p resource.Profile) bool {
 	return p.Kind.StreamsOfOne() && old.slot.profile == p
 }
 
-// unhouse takes a stream out of those of its node.id. The caller holds mu.
+// unhouse takes a stream out of those of its node.ID. The caller holds mu.
 func (s *Server) unhouse(st *stream) {
 	r := st.resident
 	r.remove(st)
-	if len(r.streams) == 0 && s.nodes[st.node.id] == r {
-		delete(s.nodes, st.node.id)
+	if len(r.streams) == 0 && s.nodes[st.node.ID] == r {
+		delete(s.nodes, st.node.ID)
 	}
 }
 
@@ -139,7 +139,7 @@ func (r *resident) remove(st *stream) {
 	r.streams = slices.Delete(r.streams, i, i+1)
 }
 
-// paces hold how fast the streams of each node.id begin. They outlive the
+// paces hold how fast the streams of each node.ID begin. They outlive the
 // streams, for as long as it takes until nothing is known of them any more.
 type paces struct {
 	all   *rate.Limiter
@@ -147,7 +147,7 @@ type paces struct {
 	queue []paceExpiry // one a node, by time
 }
 
-// place is a node.id on one host: whoever has a stolen token uses up a pace of
+// place is a node.ID on one host: whoever has a stolen token uses up a pace of
 // its own.
 type place struct{ node, host string }
 

@@ -20,6 +20,7 @@ import (
 	xdsserver "github.com/envoyproxy/go-control-plane/pkg/server/v3"
 
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 )
 
 // Server serves the newest snapshot to all connected proxies. It is safe for
@@ -27,7 +28,7 @@ import (
 type Server struct {
 	options Options
 	metrics *metrics
-	names   *nameSets
+	names   *wire.NameSets
 	budget  *budget
 	tally   *tally
 
@@ -41,7 +42,7 @@ type Server struct {
 	slots       map[resource.Profile]*slot
 	scopes      map[string]*scopeSlot // of the slots, by key
 	streams     map[*stream]struct{}
-	nodes       map[string]*resident // by node.id
+	nodes       map[string]*resident // by node.ID
 	paces       *paces
 	memory      *memory
 	barriers    map[*barrier]struct{} // not closed yet
@@ -59,7 +60,7 @@ func New(o Options) *Server {
 	return &Server{
 		options:     o,
 		metrics:     newMetrics(o.Metrics),
-		names:       newNameSets(),
+		names:       wire.NewNameSets(),
 		budget:      newBudget(),
 		tally:       tally,
 		served:      newServedSets(tally, quarantines),
@@ -98,7 +99,7 @@ const (
 // have to show a credential.
 func (s *Server) ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.ForceServerCodecV2(newCodec()),
+		grpc.ForceServerCodecV2(wire.NewCodec()),
 		grpc.InTapHandle(s.tap),
 		grpc.ChainStreamInterceptor(admitStream),
 		grpc.ChainUnaryInterceptor(admitUnary),
@@ -144,12 +145,12 @@ type handlers struct{ *Server }
 
 // DeltaStreamHandler implements delta.Server of go-control-plane.
 func (h handlers) DeltaStreamHandler(gs xdsstream.DeltaStream, typeURL string) error {
-	return h.serve(delta, gs, typeURL)
+	return h.serve(wire.Delta, gs, typeURL)
 }
 
 // StreamHandler implements sotw.Server of go-control-plane.
 func (h handlers) StreamHandler(gs xdsstream.Stream, typeURL string) error {
-	return h.serve(sotw, gs, typeURL)
+	return h.serve(wire.SotW, gs, typeURL)
 }
 
 // Fetch implements rest.Server of go-control-plane: polling is not supported.
@@ -328,7 +329,7 @@ func (s *Server) Drain() {
 var (
 	errDraining   = status.Error(codes.Unavailable, "the control plane is shutting down")
 	errNotReady   = status.Error(codes.Unavailable, "the control plane has no complete state yet")
-	errSuperseded = status.Error(codes.Aborted, "a newer stream of the same node.id has taken over")
+	errSuperseded = status.Error(codes.Aborted, "a newer stream of the same node.ID has taken over")
 	errExpired    = status.Error(codes.Unauthenticated, "the credential has expired")
 	errSlow       = status.Error(codes.ResourceExhausted, "the client does not read its responses")
 	errSilent     = status.Error(codes.DeadlineExceeded, "no request came")
@@ -357,12 +358,12 @@ func (s *Server) enter(st *stream) error {
 }
 
 // identify puts a stream whose node is known into the slot of its profile, and
-// among the streams of its node.id.
+// among the streams of its node.ID.
 func (s *Server) identify(st *stream, p resource.Profile) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if st.credential == nil && !s.paces.node(place{st.node.id, st.host}) {
-		return s.refuse("node_rate", codes.Unavailable, "node %q opens streams too fast", st.node.id)
+	if st.credential == nil && !s.paces.node(place{st.node.ID, st.host}) {
+		return s.refuse("node_rate", codes.Unavailable, "node %q opens streams too fast", st.node.ID)
 	}
 	s.memory.expire(func(node string) bool { return s.nodes[node] != nil })
 	if err := s.house(st, p); err != nil {
@@ -389,7 +390,7 @@ func (s *Server) identify(st *stream, p resource.Profile) error {
 	for b := range s.barriers {
 		b.enterLocked(st)
 	}
-	st.recalled, st.doubted = s.memory.of(st.node.id)
+	st.recalled, st.doubted = s.memory.of(st.node.ID)
 	return nil
 }
 
@@ -405,8 +406,8 @@ func (s *Server) leave(st *stream) {
 		s.passLocked(b, st)
 	}
 	s.unhouse(st)
-	s.memory.extend(st.node.id)
-	_ = s.budget.move(st.node.id, st.counted, nameCount{})
+	s.memory.extend(st.node.ID)
+	_ = s.budget.move(st.node.ID, st.counted, wire.Count{})
 	sl := st.slot
 	if sl.scope != nil {
 		sl.scope.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 )
 
 // State says whether a proxy has the configuration that it should have.
@@ -126,12 +127,12 @@ func (t *streamStatus) opened(peer string) {
 	}
 }
 
-func (t *streamStatus) identified(n *node, sl *slot, recalled map[resource.Ref]*refusal) {
+func (t *streamStatus) identified(n *wire.Node, sl *slot, recalled map[resource.Ref]*refusal) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.slot = sl
-	t.proxy.Node, t.proxy.Service = n.id, n.cluster
-	t.proxy.Agent, t.proxy.Version = n.agent, n.version
+	t.proxy.Node, t.proxy.Service = n.ID, n.Cluster
+	t.proxy.Agent, t.proxy.Version = n.Agent, n.Version
 	t.proxy.Profile = sl.profile
 	for ref, r := range recalled {
 		if last := t.types[ref.Type].LastNack; last == nil || r.nack.Time.After(last.Time) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 )
 
 // typeState is the state of one type on one stream: what the client asked for, what
@@ -166,7 +167,7 @@ func (ts *typeState) plan(v *view, now time.Time) (changes []change, waiting boo
 			d := ts.names[name]
 			if d == nil {
 				d = clientHas(nil)
-				if ts.sub.names.has(name) {
+				if ts.sub.names.Has(name) {
 					d = newlyAsked()
 				}
 			}
@@ -258,7 +259,7 @@ func (ts *typeState) wanted() func(yield func(string) bool) {
 				}
 			}
 		}
-		for _, name := range ts.sub.names.names {
+		for _, name := range ts.sub.names.Names {
 			if ts.sub.wildcard && ts.base.get(name) != nil {
 				continue
 			}
@@ -380,7 +381,7 @@ func (ts *typeState) target(v *view, name string, d *nameState) (*resource.Resou
 // send sends a response with the changes, which are this client's own.
 func (ts *typeState) send(v *view, changes []change, now time.Time) {
 	p, resources, removed := ts.pack(changes)
-	p.encode(ts.stream.protocol, ts.typ, resources, removed)
+	p.encoded = wire.Encode(ts.stream.protocol, ts.typ, resources, removed)
 	ts.dispatch(v, p, now)
 }
 
@@ -396,8 +397,9 @@ func (ts *typeState) dispatch(v *view, p *payload, now time.Time) {
 	ts.nonce, ts.version = r.nonce, r.version
 	ts.inflight = append(ts.inflight, r)
 	ts.forgetUnanswered()
-	fr := p.frame(r.version, r.nonce)
-	s.server.metrics.pushed(ts.typ, fr.size)
+	text := r.version.text()
+	out := p.encoded.Response(text[:], r.nonce)
+	s.server.metrics.pushed(ts.typ, out.Size())
 	s.status.sent(ts.typ, r.version)
 	switch ts.typ {
 	case resource.Cluster:
@@ -405,7 +407,7 @@ func (ts *typeState) dispatch(v *view, p *payload, now time.Time) {
 	case resource.Secret:
 		s.secrets.wasSent(p.changes)
 	}
-	s.send(fr)
+	s.send(out)
 }
 
 // versionOf is the version of the type that the client has once it has taken the
