@@ -15,8 +15,8 @@ import (
 // proxy reads it again for each stream. A client certificate is shown once a
 // connection, so a credential of that kind would have to close that.
 type Credential struct {
-	Service string // node.Cluster must be this
-	Node    string // node.ID must be this
+	Service string // node.cluster must be this
+	Node    string // node.id must be this
 	// Expires ends the stream; zero: never.
 	Expires time.Time
 }
@@ -68,9 +68,9 @@ func (s *stream) admit(n *wire.Node) error {
 	}
 	switch {
 	case n.ID == "":
-		return status.Error(codes.InvalidArgument, "node.ID is empty: it must name this proxy among all others")
+		return status.Error(codes.InvalidArgument, "node.id is empty: it must name this proxy among all others")
 	case n.Cluster == "":
-		return status.Errorf(codes.InvalidArgument, "node.Cluster of %q is empty: it must be the service that the proxy belongs to", n.ID)
+		return status.Errorf(codes.InvalidArgument, "node.cluster of %q is empty: it must be the service that the proxy belongs to", n.ID)
 	}
 	return nil
 }

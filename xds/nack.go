@@ -106,7 +106,7 @@ func (ts *typeState) rejected(r *response, message string) {
 	n := ts.report(r, message)
 	s.unmark(ts.typ)
 	if ts.fullState() {
-		s.doubt()
+		s.suspectVersion()
 	}
 	if ts.fullState() && (ts.claims != "" && !ts.accepted || s.slot.profile.Kind.KeepsOnNack()) {
 		// It came with a state of which only the version is known, or it is of a
@@ -139,7 +139,7 @@ func (ts *typeState) rejected(r *response, message string) {
 		rejected := &rejection{}
 		if c.res != nil {
 			rejected.version, rejected.depends = c.res.Version, dependencies(r.view, r.leases, c.res)
-			s.remember(r.view, c, n)
+			s.rememberNack(r.view, c, n)
 			if n.Cause == "" {
 				s.recordNack(r.view, c.res, n)
 			}

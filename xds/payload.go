@@ -100,7 +100,7 @@ const maxMask = 64
 func (ts *typeState) shared(v *view) *payload {
 	s := ts.stream
 	if ts.typ != resource.Cluster && ts.typ != resource.Endpoint ||
-		len(ts.names) > 0 || len(ts.retries) > 0 || len(s.recalled) > 0 || !ts.base.known() && ts.claims != "" {
+		len(ts.names) > 0 || len(ts.retries) > 0 || len(s.pastNacks) > 0 || !ts.base.known() && ts.claims != "" {
 		return nil
 	}
 	to := v.of(ts.typ)

@@ -113,7 +113,7 @@ func (r *response) absorb(earlier *response) {
 func (ts *typeState) acknowledged(r *response) {
 	ts.accepted, ts.unsure = true, false
 	ts.stream.recordAcks(ts.typ, r.payload)
-	ts.stream.forget(ts.typ, r.changes)
+	ts.stream.forgetNacks(ts.typ, r.changes)
 	ts.stream.server.metrics.acked(ts.typ, time.Since(r.at))
 	ts.stream.status.acknowledged(ts.typ, r.version)
 }

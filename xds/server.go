@@ -42,9 +42,9 @@ type Server struct {
 	slots       map[resource.Profile]*slot
 	scopes      map[string]*scopeSlot // of the slots, by key
 	streams     map[*stream]struct{}
-	nodes       map[string]*resident // by node.ID
-	paces       *paces
-	memory      *memory
+	nodes       map[string]*nodeStreams // by node.id
+	rates       *streamRates
+	memory      *nackMemory
 	barriers    map[*barrier]struct{} // not closed yet
 
 	fleet     *resource.Fleet               // that OnFleet was last called with
@@ -68,9 +68,9 @@ func New(o Options) *Server {
 		slots:       make(map[resource.Profile]*slot),
 		scopes:      make(map[string]*scopeSlot),
 		streams:     make(map[*stream]struct{}),
-		nodes:       make(map[string]*resident),
-		paces:       newPaces(o.Limits),
-		memory:      newMemory(),
+		nodes:       make(map[string]*nodeStreams),
+		rates:       newStreamRates(o.Limits),
+		memory:      newNackMemory(),
 		barriers:    make(map[*barrier]struct{}),
 		fleet:       resource.NewFleet(),
 		moved:       make(map[resource.Profile]struct{}),
@@ -329,7 +329,7 @@ func (s *Server) Drain() {
 var (
 	errDraining   = status.Error(codes.Unavailable, "the control plane is shutting down")
 	errNotReady   = status.Error(codes.Unavailable, "the control plane has no complete state yet")
-	errSuperseded = status.Error(codes.Aborted, "a newer stream of the same node.ID has taken over")
+	errSuperseded = status.Error(codes.Aborted, "a newer stream of the same node.id has taken over")
 	errExpired    = status.Error(codes.Unauthenticated, "the credential has expired")
 	errSlow       = status.Error(codes.ResourceExhausted, "the client does not read its responses")
 	errSilent     = status.Error(codes.DeadlineExceeded, "no request came")
@@ -346,11 +346,11 @@ func (s *Server) enter(st *stream) error {
 	case s.snapshot == nil:
 		s.metrics.refused.WithLabelValues("unavailable").Inc()
 		return errNotReady
-	case st.credential != nil && !s.paces.node(place{st.credential.Node, st.host}):
+	case st.credential != nil && !s.rates.node(nodeHost{st.credential.Node, st.host}):
 		return s.refuse("node_rate", codes.Unavailable, "node %q opens streams too fast", st.credential.Node)
 	case len(s.streams) >= s.options.Limits.Streams:
 		return s.refuse("streams", codes.ResourceExhausted, "the control plane has %d streams", len(s.streams))
-	case !s.paces.all.Allow():
+	case !s.rates.all.Allow():
 		return s.refuse("rate", codes.Unavailable, "too many streams begin at once: come again")
 	}
 	s.streams[st] = struct{}{}
@@ -358,15 +358,15 @@ func (s *Server) enter(st *stream) error {
 }
 
 // identify puts a stream whose node is known into the slot of its profile, and
-// among the streams of its node.ID.
+// among the streams of its node.id.
 func (s *Server) identify(st *stream, p resource.Profile) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if st.credential == nil && !s.paces.node(place{st.node.ID, st.host}) {
+	if st.credential == nil && !s.rates.node(nodeHost{st.node.ID, st.host}) {
 		return s.refuse("node_rate", codes.Unavailable, "node %q opens streams too fast", st.node.ID)
 	}
 	s.memory.expire(func(node string) bool { return s.nodes[node] != nil })
-	if err := s.house(st, p); err != nil {
+	if err := s.joinNodeLocked(st, p); err != nil {
 		return err
 	}
 	sl := s.slots[p]
@@ -390,7 +390,7 @@ func (s *Server) identify(st *stream, p resource.Profile) error {
 	for b := range s.barriers {
 		b.enterLocked(st)
 	}
-	st.recalled, st.doubted = s.memory.of(st.node.ID)
+	st.pastNacks, st.suspected = s.memory.of(st.node.ID)
 	return nil
 }
 
@@ -405,7 +405,7 @@ func (s *Server) leave(st *stream) {
 	for b := range s.barriers {
 		s.passLocked(b, st)
 	}
-	s.unhouse(st)
+	s.leaveNodeLocked(st)
 	s.memory.extend(st.node.ID)
 	_ = s.budget.move(st.node.ID, st.counted, wire.Count{})
 	sl := st.slot

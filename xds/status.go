@@ -127,14 +127,14 @@ func (t *streamStatus) opened(peer string) {
 	}
 }
 
-func (t *streamStatus) identified(n *wire.Node, sl *slot, recalled map[resource.Ref]*refusal) {
+func (t *streamStatus) identified(n *wire.Node, sl *slot, pastNacks map[resource.Ref]*pastNack) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.slot = sl
 	t.proxy.Node, t.proxy.Service = n.ID, n.Cluster
 	t.proxy.Agent, t.proxy.Version = n.Agent, n.Version
 	t.proxy.Profile = sl.profile
-	for ref, r := range recalled {
+	for ref, r := range pastNacks {
 		if last := t.types[ref.Type].LastNack; last == nil || r.nack.Time.After(last.Time) {
 			t.types[ref.Type].LastNack = r.nack
 		}

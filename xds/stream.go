@@ -40,21 +40,21 @@ type stream struct {
 	barriersDue atomic.Bool   // a barrier waits for it, or does no more
 	status      streamStatus
 
-	log        *slog.Logger
-	credential *Credential // nil in plaintext mode
-	host       string      // where the client is, without its port
-	resident   *resident   // nil until the first request
-	node       *wire.Node  // nil until the first request
-	slot       *slot       // nil until the first request
-	types      [resource.NumTypes]typeState
-	order      order
-	secrets    secrets
-	nonces     uint64
-	counted    wire.Count                // of all types, as the budget has it
-	recalled   map[resource.Ref]*refusal // of earlier streams, until each is looked at
-	refuses    bool                      // the memory may hold refusals of this node
-	barriers   []progress                // that wait for it
-	doubted    bool                      // it refused something not long ago: its version_info may not be true
+	log          *slog.Logger
+	credential   *Credential  // nil in plaintext mode
+	host         string       // where the client is, without its port
+	siblings     *nodeStreams // nil until the first request
+	node         *wire.Node   // nil until the first request
+	slot         *slot        // nil until the first request
+	types        [resource.NumTypes]typeState
+	order        order
+	secrets      secrets
+	nonces       uint64
+	counted      wire.Count                 // of all types, as the budget has it
+	pastNacks    map[resource.Ref]*pastNack // of earlier streams, until each is looked at
+	hasPastNacks bool                       // the memory may hold refusals of this node
+	barriers     []progress                 // that wait for it
+	suspected    bool                       // it refused something not long ago: its version_info may not be true
 
 	transport grpc.ServerStream
 	unsent    []*wire.Response // of the last push, those that the transport has not taken
@@ -298,8 +298,8 @@ func (s *stream) begin(n *wire.Node) error {
 	if err := s.server.identify(s, p); err != nil {
 		return err
 	}
-	s.refuses = len(s.recalled) > 0
-	s.status.identified(n, s.slot, s.recalled)
+	s.hasPastNacks = len(s.pastNacks) > 0
+	s.status.identified(n, s.slot, s.pastNacks)
 	s.log.Info("proxy connected", "agent", n.Agent, "version", n.Version)
 	return nil
 }

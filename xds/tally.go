@@ -37,7 +37,7 @@ type tally struct {
 	kept    int // records after the last [tally.retain]
 }
 
-// record is what proxies, by node.ID, answered to one content. Once it is proven
+// record is what proxies, by node.id, answered to one content. Once it is proven
 // nobody is named any more.
 type record struct {
 	proven bool

@@ -303,8 +303,8 @@ func (ts *typeState) consider(v *view, name string, n *nameState, now time.Time)
 	if !n.mustSend() && (target == nil && c.fresh || target != nil && target.Version == n.known()) {
 		return c, nothing
 	}
-	if target != nil && ts.stream.recalled != nil {
-		ts.stream.recall(v, target, n)
+	if target != nil && ts.stream.pastNacks != nil {
+		ts.stream.recallNack(v, target, n)
 	}
 	if n.rejection != nil && n.rejection.stands(ts.stream, v, target) {
 		return ts.rejectedStill(v, n, c, now)
