@@ -68,7 +68,7 @@ func (s *Server) refuse(reason string, code codes.Code, format string, args ...a
 // another service, ends all those before it, whatever they are for. On one host
 // the newest ADS stream ends the one before it, since a proxy that lost its
 // connection is back before the server notices that the old one is dead; the
-// separate services stand beside it. The caller holds mu.
+// separate services stand beside it.
 func (s *Server) joinNodeLocked(st *stream, p resource.Profile) error {
 	r := s.nodes[st.node.ID]
 	if r != nil && (r.host != st.host || r.service != st.node.Cluster) {
@@ -122,7 +122,7 @@ func (s *stream) joins(old *stream, p resource.Profile) bool {
 	return p.Kind.StreamsOfOne() && old.slot.profile == p
 }
 
-// leaveNodeLocked takes a stream out of those of its node.id. The caller holds mu.
+// leaveNodeLocked takes a stream out of those of its node.id.
 func (s *Server) leaveNodeLocked(st *stream) {
 	r := st.siblings
 	r.remove(st)

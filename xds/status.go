@@ -265,7 +265,7 @@ func (s *stream) snapshotStatus() (ProxyStatus, bool) {
 	p.Protocol, p.aggregated = s.protocol.String(), s.aggregated
 	p.Types = make(map[string]TypeStatus, len(t.types))
 	for i, ts := range t.types {
-		ts.State = t.stateNow(resource.Type(i))
+		ts.State = t.stateNowLocked(resource.Type(i))
 		if ts.wasSent {
 			ts.Sent = ts.sent.String()
 		}
@@ -277,9 +277,8 @@ func (s *stream) snapshotStatus() (ProxyStatus, bool) {
 	return p, true
 }
 
-// stateNow is the state of a type with respect to the newest view. The caller
-// holds mu.
-func (t *streamStatus) stateNow(typ resource.Type) State {
+// stateNowLocked is the state of a type with respect to the newest view.
+func (t *streamStatus) stateNowLocked(typ resource.Type) State {
 	state := t.types[typ].State
 	// A view that was published and that the stream is about to look at.
 	if next := t.slot.load(); state == Synced && next != t.view && next.of(typ) != t.view.of(typ) {

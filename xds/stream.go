@@ -19,10 +19,9 @@ import (
 	"datapunk.dev/controlplane/xds/wire"
 )
 
-// stream is one xDS stream. The goroutine that runs [stream.run] owns every
-// field below the first group (others see node and slot only once they stay);
-// one goroutine receives, and while there is something to send one sends, so
-// that a client that does not read blocks neither.
+// stream is one xDS stream. The goroutine that runs [stream.run] takes in what
+// comes and decides what is sent; one goroutine receives, and while there is
+// something to send one sends, so that a client that does not read blocks neither.
 //
 // "The server may send additional responses at any time when the subscribed
 // resources change", and "Envoy does not expect a DiscoveryResponse for every
@@ -30,40 +29,47 @@ import (
 // lease, and time all lead to [stream.push], which compares what the client has
 // to what it should have and sends the difference.
 type stream struct {
-	server      *Server
-	protocol    wire.Protocol
-	aggregated  bool          // ADS; else the stream is for only
-	only        resource.Type // the one type of a separate discovery service
+	// Immutable from the start.
+	server     *Server
+	protocol   wire.Protocol
+	aggregated bool          // ADS; else the stream is for only
+	only       resource.Type // the one type of a separate discovery service
+	transport  grpc.ServerStream
+	credential *Credential   // nil in plaintext mode
+	host       string        // where the client is, without its port
+	done       chan struct{} // closed when the stream has ended
+
+	// What other goroutines tell it, and read.
 	wakeup      chan struct{} // of one place: something has changed
 	ended       chan error    // of one place: why the server ends the stream
+	sent        chan error    // one a response, when the transport has taken it
 	secretsDue  atomic.Bool   // the lease has something new
 	barriersDue atomic.Bool   // a barrier waits for it, or does no more
 	status      streamStatus
 
+	// Of the first request on, and immutable then; others see them under Server.mu.
+	node     *wire.Node
+	slot     *slot
+	siblings *nodeStreams // guarded by Server.mu
+
+	// The goroutine of run alone: what the client has and is to have.
 	log          *slog.Logger
-	credential   *Credential  // nil in plaintext mode
-	host         string       // where the client is, without its port
-	siblings     *nodeStreams // nil until the first request
-	node         *wire.Node   // nil until the first request
-	slot         *slot        // nil until the first request
 	types        [resource.NumTypes]typeState
 	order        order
 	secrets      secrets
 	nonces       uint64
-	counted      wire.Count                 // of all types, as the budget has it
+	counted      wire.Count                 // names of all types, as the budget has it
 	pastNacks    map[resource.Ref]*pastNack // of earlier streams, until each is looked at
-	hasPastNacks bool                       // the memory may hold refusals of this node
+	hasPastNacks bool                       // the memory may have some of this node
+	suspected    bool                       // it rejected something not long ago: its version_info may not be true
 	barriers     []progress                 // that wait for it
-	suspected    bool                       // it refused something not long ago: its version_info may not be true
+	unknown      bool                       // a request of an unknown type was logged
 
-	transport grpc.ServerStream
-	unsent    []*wire.Response // of the last push, those that the transport has not taken
-	pushed    bool             // they are to be given to it
-	sent      chan error       // one a frame, when it has
-	sendBy    time.Time        // when it must have taken the next
-	done      chan struct{}    // closed when the stream has ended
-	pushBy    time.Time        // when to push again though nothing has happened
-	unknown   bool             // a request of an unknown type was logged
+	// Likewise: what is on its way.
+	unsent []*wire.Response // of the last push, those that the transport has not taken
+	pushed bool             // they are to be given to it
+	sendBy time.Time        // when it must have taken the next
+	pushBy time.Time        // when to push again though nothing has happened
 }
 
 func (s *Server) serve(p wire.Protocol, gs grpc.ServerStream, typeURL string) (err error) {

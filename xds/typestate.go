@@ -13,31 +13,35 @@ import (
 // typeState is the state of one type on one stream: what the client asked for, what
 // it has, and what is on its way.
 //
-// What the client has is base, what was served when it was last sent something, but for the
-// names in names. So a stream holds a pointer and the exceptions, and a change
-// is found by asking what is served now what differs from base.
+// What the client has is base, which was served when it was last sent something,
+// but for names, each of which has a state of its own. So a stream holds a pointer
+// and the exceptions, and a change is found by asking what is served now what
+// differs from base.
 type typeState struct {
 	stream *stream
 	typ    resource.Type
 
-	sub      subscription
-	accepted bool   // the client has acknowledged something on this stream
-	unsure   bool   // it rejected the last response, and what it has instead is not known
-	answer   bool   // the client asked for something: it need not wait for its own answers
-	owed     bool   // a response is owed, be it empty
-	base     served // unknown: nothing was sent yet
-	names    map[string]*nameState
+	// What the client asked for.
+	sub    subscription
+	answer bool // it has asked for something since the last push
+	owed   bool // a response is owed, be it empty
 
+	// What it has.
+	base      served // unknown: nothing was sent yet
+	names     map[string]*nameState
+	acked     bool   // it has acknowledged something on this stream
+	unsure    bool   // it rejected the last response, and what it has instead is not known
+	reported  int    // how many versions it reported when it came, delta only
+	claims    string // the version_info that it came with, SotW only
+	postponed bool   // a removal waited in the last push
+
+	// What is on its way.
 	inflight   []*response // sent and neither acknowledged nor rejected, oldest first
 	sent       uint64      // the number of the newest response
 	answeredTo uint64      // the number of the newest that it has acknowledged or rejected
 	nonce      string      // of the newest response
 	version    digest      // of the newest response
 	retries    [][]string  // names to try in a response of their own each, see nack.go
-
-	reported  int    // how many versions the client reported when it came
-	claims    string // the version_info that it came with, SotW only
-	postponed bool   // a removal waited in the last push
 }
 
 // push sends all that the client lacks and may have now. While the sender is
