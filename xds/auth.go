@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"datapunk.dev/controlplane/xds/wire"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -56,20 +57,20 @@ func (s *Server) authenticate(ctx context.Context) (*Credential, error) {
 // "Only the first request on a stream is guaranteed to carry the node
 // identifier. [...] The node identifier should always be identical if present
 // more than once on the stream."
-func (s *stream) admit(n *node) error {
-	if c := s.credential; c != nil && (n.id != c.Node || n.cluster != c.Service) {
+func (s *stream) admit(n *wire.Node) error {
+	if c := s.credential; c != nil && (n.ID != c.Node || n.Cluster != c.Service) {
 		return status.Errorf(codes.PermissionDenied,
-			"node %q of %q asks with the credential of node %q of %q", n.id, n.cluster, c.Node, c.Service)
+			"node %q of %q asks with the credential of node %q of %q", n.ID, n.Cluster, c.Node, c.Service)
 	}
-	if s.node != nil && (n.id != s.node.id || n.cluster != s.node.cluster) {
+	if s.node != nil && (n.ID != s.node.ID || n.Cluster != s.node.Cluster) {
 		return status.Errorf(codes.InvalidArgument,
-			"node %q of %q became node %q of %q on the same stream", s.node.id, s.node.cluster, n.id, n.cluster)
+			"node %q of %q became node %q of %q on the same stream", s.node.ID, s.node.Cluster, n.ID, n.Cluster)
 	}
 	switch {
-	case n.id == "":
+	case n.ID == "":
 		return status.Error(codes.InvalidArgument, "node.id is empty: it must name this proxy among all others")
-	case n.cluster == "":
-		return status.Errorf(codes.InvalidArgument, "node.cluster of %q is empty: it must be the service that the proxy belongs to", n.id)
+	case n.Cluster == "":
+		return status.Errorf(codes.InvalidArgument, "node.cluster of %q is empty: it must be the service that the proxy belongs to", n.ID)
 	}
 	return nil
 }

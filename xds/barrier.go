@@ -47,7 +47,7 @@ func (s *Server) Acked(ctx context.Context, who func(node string, p resource.Pro
 
 // enterLocked has the barrier wait for a stream, if it is one that counts.
 func (b *barrier) enterLocked(st *stream) {
-	if b.who == nil || b.who(st.node.id, st.slot.profile) {
+	if b.who == nil || b.who(st.node.ID, st.slot.profile) {
 		b.waiting[st] = struct{}{}
 		st.barriersDue.Store(true)
 	}

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -90,7 +91,7 @@ func (e *engine) open(streams int) {
 	for range streams {
 		node := &corepb.Node{Id: strconv.Itoa(e.streams), Cluster: "nexus"}
 		e.streams++
-		l := &loop{ctx: e.ctx, codec: newCodec(), protocol: e.protocol, in: make(chan []byte, 1), acked: e.pending.Done}
+		l := &loop{ctx: e.ctx, codec: wire.NewCodec(), protocol: e.protocol, in: make(chan []byte, 1), acked: e.pending.Done}
 		if e.protocol == sotw {
 			l.names = marshal(&discovery.DiscoveryRequest{ResourceNames: e.names})
 			l.in <- marshal(&discovery.DiscoveryRequest{Node: node, TypeUrl: eds.URL(), ResourceNames: e.names})
@@ -123,10 +124,31 @@ func marshal(m proto.Message) []byte {
 	return b
 }
 
+// Fields of a response of either protocol.
+const (
+	versionField = 1
+	typeURLField = 4
+	nonceField   = 5
+)
+
+// eachField calls f with each field of a response.
+func eachField(b []byte, f func(protowire.Number, []byte)) {
+	for len(b) > 0 {
+		number, _, n := protowire.ConsumeTag(b)
+		v, m := protowire.ConsumeBytes(b[n:])
+		f(number, v)
+		b = b[n+m:]
+	}
+}
+
+func stringField(b []byte, number protowire.Number, v string) []byte {
+	return protowire.AppendString(protowire.AppendTag(b, number, protowire.BytesType), v)
+}
+
 // loop is the transport of one stream.
 type loop struct {
 	ctx      context.Context
-	codec    codec
+	codec    wire.Codec
 	protocol protocol
 	names    []byte // as a SotW client repeats them
 	in       chan []byte
@@ -141,26 +163,29 @@ func (l *loop) SetTrailer(metadata.MD)       {}
 
 func (l *loop) SendMsg(m any) error {
 	var version, nonce []byte
-	for _, piece := range m.(*frame).data { // none is cut inside of a field: the bodies are small
-		_ = eachBytes(piece.ReadOnlyData(), func(number protowire.Number, v []byte) error {
+	data, err := l.codec.Marshal(m)
+	if err != nil {
+		return err
+	}
+	for _, piece := range data { // none is cut inside of a field: the bodies are small
+		eachField(piece.ReadOnlyData(), func(number protowire.Number, v []byte) {
 			switch number {
-			case responseVersion:
+			case versionField:
 				version = v
-			case responseNonce:
+			case nonceField:
 				nonce = v
 			}
-			return nil
 		})
 	}
 	ack := make([]byte, 0, len(l.names)+len(eds.URL())+50)
 	if l.protocol == delta {
-		ack = appendString(ack, 2, eds.URL())
-		ack = appendString(ack, 6, string(nonce))
+		ack = stringField(ack, 2, eds.URL())
+		ack = stringField(ack, 6, string(nonce))
 	} else {
-		ack = appendString(ack, 1, string(version))
+		ack = stringField(ack, 1, string(version))
 		ack = append(ack, l.names...)
-		ack = appendString(ack, 4, eds.URL())
-		ack = appendString(ack, 5, string(nonce))
+		ack = stringField(ack, 4, eds.URL())
+		ack = stringField(ack, 5, string(nonce))
 	}
 	select {
 	case l.in <- ack:
@@ -266,7 +291,8 @@ func BenchmarkPublish(b *testing.B) {
 			for i := range profiles {
 				p := resource.Profile{Service: "nexus", AppPort: uint16(i), MeshPort: uint16(i >> 8)}
 				publish(s, w.beside(p))
-				if err := s.identify(&stream{server: s, node: &node{id: fmt.Sprint("nexus-", i), cluster: "nexus"}, wakeup: make(chan struct{}, 1)}, p); err != nil {
+				st := &stream{server: s, node: &wire.Node{ID: fmt.Sprint("nexus-", i), Cluster: "nexus"}, wakeup: make(chan struct{}, 1)}
+				if err := s.identify(st, p); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -26,22 +27,22 @@ import (
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 )
 
-// wire is a gRPC stream without a transport.
-type wire struct {
+// pipe is a gRPC stream without a transport.
+type pipe struct {
 	ctx   context.Context
 	close context.CancelFunc
-	codec codec
+	codec wire.Codec
 	in    chan []byte // nil ends the requests
 	out   chan []byte
 	ended chan error // what the handler returned
 }
 
-func (w *wire) Context() context.Context     { return w.ctx }
-func (w *wire) SetHeader(metadata.MD) error  { return nil }
-func (w *wire) SendHeader(metadata.MD) error { return nil }
-func (w *wire) SetTrailer(metadata.MD)       {}
+func (w *pipe) Context() context.Context     { return w.ctx }
+func (w *pipe) SetHeader(metadata.MD) error  { return nil }
+func (w *pipe) SendHeader(metadata.MD) error { return nil }
+func (w *pipe) SetTrailer(metadata.MD)       {}
 
-func (w *wire) SendMsg(m any) error {
+func (w *pipe) SendMsg(m any) error {
 	b, err := w.codec.Marshal(m)
 	if err != nil {
 		return err
@@ -54,7 +55,7 @@ func (w *wire) SendMsg(m any) error {
 	}
 }
 
-func (w *wire) RecvMsg(m any) error {
+func (w *pipe) RecvMsg(m any) error {
 	select {
 	case b := <-w.in:
 		if b == nil {
@@ -68,7 +69,7 @@ func (w *wire) RecvMsg(m any) error {
 
 // client is a test client of either protocol.
 type client struct {
-	*wire
+	*pipe
 	t    *testing.T
 	node *corepb.Node // sent with the first request
 }
@@ -88,7 +89,7 @@ func open(t *testing.T, s *Server, p protocol, typeURL string) *client {
 		go c.pump(conn, p, typeURL)
 	default:
 		go func() {
-			c.ended <- s.serve(p, c.wire, typeURL)
+			c.ended <- s.serve(p, c.pipe, typeURL)
 			c.close() // as gRPC does when the handler returns
 		}()
 	}
@@ -99,8 +100,8 @@ func open(t *testing.T, s *Server, p protocol, typeURL string) *client {
 func newClient(t *testing.T) *client {
 	ctx, cancel := context.WithCancel(t.Context())
 	return &client{
-		wire: &wire{
-			ctx: ctx, close: cancel, codec: newCodec(),
+		pipe: &pipe{
+			ctx: ctx, close: cancel, codec: wire.NewCodec(),
 			in: make(chan []byte, 100), out: make(chan []byte, 1000), ended: make(chan error, resource.NumTypes),
 		},
 		t: t, node: &corepb.Node{Id: "nexus-1", Cluster: "nexus"},

@@ -290,9 +290,9 @@ func TestNode(t *testing.T) {
 		{"another id later", &corepb.Node{Id: "n", Cluster: "nexus"}, &corepb.Node{Id: "m", Cluster: "nexus"}, codes.InvalidArgument},
 		{"another cluster later", &corepb.Node{Id: "n", Cluster: "nexus"}, &corepb.Node{Id: "n", Cluster: "lake"}, codes.InvalidArgument},
 		{"with metadata that is too large", &corepb.Node{Id: "n", Cluster: "nexus", Metadata: metadataOf(t, map[string]any{
-			"x": strings.Repeat("x", maxMetadata),
+			"x": strings.Repeat("x", 64<<10),
 		})}, nil, codes.ResourceExhausted},
-		{"with an id that is too long", &corepb.Node{Id: strings.Repeat("n", maxNodeID+1), Cluster: "nexus"}, nil, codes.ResourceExhausted},
+		{"with an id that is too long", &corepb.Node{Id: strings.Repeat("n", 257), Cluster: "nexus"}, nil, codes.ResourceExhausted},
 	} {
 		for _, p := range []protocol{delta, sotw} {
 			protocolTest(tt.name+", "+p.String(), t, func(t *testing.T, w *world) {

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"datapunk.dev/controlplane/xds/wire"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -203,7 +204,7 @@ func (s *Server) waitForNames(t *testing.T, n int) {
 	t.Helper()
 	for range 1000 {
 		s.budget.mu.Lock()
-		have := s.budget.nodes[testNode.Id].names
+		have := s.budget.nodes[testNode.Id].Names
 		s.budget.mu.Unlock()
 		if have == n {
 			return
@@ -355,7 +356,7 @@ func TestALongAgentIsCut(t *testing.T) {
 		c.subscribe(eds, "a")
 		c.expect("endpoint a@1")
 		p := w.server.Proxies()[0]
-		if len(p.Agent) != maxAgent || len(p.Version) != maxAgent {
+		if len(p.Agent) != 128 || len(p.Version) != 128 {
 			t.Errorf("%d and %d bytes", len(p.Agent), len(p.Version))
 		}
 	})
@@ -385,7 +386,7 @@ func TestAClientThatNeverAnswersIsNotRemembered(t *testing.T) {
 		newWorld(s, endpoint("a", "1")).publish()
 		via = transports[0]
 		c := openDelta(t, s)
-		names := make([]string, maxNames)
+		names := make([]string, wire.MaxNames)
 		for i := range names {
 			names[i] = fmt.Sprintf("none-%06d", i)
 		}
@@ -409,16 +410,16 @@ func TestAClientThatNeverAnswersIsNotRemembered(t *testing.T) {
 
 // Clients cannot fill a served set with what does not exist.
 func TestPayloadsOfNamesThatDoNotExist(t *testing.T) {
-	p := &payloads{}
+	p, sets := &payloads{}, wire.NewNameSets()
 	made := 0
 	for i := range 100 {
-		key := payloadKey{names: nameKey{count: maxNames, sums: [2]uint64{uint64(i)}}}
-		p.get(key, true, maxNames) // the first that asks is told to make its own
-		if p.get(key, true, maxNames) != nil {
+		key := payloadKey{names: sets.Of([]string{fmt.Sprint(i)}).Key}
+		p.get(key, true, wire.MaxNames) // the first that asks is told to make its own
+		if p.get(key, true, wire.MaxNames) != nil {
 			made++
 		}
 	}
-	if made != maxPayloadNames/maxNames {
+	if made != maxPayloadNames/wire.MaxNames {
 		t.Errorf("%d are kept", made)
 	}
 }

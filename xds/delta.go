@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 )
 
 // handleDelta takes in a DeltaDiscoveryRequest.
@@ -12,35 +13,35 @@ import (
 // The server must honor changes to the subscription state even if the nonce is
 // stale. The nonce may be used to correlate an ack/nack with a server response,
 // but should *not* be used to reject stale requests."
-func (ts *typeState) handleDelta(r *request) {
+func (ts *typeState) handleDelta(r *wire.Request) {
 	s := ts.stream
-	switch sent := ts.unanswered(r.nonce); {
+	switch sent := ts.unanswered(r.Nonce); {
 	case sent == nil:
-	case r.nack:
-		ts.rejected(ts.answered(sent), r.failure)
+	case r.Nack:
+		ts.rejected(ts.answered(sent), r.Failure)
 	default:
 		ts.acknowledged(ts.answered(sent))
 	}
 	first := !ts.sub.active
 	if first {
-		ts.sub = subscription{active: true, names: noNames}
+		ts.sub = subscription{active: true, names: wire.NoNames}
 	}
 	if ts.typ == resource.Secret {
 		s.secrets.authorize(r)
 	}
-	if r.all {
+	if r.All {
 		ts.sub.named = true
 		ts.subscribeAll()
 	}
-	if !ts.sub.named && len(r.names)+len(r.unsubscribe) == 0 && hasLegacyWildcard(ts.typ, s.slot.profile.Kind) {
+	if !ts.sub.named && len(r.Names)+len(r.Unsubscribe) == 0 && hasLegacyWildcard(ts.typ, s.slot.profile.Kind) {
 		ts.subscribeAll()
 	}
-	ts.subscribe(r.names)
+	ts.subscribe(r.Names)
 	if first {
-		ts.reconnected(r.initial)
+		ts.reconnected(r.Initial)
 	}
-	if len(r.unsubscribe) > 0 {
-		ts.unsubscribe(r.unsubscribe)
+	if len(r.Unsubscribe) > 0 {
+		ts.unsubscribe(r.Unsubscribe)
 	}
 }
 
@@ -52,7 +53,7 @@ func (ts *typeState) handleDelta(r *request) {
 func (ts *typeState) reconnected(versions map[string]string) {
 	s := ts.stream
 	ts.reported = len(versions)
-	if len(versions) > 0 && len(ts.sub.names.names) == 0 {
+	if len(versions) > 0 && len(ts.sub.names.Names) == 0 {
 		ts.owed = false // it started long ago, and waits for nothing
 	}
 	if ts.typ == resource.Endpoint && s.aggregated &&
@@ -93,17 +94,17 @@ func (ts *typeState) reconnected(versions map[string]string) {
 // is not included in the wildcard) or in the resources field (if it *is*
 // included in the wildcard)."
 func (ts *typeState) unsubscribe(names []string) {
-	if slices.Contains(names, wildcard) {
+	if slices.Contains(names, wire.Wildcard) {
 		ts.sub.wildcard, ts.sub.named = false, true
 	}
 	var known []string
 	for _, name := range names {
-		if ts.sub.names.has(name) {
+		if ts.sub.names.Has(name) {
 			known = append(known, name)
 		}
 	}
 	if len(known) > 0 {
-		ts.sub.names = ts.stream.server.names.without(ts.sub.names, known)
+		ts.sub.names = ts.stream.server.names.Without(ts.sub.names, known)
 	}
 	if ts.sub.wildcard && ts.base.known() {
 		for _, name := range known {

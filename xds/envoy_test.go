@@ -31,6 +31,7 @@ import (
 
 	"datapunk.dev/controlplane/internal/tool"
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 )
 
 // A real Envoy on the other end of the stream, delta and SotW.
@@ -286,7 +287,11 @@ type counted struct {
 }
 
 func (c *counted) SendMsg(m any) error {
-	for _, b := range m.(*frame).data {
+	data, err := wire.NewCodec().Marshal(m)
+	if err != nil {
+		return err
+	}
+	for _, b := range data {
 		c.envoy.resources.Add(int64(bytes.Count(b.ReadOnlyData(), []byte("type.googleapis.com/")) - 1))
 	}
 	return c.ServerStream.SendMsg(m)

@@ -215,16 +215,15 @@ func (f fleet) follow(i int) error {
 			return err
 		}
 		var version, typeURL, nonce string
-		_ = eachBytes(b, func(number protowire.Number, v []byte) error {
+		eachField(b, func(number protowire.Number, v []byte) {
 			switch number {
-			case responseVersion:
+			case versionField:
 				version = string(v)
-			case responseTypeURL:
+			case typeURLField:
 				typeURL = string(v)
-			case responseNonce:
+			case nonceField:
 				nonce = string(v)
 			}
-			return nil
 		})
 		t, _ := resource.TypeOf(typeURL)
 		if p == delta {

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -16,6 +17,13 @@ import (
 	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	runtimepb "github.com/envoyproxy/go-control-plane/envoy/service/runtime/v3"
 )
+
+const (
+	delta = wire.Delta
+	sotw  = wire.SotW
+)
+
+type protocol = wire.Protocol
 
 // The tests speak to the stream handlers as gRPC would, in a bubble of
 // testing/synctest: time is fake, and "nothing more is sent" is a fact, not a

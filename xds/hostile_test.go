@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -44,7 +45,7 @@ func (s *Server) wantEmpty(t *testing.T) {
 }
 
 func TestRequestsThatAreTooMuch(t *testing.T) {
-	names := make([]string, maxNames+1)
+	names := make([]string, wire.MaxNames+1)
 	for i := range names {
 		names[i] = fmt.Sprint(i)
 	}
@@ -77,10 +78,10 @@ func TestRequestsThatAreTooMuch(t *testing.T) {
 		}, codes.InvalidArgument},
 		{"a name too many in all of its requests", func(c *client, p protocol) {
 			if p == delta {
-				c.send(&discovery.DeltaDiscoveryRequest{Node: c.takeNode(), TypeUrl: eds.URL(), ResourceNamesSubscribe: names[:maxNames]})
+				c.send(&discovery.DeltaDiscoveryRequest{Node: c.takeNode(), TypeUrl: eds.URL(), ResourceNamesSubscribe: names[:wire.MaxNames]})
 				c.send(&discovery.DeltaDiscoveryRequest{TypeUrl: rds.URL(), ResourceNamesSubscribe: names[:1]})
 			} else {
-				c.send(&discovery.DiscoveryRequest{Node: c.takeNode(), TypeUrl: eds.URL(), ResourceNames: names[:maxNames]})
+				c.send(&discovery.DiscoveryRequest{Node: c.takeNode(), TypeUrl: eds.URL(), ResourceNames: names[:wire.MaxNames]})
 				c.send(&discovery.DiscoveryRequest{TypeUrl: rds.URL(), ResourceNames: names[:1]})
 			}
 		}, codes.ResourceExhausted},

@@ -12,19 +12,19 @@ import (
 // still says why it lags behind.
 
 const (
-	// rememberRefusals is how long the refusals of a proxy are remembered after
+	// rememberNacks is how long the refusals of a proxy are remembered after
 	// its last stream has ended. Envoy is back after 30 s at the latest.
-	rememberRefusals = 10 * time.Minute
-	// maxRefusers and maxRefusedResources bound what is remembered: of that many
-	// proxies, and of each that many contents; maxRemembered of all together.
-	maxRefusers         = 10_000
-	maxRefusedResources = 100
-	maxRemembered       = 20_000
+	rememberNacks = 10 * time.Minute
+	// maxNackingNodes and maxNacksOfNode bound what is remembered: of that many
+	// proxies, and of each that many contents; maxPastNacks of all together.
+	maxNackingNodes = 10_000
+	maxNacksOfNode  = 100
+	maxPastNacks    = 20_000
 )
 
-// memory holds the refusals of proxies by node.id. [Server.mu] guards it.
-type memory struct {
-	nodes map[string]*refuser
+// nackMemory holds the NACKs of proxies by node.id. [Server.mu] guards it.
+type nackMemory struct {
+	nodes map[string]*nodeNacks
 	queue []expiry // one a node, by time
 	count int      // of refusals
 }
@@ -35,27 +35,27 @@ type expiry struct {
 	at   time.Time
 }
 
-type refuser struct {
+type nodeNacks struct {
 	until   time.Time
-	refused map[resource.Ref]*refusal
+	refused map[resource.Ref]*pastNack
 }
 
 // refusal is one content that a proxy refused. It is immutable.
-type refusal struct {
+type pastNack struct {
 	version string
 	depends uint64             // see hold; without what the lease has
 	before  *resource.Resource // what the proxy had, nil for nothing
 	nack    *Nack
 }
 
-func newMemory() *memory { return &memory{nodes: make(map[string]*refuser)} }
+func newNackMemory() *nackMemory { return &nackMemory{nodes: make(map[string]*nodeNacks)} }
 
 // add remembers a refusal.
-func (m *memory) add(node string, ref resource.Ref, r *refusal) {
-	n := m.doubt(node)
+func (m *nackMemory) add(node string, ref resource.Ref, r *pastNack) {
+	n := m.suspect(node)
 	switch {
 	case n.refused[ref] != nil:
-	case len(n.refused) >= maxRefusedResources || m.count >= maxRemembered:
+	case len(n.refused) >= maxNacksOfNode || m.count >= maxPastNacks:
 		return
 	default:
 		m.count++
@@ -64,31 +64,31 @@ func (m *memory) add(node string, ref resource.Ref, r *refusal) {
 }
 
 // drop forgets a node.
-func (m *memory) drop(node string) {
+func (m *nackMemory) drop(node string) {
 	if n := m.nodes[node]; n != nil {
 		m.count -= len(n.refused)
 		delete(m.nodes, node)
 	}
 }
 
-// doubt remembers that the node has refused something, and returns what.
-func (m *memory) doubt(node string) *refuser {
+// suspect remembers that the node has refused something, and returns what.
+func (m *nackMemory) suspect(node string) *nodeNacks {
 	n := m.nodes[node]
 	if n == nil {
-		if len(m.nodes) >= maxRefusers {
+		if len(m.nodes) >= maxNackingNodes {
 			m.drop(m.queue[0].node)
 			m.queue = m.queue[1:]
 		}
-		n = &refuser{refused: make(map[resource.Ref]*refusal)}
+		n = &nodeNacks{refused: make(map[resource.Ref]*pastNack)}
 		m.nodes[node] = n
-		m.queue = append(m.queue, expiry{node, time.Now().Add(rememberRefusals)})
+		m.queue = append(m.queue, expiry{node, time.Now().Add(rememberNacks)})
 	}
-	n.until = time.Now().Add(rememberRefusals)
+	n.until = time.Now().Add(rememberNacks)
 	return n
 }
 
 // of returns what is remembered of a node, and whether anything is.
-func (m *memory) of(node string) (map[resource.Ref]*refusal, bool) {
+func (m *nackMemory) of(node string) (map[resource.Ref]*pastNack, bool) {
 	if n := m.nodes[node]; n != nil {
 		return maps.Clone(n.refused), true
 	}
@@ -96,14 +96,14 @@ func (m *memory) of(node string) (map[resource.Ref]*refusal, bool) {
 }
 
 // extend is told that a stream of the node has ended.
-func (m *memory) extend(node string) {
+func (m *nackMemory) extend(node string) {
 	if n := m.nodes[node]; n != nil {
-		n.until = time.Now().Add(rememberRefusals)
+		n.until = time.Now().Add(rememberNacks)
 	}
 }
 
 // forget drops a refusal: the proxy has acknowledged something.
-func (m *memory) forget(node string, ref resource.Ref) {
+func (m *nackMemory) forget(node string, ref resource.Ref) {
 	if n := m.nodes[node]; n != nil && n.refused[ref] != nil {
 		delete(n.refused, ref)
 		m.count--
@@ -111,14 +111,14 @@ func (m *memory) forget(node string, ref resource.Ref) {
 }
 
 // expire drops what is remembered of nodes that left long ago.
-func (m *memory) expire(connected func(node string) bool) {
+func (m *nackMemory) expire(connected func(node string) bool) {
 	now := time.Now()
 	for len(m.queue) > 0 && !m.queue[0].at.After(now) {
 		node := m.queue[0].node
 		m.queue = m.queue[1:]
 		n := m.nodes[node]
 		if connected(node) {
-			n.until = now.Add(rememberRefusals)
+			n.until = now.Add(rememberNacks)
 		}
 		if !n.until.After(now) {
 			m.drop(node)
@@ -128,50 +128,50 @@ func (m *memory) expire(connected func(node string) bool) {
 	}
 }
 
-// remember notes that the client refused a resource, alone in its response.
-func (s *stream) remember(v *view, c change, n *Nack) {
+// rememberNack notes that the client refused a resource, alone in its response.
+func (s *stream) rememberNack(v *view, c change, n *Nack) {
 	if c.res.Type == resource.Secret && leased(c.name) {
 		return // there is no second one like it
 	}
-	r := &refusal{version: c.res.Version, depends: dependencies(v, 0, c.res), before: c.before, nack: n}
-	s.refuses = true
+	r := &pastNack{version: c.res.Version, depends: dependencies(v, 0, c.res), before: c.before, nack: n}
+	s.hasPastNacks = true
 	s.server.mu.Lock()
 	defer s.server.mu.Unlock()
-	s.server.memory.add(s.node.id, c.res.Type.Ref(c.name), r)
+	s.server.memory.add(s.node.ID, c.res.Type.Ref(c.name), r)
 }
 
-// doubt notes that what the client has is not what its version says: it may
+// suspectVersion notes that what the client has is not what its version says: it may
 // have taken any part of what it refused.
-func (s *stream) doubt() {
+func (s *stream) suspectVersion() {
 	s.server.mu.Lock()
 	defer s.server.mu.Unlock()
-	s.server.memory.doubt(s.node.id)
+	s.server.memory.suspect(s.node.ID)
 }
 
-// forget drops what is remembered of names that the client has acknowledged.
-func (s *stream) forget(t resource.Type, changes []change) {
-	if !s.refuses {
+// forgetNacks drops what is remembered of names that the client has acknowledged.
+func (s *stream) forgetNacks(t resource.Type, changes []change) {
+	if !s.hasPastNacks {
 		return
 	}
 	s.server.mu.Lock()
 	defer s.server.mu.Unlock()
 	for _, c := range changes {
 		if !c.stays {
-			s.server.memory.forget(s.node.id, t.Ref(c.name))
+			s.server.memory.forget(s.node.ID, t.Ref(c.name))
 		}
 	}
 }
 
-// recall puts a hold on a resource that the client refused on an earlier
+// recallNack has a resource rejected that the client refused on an earlier
 // stream. What it had then is sent to it, unless it said that it has something.
 // It does so once: from there on the stream itself knows.
-func (s *stream) recall(v *view, target *resource.Resource, d *nameState) {
+func (s *stream) recallNack(v *view, target *resource.Resource, d *nameState) {
 	ref := target.Type.Ref(target.Name)
-	r := s.recalled[ref]
+	r := s.pastNacks[ref]
 	if r == nil {
 		return
 	}
-	delete(s.recalled, ref)
+	delete(s.pastNacks, ref)
 	if r.nack.Cause != "" {
 		return // the port may be free now: it is tried once on each stream
 	}

@@ -134,17 +134,17 @@ func TestRefusalsAreRemembered(t *testing.T) {
 // The memory does not grow without bound, whatever clients call themselves.
 func TestTheMemoryIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := newMemory()
-		for i := range maxRefusers + 100 {
-			m.add(fmt.Sprint("node-", i), resource.Ref{Name: "a"}, &refusal{})
+		m := newNackMemory()
+		for i := range maxNackingNodes + 100 {
+			m.add(fmt.Sprint("node-", i), resource.Ref{Name: "a"}, &pastNack{})
 		}
-		for i := range 2 * maxRefusedResources {
-			m.add("one", resource.Ref{Name: fmt.Sprint(i)}, &refusal{})
+		for i := range 2 * maxNacksOfNode {
+			m.add("one", resource.Ref{Name: fmt.Sprint(i)}, &pastNack{})
 		}
-		if len(m.nodes) != maxRefusers || len(m.queue) != maxRefusers || len(m.nodes["one"].refused) != maxRefusedResources {
+		if len(m.nodes) != maxNackingNodes || len(m.queue) != maxNackingNodes || len(m.nodes["one"].refused) != maxNacksOfNode {
 			t.Errorf("%d nodes, %d in the queue, %d refusals of one", len(m.nodes), len(m.queue), len(m.nodes["one"].refused))
 		}
-		time.Sleep(rememberRefusals)
+		time.Sleep(rememberNacks)
 		m.extend("node-10000")
 		m.expire(func(node string) bool { return node == "node-9999" })
 		if len(m.nodes) != 2 || len(m.queue) != 2 {

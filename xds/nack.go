@@ -18,15 +18,15 @@ import (
 // Envoy may have applied any part of the response, and often does not say which
 // resource it refused. So every name of the response counts as unknown from
 // here on, and the resources are tried again in smaller responses until those
-// that are refused alone are found. Each refusal makes the groups smaller, so
-// it ends. What is rejected alone is nacked: not sent again until it, or something that it
-// depends on, changes.
+// that are rejected alone are found. Each NACK makes the groups smaller, so it ends.
+// What is rejected alone is nacked: it is not sent again until it, or something that
+// it depends on, changes. The states of a name are in namestate.go.
 //
 // "If the management server provides the same set of resources rather than
 // waiting for a change to occur, it will cause needless work on both the client
 // and the management server, which could have a severe performance impact."
 
-// hold is content that a client rejected. It is not sent again until it, or
+// rejection is a content that a client rejected. It stands until the content, or
 // something that it depends on, changes: a listener that was refused for a bad
 // secret is to be sent again, unchanged, once the secret is good.
 type rejection struct {
@@ -35,17 +35,18 @@ type rejection struct {
 }
 
 // of reports whether a resource has the content.
-func (h *rejection) of(r *resource.Resource) bool { return r != nil && h.version == r.Version }
+func (r *rejection) of(res *resource.Resource) bool { return res != nil && r.version == res.Version }
 
-func (h *rejection) stands(s *stream, v *view, target *resource.Resource) bool {
+// stands reports whether what the client is to have is still what it rejected.
+func (r *rejection) stands(s *stream, v *view, target *resource.Resource) bool {
 	if target == nil {
-		return h.version == ""
+		return r.version == ""
 	}
-	if h.version != target.Version {
+	if r.version != target.Version {
 		return false
 	}
 	// A change of what it depends on counts once the client has that.
-	return h.depends == dependencies(v, s.secrets.count, target) || !s.secretsSent(v, target)
+	return r.depends == dependencies(v, s.secrets.count, target) || !s.secretsSent(v, target)
 }
 
 // dependencies sums up the versions of all that a resource refers to in the
@@ -106,9 +107,9 @@ func (ts *typeState) rejected(r *response, message string) {
 	n := ts.report(r, message)
 	s.unmark(ts.typ)
 	if ts.fullState() {
-		s.doubt()
+		s.suspectVersion()
 	}
-	if ts.fullState() && (ts.claims != "" && !ts.accepted || s.slot.profile.Kind.KeepsOnNack()) {
+	if ts.fullState() && (ts.claims != "" && !ts.acked || s.slot.profile.Kind.KeepsOnNack()) {
 		// It came with a state of which only the version is known, or it is of a
 		// kind that takes all but the bad one. What a response lacks it would
 		// delete, though it works with that: so there are no smaller ones, and
@@ -119,7 +120,7 @@ func (ts *typeState) rejected(r *response, message string) {
 	if ts.fullState() {
 		// If nothing else is accepted, the client must still be told what of
 		// an earlier stream it is not to keep.
-		ts.owed = !ts.accepted && len(r.changes) > 0
+		ts.owed = !ts.acked && len(r.changes) > 0
 		// Those on their way hold the same, and may be rejected for it.
 		for _, later := range ts.inflight {
 			later.absorb(r)
@@ -139,7 +140,7 @@ func (ts *typeState) rejected(r *response, message string) {
 		rejected := &rejection{}
 		if c.res != nil {
 			rejected.version, rejected.depends = c.res.Version, dependencies(r.view, r.leases, c.res)
-			s.remember(r.view, c, n)
+			s.rememberNack(r.view, c, n)
 			if n.Cause == "" {
 				s.recordNack(r.view, c.res, n)
 			}

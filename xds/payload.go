@@ -5,9 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"google.golang.org/grpc/mem"
-
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 )
 
 // payload is what a response holds, but for its version and nonce. Clients in the
@@ -15,9 +14,8 @@ import (
 // of a first sync, and that of a change. Shared payloads are immutable.
 type payload struct {
 	changes []change
-	body    mem.BufferSlice // encoded
-	size    int             // of body, in bytes
-	silent  bool            // the protocol has no words for it: nothing is sent
+	encoded wire.Payload
+	silent  bool // the protocol has no words for it: nothing is sent
 	// state is what the client has after it, where that is not what is served.
 	state *digest
 	// parts are the shared payloads that it was put together from.
@@ -30,11 +28,11 @@ type payload struct {
 
 // joinPayloads returns one payload of both, of which the second may be nil.
 func joinPayloads(a, b *payload) *payload {
-	if b == nil || len(b.changes) == 0 && len(b.body) == 0 {
+	if b == nil || len(b.changes) == 0 && b.encoded.IsEmpty() {
 		return a
 	}
 	return &payload{
-		changes: slices.Concat(a.changes, b.changes), body: slices.Concat(a.body, b.body), size: a.size + b.size,
+		changes: slices.Concat(a.changes, b.changes), encoded: a.encoded.Join(b.encoded),
 		parts: []*payload{a, b},
 	}
 }
@@ -76,11 +74,11 @@ type transition struct {
 
 // payloadKey is the state of a client, as far as a payload depends on it.
 type payloadKey struct {
-	protocol protocol
+	protocol wire.Protocol
 	from     uint64 // the id of the served set that it has; 0: none
 	mask     uint64 // which of the transition's changes it asked for
 	// What it asked for, where the mask does not say it all.
-	names    nameKey
+	names    wire.NameKey
 	wildcard bool
 }
 
@@ -90,7 +88,7 @@ const maxPayloads = 1024
 
 // maxPayloadNames bounds the names in them: a client may ask for what does not
 // exist, and a payload would say so of each as long as the served set lasts.
-const maxPayloadNames = 4 * maxNames
+const maxPayloadNames = 4 * wire.MaxNames
 
 // maxMask is how many changes have room in a mask.
 const maxMask = 64
@@ -102,14 +100,14 @@ const maxMask = 64
 func (ts *typeState) shared(v *view) *payload {
 	s := ts.stream
 	if ts.typ != resource.Cluster && ts.typ != resource.Endpoint ||
-		len(ts.names) > 0 || len(ts.retries) > 0 || len(s.recalled) > 0 || !ts.base.known() && ts.claims != "" {
+		len(ts.names) > 0 || len(ts.retries) > 0 || len(s.pastNacks) > 0 || !ts.base.known() && ts.claims != "" {
 		return nil
 	}
 	to := v.of(ts.typ)
-	whole := payloadKey{protocol: s.protocol, names: ts.sub.names.key, wildcard: ts.sub.wildcard}
+	whole := payloadKey{protocol: s.protocol, names: ts.sub.names.Key, wildcard: ts.sub.wildcard}
 	if !ts.base.known() {
 		// Whether a name is in neither half no half can say.
-		if to.own.set.Len() > 0 && len(ts.sub.names.names) > 0 {
+		if to.own.set.Len() > 0 && len(ts.sub.names.Names) > 0 {
 			return nil
 		}
 		return ts.take(to, whole, nil)
@@ -152,7 +150,7 @@ var nothingNew = &payload{}
 // that a client asked for is made for the second one that asks for the same: the
 // first may be the only one.
 func (ts *typeState) take(to served, key payloadKey, t *transition) *payload {
-	m := to.scope.payloads.get(key, key.mask == 0, key.names.count)
+	m := to.scope.payloads.get(key, key.mask == 0, key.names.Count)
 	if m == nil {
 		return nil
 	}
@@ -171,7 +169,7 @@ func (ts *typeState) scopePayload(to *servedSet, t *transition) *payload {
 				p.changes = append(p.changes, change{name: r.Name, res: r, fresh: true})
 			}
 		}
-		for _, name := range ts.sub.names.names {
+		for _, name := range ts.sub.names.Names {
 			if to.get(name) == nil { // it does not exist, and is told; see consider
 				p.changes = append(p.changes, change{name: name, fresh: true})
 			}
@@ -217,17 +215,17 @@ func (ts *typeState) encodeHalf(p *payload, of *servedSet) {
 			}
 		}
 	}
-	if ts.stream.protocol == sotw {
+	if ts.stream.protocol == wire.SotW {
 		removed = nil // it cannot say that something does not exist
 		p.silent = len(resources) == 0 && !ts.fullState()
 	}
-	p.encode(ts.stream.protocol, ts.typ, resources, removed)
+	p.encoded = wire.Encode(ts.stream.protocol, ts.typ, resources, removed)
 }
 
 // pack puts changes of one client into a payload, not encoded yet.
 func (ts *typeState) pack(changes []change) (p *payload, resources []*resource.Resource, removed []string) {
 	p = &payload{changes: changes}
-	if ts.stream.protocol == delta {
+	if ts.stream.protocol == wire.Delta {
 		resources, removed = split(changes)
 		return p, resources, removed
 	}

@@ -80,7 +80,7 @@ func (s *Server) checkStates(t rapid.TB) {
 		for i := range st.types {
 			for name, n := range st.types[i].names {
 				if err := n.check(); err != nil {
-					t.Fatalf("%s %s of %s: %v", st.types[i].typ, name, st.node.id, err)
+					t.Fatalf("%s %s of %s: %v", st.types[i].typ, name, st.node.ID, err)
 				}
 			}
 		}

@@ -191,10 +191,10 @@ func (s *Server) serveAgainLocked() {
 	}
 	for _, sl := range s.slots {
 		if sl.own != nil {
-			s.serveOwnSets(&p, sl, p.half(sl.scope), sl.own.sets(), sl.own.missing)
+			s.serveOwnSetsLocked(&p, sl, p.half(sl.scope), sl.own.sets(), sl.own.missing)
 		}
 	}
-	s.swap(&p)
+	s.swapLocked(&p)
 	s.expireLocked(false)
 }
 

@@ -122,8 +122,8 @@ func TestQuarantine(t *testing.T) {
 		fresh.subscribe(cds)
 		fresh.expect("cluster a@2 b@1")
 	})
-	protocolTest("the number of proxies is an option", t, func(t *testing.T, w *world) {
-		w = newWorld(testServer(func(o *Options) { o.Quorum = 1 }), cluster("a", "1"), cluster("b", "1"), endpoint("a", "1"), endpoint("b", "1"))
+	protocolTest("the number of proxies is an option", t, func(t *testing.T, _ *world) {
+		w := newWorld(testServer(func(o *Options) { o.Quorum = 1 }), cluster("a", "1"), cluster("b", "1"), endpoint("a", "1"), endpoint("b", "1"))
 		w.publish()
 		c := proxies(t, w, 1)[0]
 		w.put(cluster("a", "2")).publish()

@@ -39,19 +39,19 @@ func (l Limits) withDefaults() Limits {
 // separate services; a process with gRPC's own client has one for each service
 // that it calls.
 const (
-	// nodeStreams is how many streams it may have at once, and begin at once;
+	// maxNodeStreams is how many streams it may have at once, and begin at once;
 	// nodeStreamRate how many more may begin a second.
-	nodeStreams    = 64
+	maxNodeStreams = 64
 	nodeStreamRate = 2
-	// nodeProfiles is how many profiles its streams may show at once. Each is
+	// maxNodeProfiles is how many profiles its streams may show at once. Each is
 	// configuration that is made and kept: an Envoy has one, what fetches
 	// certificates beside it another.
-	nodeProfiles = 4
+	maxNodeProfiles = 4
 )
 
-// resident is what the server has of a node.id while it has streams. All of
+// nodeStreams is what the server has of a node.id while it has streams. All of
 // them are of one service and come from one host.
-type resident struct {
+type nodeStreams struct {
 	service, host string
 	streams       []*stream
 }
@@ -62,24 +62,24 @@ func (s *Server) refuse(reason string, code codes.Code, format string, args ...a
 	return status.Errorf(code, format, args...)
 }
 
-// house puts a stream among those of its node.id, whose profile is to be p.
+// joinNodeLocked puts a stream among those of its node.id, whose profile is to be p.
 //
 // The newest wins: "a stolen token shows". A stream from another host, or of
 // another service, ends all those before it, whatever they are for. On one host
 // the newest ADS stream ends the one before it, since a proxy that lost its
 // connection is back before the server notices that the old one is dead; the
-// separate services stand beside it. The caller holds mu.
-func (s *Server) house(st *stream, p resource.Profile) error {
-	r := s.nodes[st.node.id]
-	if r != nil && (r.host != st.host || r.service != st.node.cluster) {
+// separate services stand beside it.
+func (s *Server) joinNodeLocked(st *stream, p resource.Profile) error {
+	r := s.nodes[st.node.ID]
+	if r != nil && (r.host != st.host || r.service != st.node.Cluster) {
 		for _, old := range r.streams {
 			s.supersede(old, st)
 		}
 		r = nil
 	}
 	if r == nil {
-		r = &resident{service: st.node.cluster, host: st.host}
-		s.nodes[st.node.id] = r
+		r = &nodeStreams{service: st.node.Cluster, host: st.host}
+		s.nodes[st.node.ID] = r
 	}
 	if st.aggregated {
 		for _, old := range slices.Clone(r.streams) {
@@ -89,8 +89,8 @@ func (s *Server) house(st *stream, p resource.Profile) error {
 			}
 		}
 	}
-	if len(r.streams) >= nodeStreams {
-		return s.refuse("node_streams", codes.ResourceExhausted, "node %q has %d streams", st.node.id, nodeStreams)
+	if len(r.streams) >= maxNodeStreams {
+		return s.refuse("node_streams", codes.ResourceExhausted, "node %q has %d streams", st.node.ID, maxNodeStreams)
 	}
 	profiles := []resource.Profile{p}
 	for _, other := range r.streams {
@@ -98,11 +98,11 @@ func (s *Server) house(st *stream, p resource.Profile) error {
 			profiles = append(profiles, other.slot.profile)
 		}
 	}
-	if len(profiles) > nodeProfiles {
-		return s.refuse("node_profiles", codes.ResourceExhausted, "node %q shows more than %d profiles at once", st.node.id, nodeProfiles)
+	if len(profiles) > maxNodeProfiles {
+		return s.refuse("node_profiles", codes.ResourceExhausted, "node %q shows more than %d profiles at once", st.node.ID, maxNodeProfiles)
 	}
 	r.streams = append(r.streams, st)
-	st.resident = r
+	st.siblings = r
 	return nil
 }
 
@@ -110,7 +110,7 @@ func (s *Server) house(st *stream, p resource.Profile) error {
 func (s *Server) supersede(old, by *stream) {
 	s.metrics.superseded.Inc()
 	if old.host != by.host {
-		s.options.Logger.Warn("a node.id came from another host: its older stream ends", "node", by.node.id, "service", by.node.cluster,
+		s.options.Logger.Warn("a node.id came from another host: its older stream ends", "node", by.node.ID, "service", by.node.Cluster,
 			"peer", by.host, "older", old.host)
 	}
 	old.end(errSuperseded)
@@ -122,16 +122,16 @@ func (s *stream) joins(old *stream, p resource.Profile) bool {
 	return p.Kind.StreamsOfOne() && old.slot.profile == p
 }
 
-// unhouse takes a stream out of those of its node.id. The caller holds mu.
-func (s *Server) unhouse(st *stream) {
-	r := st.resident
+// leaveNodeLocked takes a stream out of those of its node.id.
+func (s *Server) leaveNodeLocked(st *stream) {
+	r := st.siblings
 	r.remove(st)
-	if len(r.streams) == 0 && s.nodes[st.node.id] == r {
-		delete(s.nodes, st.node.id)
+	if len(r.streams) == 0 && s.nodes[st.node.ID] == r {
+		delete(s.nodes, st.node.ID)
 	}
 }
 
-func (r *resident) remove(st *stream) {
+func (r *nodeStreams) remove(st *stream) {
 	i := slices.Index(r.streams, st)
 	if i < 0 {
 		return
@@ -139,47 +139,47 @@ func (r *resident) remove(st *stream) {
 	r.streams = slices.Delete(r.streams, i, i+1)
 }
 
-// paces hold how fast the streams of each node.id begin. They outlive the
+// streamRates hold how fast the streams of each node.id begin. They outlive the
 // streams, for as long as it takes until nothing is known of them any more.
-type paces struct {
+type streamRates struct {
 	all   *rate.Limiter
-	nodes map[place]*rate.Limiter
-	queue []paceExpiry // one a node, by time
+	nodes map[nodeHost]*rate.Limiter
+	queue []rateExpiry // one a node, by time
 }
 
-// place is a node.id on one host: whoever has a stolen token uses up a pace of
+// nodeHost is a node.id on one host: whoever has a stolen token uses up a rate of
 // its own.
-type place struct{ node, host string }
+type nodeHost struct{ node, host string }
 
-type paceExpiry struct {
-	place
+type rateExpiry struct {
+	nodeHost
 	at time.Time
 }
 
-// forgetPace is when a node may begin as many streams at once as at first.
-const forgetPace = nodeStreams / nodeStreamRate * time.Second
+// forgetRate is when a node may begin as many streams at once as at first.
+const forgetRate = maxNodeStreams / nodeStreamRate * time.Second
 
-func newPaces(l Limits) *paces {
-	return &paces{all: rate.NewLimiter(rate.Limit(l.StreamRate), l.StreamBurst), nodes: make(map[place]*rate.Limiter)}
+func newStreamRates(l Limits) *streamRates {
+	return &streamRates{all: rate.NewLimiter(rate.Limit(l.StreamRate), l.StreamBurst), nodes: make(map[nodeHost]*rate.Limiter)}
 }
 
 // node reports whether a stream of the node may begin.
-func (p *paces) node(of place) bool {
+func (p *streamRates) node(of nodeHost) bool {
 	now := time.Now()
 	for len(p.queue) > 0 && !p.queue[0].at.After(now) {
 		first := p.queue[0]
 		p.queue = p.queue[1:]
-		if p.nodes[first.place].TokensAt(now) >= nodeStreams {
-			delete(p.nodes, first.place)
+		if p.nodes[first.nodeHost].TokensAt(now) >= maxNodeStreams {
+			delete(p.nodes, first.nodeHost)
 			continue
 		}
-		p.queue = append(p.queue, paceExpiry{first.place, now.Add(forgetPace)})
+		p.queue = append(p.queue, rateExpiry{first.nodeHost, now.Add(forgetRate)})
 	}
 	l := p.nodes[of]
 	if l == nil {
-		l = rate.NewLimiter(nodeStreamRate, nodeStreams)
+		l = rate.NewLimiter(nodeStreamRate, maxNodeStreams)
 		p.nodes[of] = l
-		p.queue = append(p.queue, paceExpiry{of, now.Add(forgetPace)})
+		p.queue = append(p.queue, rateExpiry{of, now.Add(forgetRate)})
 	}
 	return l.AllowN(now, 1)
 }

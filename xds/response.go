@@ -111,9 +111,9 @@ func (r *response) absorb(earlier *response) {
 
 // acknowledged notes an ACK.
 func (ts *typeState) acknowledged(r *response) {
-	ts.accepted, ts.unsure = true, false
+	ts.acked, ts.unsure = true, false
 	ts.stream.recordAcks(ts.typ, r.payload)
-	ts.stream.forget(ts.typ, r.changes)
+	ts.stream.forgetNacks(ts.typ, r.changes)
 	ts.stream.server.metrics.acked(ts.typ, time.Since(r.at))
 	ts.stream.status.acknowledged(ts.typ, r.version)
 }

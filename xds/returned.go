@@ -27,7 +27,7 @@ func (ts *typeState) brought(name string, d *nameState) *resource.Resource {
 // do this optimization for LDS and CDS when the only subscription is a wildcard
 // subscription".
 func (ts *typeState) claimed() bool {
-	wildcard := ts.sub.wildcard && len(ts.sub.names.names) == 0 && !ts.stream.doubted
+	wildcard := ts.sub.wildcard && len(ts.sub.names.Names) == 0 && !ts.stream.suspected
 	served := wildcard && ts.base.digest().is(ts.claims)
 	whole := wildcard && ts.base.whole().is(ts.claims)
 	sends := !served && !whole

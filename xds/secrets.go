@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 )
 
 // Issuer has a certificate for each proxy.
@@ -77,12 +78,12 @@ func leased(name string) bool {
 
 // authorize notes the names of a request that the client may not have. For it
 // there are no such secrets, whether they exist or not. It may not ask for all.
-func (c *secrets) authorize(r *request) {
-	if r.all {
-		r.all = false
-		c.refuse(wildcard)
+func (c *secrets) authorize(r *wire.Request) {
+	if r.All {
+		r.All = false
+		c.refuse(wire.Wildcard)
 	}
-	for _, name := range r.names {
+	for _, name := range r.Names {
 		if !c.mayHave(name) {
 			c.refuse(name)
 		}
@@ -90,7 +91,7 @@ func (c *secrets) authorize(r *request) {
 }
 
 func (c *secrets) mayHave(name string) bool {
-	service := c.stream.node.cluster
+	service := c.stream.node.Cluster
 	if leased(name) {
 		if c.stream.credential == nil || c.stream.server.options.Issuer == nil {
 			return false // nobody has proved anything
@@ -160,7 +161,7 @@ func (c *secrets) take() error {
 		return nil
 	}
 	s := c.stream
-	lease, err := s.server.options.Issuer.Lease(s.node.cluster, s.node.id, func() {
+	lease, err := s.server.options.Issuer.Lease(s.node.Cluster, s.node.ID, func() {
 		s.secretsDue.Store(true)
 		s.wake()
 	})

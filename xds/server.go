@@ -21,32 +21,42 @@ import (
 	xdsserver "github.com/envoyproxy/go-control-plane/pkg/server/v3"
 
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 )
 
 // Server serves the newest snapshot to all connected proxies. It is safe for
 // concurrent use.
 type Server struct {
+	// Safe for concurrent use, each by itself.
 	options Options
 	metrics *metrics
-	names   *nameSets
+	names   *wire.NameSets
 	budget  *budget
 	tally   *tally
 
-	halves sync.RWMutex // what is served; held for as long as pointers take to be swapped
+	// halves guards which halves slots and scopes have. It is held for as long as
+	// pointers take to be swapped, after mu where both are.
+	halves sync.RWMutex
 
-	mu          sync.Mutex
+	// mu guards all that follows.
+	mu sync.Mutex
+
+	// What is served.
+	snapshot    Snapshot // nil until the first Publish: nothing is served
 	served      *servedSets
 	quarantines *quarantines
-	snapshot    Snapshot // nil until the first Publish: nothing is served
-	draining    bool
 	slots       map[resource.Profile]*slot
 	scopes      map[string]*scopeSlot // of the slots, by key
-	streams     map[*stream]struct{}
-	nodes       map[string]*resident // by node.id
-	paces       *paces
-	memory      *memory
-	barriers    map[*barrier]struct{} // not closed yet
 
+	// Who is connected, and what is remembered of those that were.
+	draining bool
+	streams  map[*stream]struct{}
+	nodes    map[string]*nodeStreams // by node.id
+	rates    *streamRates
+	memory   *nackMemory
+	barriers map[*barrier]struct{} // not passed yet
+
+	// What OnFleet is told.
 	fleet     *resource.Fleet               // that OnFleet was last called with
 	moved     map[resource.Profile]struct{} // came or left since
 	reporting bool                          // OnFleet is about to be called, or was in this interval
@@ -60,7 +70,7 @@ func New(o Options) *Server {
 	return &Server{
 		options:     o,
 		metrics:     newMetrics(o.Metrics),
-		names:       newNameSets(),
+		names:       wire.NewNameSets(),
 		budget:      newBudget(),
 		tally:       tally,
 		served:      newServedSets(tally, quarantines),
@@ -68,9 +78,9 @@ func New(o Options) *Server {
 		slots:       make(map[resource.Profile]*slot),
 		scopes:      make(map[string]*scopeSlot),
 		streams:     make(map[*stream]struct{}),
-		nodes:       make(map[string]*resident),
-		paces:       newPaces(o.Limits),
-		memory:      newMemory(),
+		nodes:       make(map[string]*nodeStreams),
+		rates:       newStreamRates(o.Limits),
+		memory:      newNackMemory(),
 		barriers:    make(map[*barrier]struct{}),
 		fleet:       resource.NewFleet(),
 		moved:       make(map[resource.Profile]struct{}),
@@ -99,7 +109,7 @@ const (
 // have to show a credential.
 func (s *Server) ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.ForceServerCodecV2(newCodec()),
+		grpc.ForceServerCodecV2(wire.NewCodec()),
 		grpc.InTapHandle(s.tap),
 		grpc.ChainStreamInterceptor(admitStream),
 		grpc.ChainUnaryInterceptor(admitUnary),
@@ -146,12 +156,12 @@ type handlers struct{ *Server }
 
 // DeltaStreamHandler implements delta.Server of go-control-plane.
 func (h handlers) DeltaStreamHandler(gs xdsstream.DeltaStream, typeURL string) error {
-	return h.serve(delta, gs, typeURL)
+	return h.serve(wire.Delta, gs, typeURL)
 }
 
 // StreamHandler implements sotw.Server of go-control-plane.
 func (h handlers) StreamHandler(gs xdsstream.Stream, typeURL string) error {
-	return h.serve(sotw, gs, typeURL)
+	return h.serve(wire.SotW, gs, typeURL)
 }
 
 // Fetch implements rest.Server of go-control-plane: polling is not supported.
@@ -180,15 +190,15 @@ func (s *Server) Publish(next Snapshot) {
 	var p publication
 	for _, scope := range scopes {
 		if sc := s.scopes[scope.Key]; sc != nil { // else no connected proxy is in it
-			s.serveScope(&p, sc, scope)
+			s.serveScopeLocked(&p, sc, scope)
 		}
 	}
 	for _, v := range views {
 		if sl := s.slots[v.Profile]; sl != nil { // else its last proxy has gone meanwhile
-			s.serveOwn(&p, sl, v)
+			s.serveOwnLocked(&p, sl, v)
 		}
 	}
-	s.swap(&p)
+	s.swapLocked(&p)
 	s.served.published()
 	s.expireLocked(true)
 }
@@ -215,40 +225,40 @@ func (p *publication) half(sc *scopeSlot) *half {
 	return sc.half
 }
 
-// serveScope makes what all streams of a scope are to have. What is in
+// serveScopeLocked makes what all streams of a scope are to have. What is in
 // quarantine depends on all that a resource needs: where there is such a thing,
 // the halves of the scope's proxies are looked at again.
-func (s *Server) serveScope(p *publication, sc *scopeSlot, scope *resource.Scope) {
+func (s *Server) serveScopeLocked(p *publication, sc *scopeSlot, scope *resource.Scope) {
 	p.putScope(sc, s.served.half(sc.half, scope.Kind, nil, scope.Sets, nil))
 	if len(s.quarantines.list) == 0 {
 		return
 	}
 	for sl := range sc.slots {
 		if sl.own != nil {
-			s.serveOwnSets(p, sl, p.scopes[sc], sl.own.sets(), sl.own.missing)
+			s.serveOwnSetsLocked(p, sl, p.scopes[sc], sl.own.sets(), sl.own.missing)
 		}
 	}
 }
 
-// serveOwn makes what the streams of one profile are to have for themselves.
-func (s *Server) serveOwn(p *publication, sl *slot, v *resource.View) {
+// serveOwnLocked makes what the streams of one profile are to have for themselves.
+func (s *Server) serveOwnLocked(p *publication, sl *slot, v *resource.View) {
 	sc := sl.scope
 	if sc == nil || sc.key != v.Scope {
 		sc = s.scopes[v.Scope]
 		if sc == nil {
 			sc = &scopeSlot{key: v.Scope, kind: sl.profile.Kind, slots: make(map[*slot]struct{}), streams: make(map[*stream]struct{})}
 			s.scopes[v.Scope] = sc
-			s.serveScope(p, sc, s.snapshot.Scope(v.Scope))
+			s.serveScopeLocked(p, sc, s.snapshot.Scope(v.Scope))
 		}
 		if p.moved == nil {
 			p.moved = make(map[*slot]*scopeSlot)
 		}
 		p.moved[sl] = sc
 	}
-	s.serveOwnSets(p, sl, p.half(sc), v.Own, v.Missing)
+	s.serveOwnSetsLocked(p, sl, p.half(sc), v.Own, v.Missing)
 }
 
-func (s *Server) serveOwnSets(p *publication, sl *slot, scope *half, sets resource.Sets, missing []string) {
+func (s *Server) serveOwnSetsLocked(p *publication, sl *slot, scope *half, sets resource.Sets, missing []string) {
 	if p.slots == nil {
 		p.slots = make(map[*slot]*half)
 	}
@@ -259,11 +269,11 @@ func (s *Server) serveOwnSets(p *publication, sl *slot, scope *half, sets resour
 	p.slots[sl] = s.served.half(own, sl.profile.Kind, scope, sets, missing)
 }
 
-// swap puts the new halves in the place of the old ones, all at once, and wakes
+// swapLocked puts the new halves in the place of the old ones, all at once, and wakes
 // whom they are for.
-func (s *Server) swap(p *publication) {
+func (s *Server) swapLocked(p *publication) {
 	for sl, sc := range p.moved {
-		s.moveScope(sl, sc)
+		s.moveScopeLocked(sl, sc)
 	}
 	s.halves.Lock()
 	for sl, sc := range p.moved {
@@ -292,9 +302,9 @@ func (s *Server) swap(p *publication) {
 	}
 }
 
-// moveScope takes a slot, and its streams, out of its scope and into another
-// one, either of which may be nil. The caller holds mu.
-func (s *Server) moveScope(sl *slot, to *scopeSlot) {
+// moveScopeLocked takes a slot, and its streams, out of its scope and into another
+// one, either of which may be nil.
+func (s *Server) moveScopeLocked(sl *slot, to *scopeSlot) {
 	if from := sl.scope; from != nil {
 		from.mu.Lock()
 		for st := range sl.streams {
@@ -347,11 +357,11 @@ func (s *Server) enter(st *stream) error {
 	case s.snapshot == nil:
 		s.metrics.refused.WithLabelValues("unavailable").Inc()
 		return errNotReady
-	case st.credential != nil && !s.paces.node(place{st.credential.Node, st.host}):
+	case st.credential != nil && !s.rates.node(nodeHost{st.credential.Node, st.host}):
 		return s.refuse("node_rate", codes.Unavailable, "node %q opens streams too fast", st.credential.Node)
 	case len(s.streams) >= s.options.Limits.Streams:
 		return s.refuse("streams", codes.ResourceExhausted, "the control plane has %d streams", len(s.streams))
-	case !s.paces.all.Allow():
+	case !s.rates.all.Allow():
 		return s.refuse("rate", codes.Unavailable, "too many streams begin at once: come again")
 	}
 	s.streams[st] = struct{}{}
@@ -363,11 +373,11 @@ func (s *Server) enter(st *stream) error {
 func (s *Server) identify(st *stream, p resource.Profile) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if st.credential == nil && !s.paces.node(place{st.node.id, st.host}) {
-		return s.refuse("node_rate", codes.Unavailable, "node %q opens streams too fast", st.node.id)
+	if st.credential == nil && !s.rates.node(nodeHost{st.node.ID, st.host}) {
+		return s.refuse("node_rate", codes.Unavailable, "node %q opens streams too fast", st.node.ID)
 	}
 	s.memory.expire(func(node string) bool { return s.nodes[node] != nil })
-	if err := s.house(st, p); err != nil {
+	if err := s.joinNodeLocked(st, p); err != nil {
 		return err
 	}
 	sl := s.slots[p]
@@ -375,11 +385,11 @@ func (s *Server) identify(st *stream, p resource.Profile) error {
 		sl = &slot{profile: p, streams: make(map[*stream]struct{}), halves: &s.halves}
 		if v := s.snapshot.View(p); v != nil {
 			var publication publication
-			s.serveOwn(&publication, sl, v)
-			s.swap(&publication)
+			s.serveOwnLocked(&publication, sl, v)
+			s.swapLocked(&publication)
 		}
 		s.slots[p] = sl
-		s.reportFleet(p)
+		s.reportFleetLocked(p)
 	}
 	sl.streams[st] = struct{}{}
 	if sl.scope != nil {
@@ -391,7 +401,7 @@ func (s *Server) identify(st *stream, p resource.Profile) error {
 	for b := range s.barriers {
 		b.enterLocked(st)
 	}
-	st.recalled, st.doubted = s.memory.of(st.node.id)
+	st.pastNacks, st.suspected = s.memory.of(st.node.ID)
 	return nil
 }
 
@@ -406,9 +416,9 @@ func (s *Server) leave(st *stream) {
 	for b := range s.barriers {
 		s.passLocked(b, st)
 	}
-	s.unhouse(st)
-	s.memory.extend(st.node.id)
-	_ = s.budget.move(st.node.id, st.counted, nameCount{})
+	s.leaveNodeLocked(st)
+	s.memory.extend(st.node.ID)
+	_ = s.budget.move(st.node.ID, st.counted, wire.Count{})
 	sl := st.slot
 	if sl.scope != nil {
 		sl.scope.mu.Lock()
@@ -419,10 +429,10 @@ func (s *Server) leave(st *stream) {
 		delete(s.slots, sl.profile)
 		if sl.own != nil {
 			s.served.release(sl.own)
-			s.moveScope(sl, nil)
+			s.moveScopeLocked(sl, nil)
 			s.expireLocked(false)
 		}
-		s.reportFleet(sl.profile)
+		s.reportFleetLocked(sl.profile)
 	}
 }
 
@@ -430,9 +440,9 @@ func (s *Server) leave(st *stream) {
 // a snapshot, and after a restart ten thousand proxies come at once.
 const fleetInterval = 10 * time.Millisecond
 
-// reportFleet has OnFleet called, since a profile came or left: at once, or with
-// all changes of the interval that is running. The caller holds mu.
-func (s *Server) reportFleet(p resource.Profile) {
+// reportFleetLocked has OnFleet called, since a profile came or left: at once, or with
+// all changes of the interval that is running.
+func (s *Server) reportFleetLocked(p resource.Profile) {
 	if s.options.OnFleet == nil {
 		return
 	}

@@ -1,6 +1,9 @@
 package xds
 
-import "datapunk.dev/controlplane/resource"
+import (
+	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
+)
 
 // handleSotw takes in a DiscoveryRequest.
 //
@@ -13,23 +16,23 @@ import "datapunk.dev/controlplane/resource"
 // "ACK signifies successful configuration update and contains the version_info
 // from the DiscoveryResponse." After a NACK, Envoy's changes of a subscription
 // carry the nonce of the rejected response with the version before it.
-func (ts *typeState) handleSotw(r *request) {
+func (ts *typeState) handleSotw(r *wire.Request) {
 	s := ts.stream
-	switch sent := ts.unanswered(r.nonce); {
+	switch sent := ts.unanswered(r.Nonce); {
 	case sent == nil:
-	case r.nack:
-		ts.rejected(ts.answered(sent), r.failure)
-	case sent.version.is(r.version):
+	case r.Nack:
+		ts.rejected(ts.answered(sent), r.Failure)
+	case sent.version.is(r.Version):
 		ts.acknowledged(ts.answered(sent))
 	}
 	first := !ts.sub.active
-	stale := !first && r.nonce != "" && ts.nonce != "" && r.nonce != ts.nonce
+	stale := !first && r.Nonce != "" && ts.nonce != "" && r.Nonce != ts.nonce
 	if stale && len(ts.inflight) == 0 {
 		return // it has answered a newer one already
 	}
 	if first {
-		ts.sub = subscription{active: true, names: noNames}
-		ts.claims = r.version
+		ts.sub = subscription{active: true, names: wire.NoNames}
+		ts.claims = r.Version
 		ts.answer = true
 	}
 	if ts.typ == resource.Secret {
@@ -48,24 +51,24 @@ func (ts *typeState) handleSotw(r *request) {
 // being requested, the server must resend any newly requested resources, even
 // if it previously sent those resources without having been asked for them and
 // the resources have not changed since that time."
-func (ts *typeState) resubscribe(r *request, first bool) {
+func (ts *typeState) resubscribe(r *wire.Request, first bool) {
 	old := ts.sub
-	named := r.all || len(r.names) > 0
+	named := r.All || len(r.Names) > 0
 	ts.sub.named = ts.sub.named || named
-	all := r.all
+	all := r.All
 	if !ts.sub.named && hasLegacyWildcard(ts.typ, ts.stream.slot.profile.Kind) {
 		all = true
 	}
-	names := r.set
+	names := r.Set
 	if names == nil {
-		names = ts.stream.server.names.of(r.names)
+		names = ts.stream.server.names.Of(r.Names)
 	}
 	if !first && names == old.names && all == old.wildcard {
 		return // most often: an ACK
 	}
 	if ts.base.known() {
-		for _, name := range names.names {
-			if old.names.has(name) {
+		for _, name := range names.Names {
+			if old.names.Has(name) {
 				continue
 			}
 			if d := ts.track(name); d != nil {
@@ -102,7 +105,7 @@ func (ts *typeState) resubscribe(r *request, first bool) {
 // needed by the client must be included, even if they did not change since the
 // last response." What a response lacks, the client deletes.
 func (ts *typeState) fullState() bool {
-	return ts.stream.protocol == sotw && (ts.typ == resource.Cluster || ts.typ == resource.Listener)
+	return ts.stream.protocol == wire.SotW && (ts.typ == resource.Cluster || ts.typ == resource.Listener)
 }
 
 // stateOfTheWorld returns all that a response must hold so that the client has

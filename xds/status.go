@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 )
 
 // State says whether a proxy has the configuration that it should have.
@@ -126,14 +127,14 @@ func (t *streamStatus) opened(peer string) {
 	}
 }
 
-func (t *streamStatus) identified(n *node, sl *slot, recalled map[resource.Ref]*refusal) {
+func (t *streamStatus) identified(n *wire.Node, sl *slot, pastNacks map[resource.Ref]*pastNack) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.slot = sl
-	t.proxy.Node, t.proxy.Service = n.id, n.cluster
-	t.proxy.Agent, t.proxy.Version = n.agent, n.version
+	t.proxy.Node, t.proxy.Service = n.ID, n.Cluster
+	t.proxy.Agent, t.proxy.Version = n.Agent, n.Version
 	t.proxy.Profile = sl.profile
-	for ref, r := range recalled {
+	for ref, r := range pastNacks {
 		if last := t.types[ref.Type].LastNack; last == nil || r.nack.Time.After(last.Time) {
 			t.types[ref.Type].LastNack = r.nack
 		}
@@ -264,7 +265,7 @@ func (s *stream) snapshotStatus() (ProxyStatus, bool) {
 	p.Protocol, p.aggregated = s.protocol.String(), s.aggregated
 	p.Types = make(map[string]TypeStatus, len(t.types))
 	for i, ts := range t.types {
-		ts.State = t.stateNow(resource.Type(i))
+		ts.State = t.stateNowLocked(resource.Type(i))
 		if ts.wasSent {
 			ts.Sent = ts.sent.String()
 		}
@@ -276,9 +277,8 @@ func (s *stream) snapshotStatus() (ProxyStatus, bool) {
 	return p, true
 }
 
-// stateNow is the state of a type with respect to the newest view. The caller
-// holds mu.
-func (t *streamStatus) stateNow(typ resource.Type) State {
+// stateNowLocked is the state of a type with respect to the newest view.
+func (t *streamStatus) stateNowLocked(typ resource.Type) State {
 	state := t.types[typ].State
 	// A view that was published and that the stream is about to look at.
 	if next := t.slot.load(); state == Synced && next != t.view && next.of(typ) != t.view.of(typ) {

@@ -16,12 +16,12 @@ import (
 	"google.golang.org/grpc/status"
 
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 )
 
-// stream is one xDS stream. The goroutine that runs [stream.run] owns every
-// field below the first group (others see node and slot only once they stay);
-// one goroutine receives, and while there is something to send one sends, so
-// that a client that does not read blocks neither.
+// stream is one xDS stream. The goroutine that runs [stream.run] takes in what
+// comes and decides what is sent; one goroutine receives, and while there is
+// something to send one sends, so that a client that does not read blocks neither.
 //
 // "The server may send additional responses at any time when the subscribed
 // resources change", and "Envoy does not expect a DiscoveryResponse for every
@@ -29,43 +29,50 @@ import (
 // lease, and time all lead to [stream.push], which compares what the client has
 // to what it should have and sends the difference.
 type stream struct {
-	server      *Server
-	protocol    protocol
-	aggregated  bool          // ADS; else the stream is for only
-	only        resource.Type // the one type of a separate discovery service
+	// Immutable from the start.
+	server     *Server
+	protocol   wire.Protocol
+	aggregated bool          // ADS; else the stream is for only
+	only       resource.Type // the one type of a separate discovery service
+	transport  grpc.ServerStream
+	credential *Credential   // nil in plaintext mode
+	host       string        // where the client is, without its port
+	done       chan struct{} // closed when the stream has ended
+
+	// What other goroutines tell it, and read.
 	wakeup      chan struct{} // of one place: something has changed
 	ended       chan error    // of one place: why the server ends the stream
+	sent        chan error    // one a response, when the transport has taken it
 	secretsDue  atomic.Bool   // the lease has something new
 	barriersDue atomic.Bool   // a barrier waits for it, or does no more
 	status      streamStatus
 
-	log        *slog.Logger
-	credential *Credential // nil in plaintext mode
-	host       string      // where the client is, without its port
-	resident   *resident   // nil until the first request
-	node       *node       // nil until the first request
-	slot       *slot       // nil until the first request
-	types      [resource.NumTypes]typeState
-	order      order
-	secrets    secrets
-	nonces     uint64
-	counted    nameCount                 // of all types, as the budget has it
-	recalled   map[resource.Ref]*refusal // of earlier streams, until each is looked at
-	refuses    bool                      // the memory may hold refusals of this node
-	barriers   []progress                // that wait for it
-	doubted    bool                      // it refused something not long ago: its version_info may not be true
+	// Of the first request on, and immutable then; others see them under Server.mu.
+	node     *wire.Node
+	slot     *slot
+	siblings *nodeStreams // guarded by Server.mu
 
-	transport grpc.ServerStream
-	unsent    []*frame      // of the last push, those that the transport has not taken
-	pushed    bool          // they are to be given to it
-	sent      chan error    // one a frame, when it has
-	sendBy    time.Time     // when it must have taken the next
-	done      chan struct{} // closed when the stream has ended
-	pushBy    time.Time     // when to push again though nothing has happened
-	unknown   bool          // a request of an unknown type was logged
+	// The goroutine of run alone: what the client has and is to have.
+	log          *slog.Logger
+	types        [resource.NumTypes]typeState
+	order        order
+	secrets      secrets
+	nonces       uint64
+	counted      wire.Count                 // names of all types, as the budget has it
+	pastNacks    map[resource.Ref]*pastNack // of earlier streams, until each is looked at
+	hasPastNacks bool                       // the memory may have some of this node
+	suspected    bool                       // it rejected something not long ago: its version_info may not be true
+	barriers     []progress                 // that wait for it
+	unknown      bool                       // a request of an unknown type was logged
+
+	// Likewise: what is on its way.
+	unsent []*wire.Response // of the last push, those that the transport has not taken
+	pushed bool             // they are to be given to it
+	sendBy time.Time        // when it must have taken the next
+	pushBy time.Time        // when to push again though nothing has happened
 }
 
-func (s *Server) serve(p protocol, gs grpc.ServerStream, typeURL string) (err error) {
+func (s *Server) serve(p wire.Protocol, gs grpc.ServerStream, typeURL string) (err error) {
 	st := &stream{
 		server: s, transport: gs, protocol: p, aggregated: typeURL == "",
 		wakeup: make(chan struct{}, 1),
@@ -100,7 +107,7 @@ func (s *Server) serve(p protocol, gs grpc.ServerStream, typeURL string) (err er
 	defer st.secrets.release()
 	st.status.opened(peer)
 
-	requests := make(chan *request)
+	requests := make(chan *wire.Request)
 	failed := make(chan error, 1)
 	go st.receive(gs, requests, failed)
 	return st.run(gs.Context(), requests, failed)
@@ -115,9 +122,9 @@ func (s *stream) contain(err *error) {
 	}
 }
 
-func (s *stream) receive(gs grpc.ServerStream, requests chan<- *request, failed chan<- error) {
+func (s *stream) receive(gs grpc.ServerStream, requests chan<- *wire.Request, failed chan<- error) {
 	for {
-		r := &request{protocol: s.protocol, sets: s.server.names}
+		r := wire.NewRequest(s.protocol, s.server.names)
 		err := func() (err error) {
 			defer s.contain(&err)
 			return gs.RecvMsg(r)
@@ -136,7 +143,7 @@ func (s *stream) receive(gs grpc.ServerStream, requests chan<- *request, failed 
 
 // transmit sends the frames of one push. It lasts no longer: most of the time
 // there is nothing to send, and a goroutine that waits is memory.
-func (s *stream) transmit(frames []*frame) {
+func (s *stream) transmit(frames []*wire.Response) {
 	for _, f := range frames {
 		err := func() (err error) {
 			defer s.contain(&err)
@@ -166,7 +173,7 @@ func (s *stream) end(err error) {
 	}
 }
 
-func (s *stream) run(ctx context.Context, requests <-chan *request, failed <-chan error) error {
+func (s *stream) run(ctx context.Context, requests <-chan *wire.Request, failed <-chan error) error {
 	identifyBy := time.Now().Add(s.server.options.Timeouts.Identify)
 	timer := time.NewTimer(time.Until(identifyBy))
 	defer timer.Stop()
@@ -249,23 +256,23 @@ func (s *stream) overdue(now, identifyBy time.Time) error {
 }
 
 // handle takes in one request; what it calls for is sent by push.
-func (s *stream) handle(r *request) error {
-	if errors.Is(r.malformed, errTooMuch) {
+func (s *stream) handle(r *wire.Request) error {
+	if errors.Is(r.Malformed, wire.ErrTooMuch) {
 		s.server.metrics.refused.WithLabelValues("limit").Inc()
-		return status.Errorf(codes.ResourceExhausted, "the request is %v", r.malformed)
+		return status.Errorf(codes.ResourceExhausted, "the request is %v", r.Malformed)
 	}
-	if r.malformed != nil {
+	if r.Malformed != nil {
 		s.server.metrics.refused.WithLabelValues("malformed").Inc()
-		return status.Errorf(codes.InvalidArgument, "the request can not be read: %v", r.malformed)
+		return status.Errorf(codes.InvalidArgument, "the request can not be read: %v", r.Malformed)
 	}
-	if r.node != nil {
-		if err := s.admit(r.node); err != nil {
+	if r.Node != nil {
+		if err := s.admit(r.Node); err != nil {
 			s.server.metrics.refused.WithLabelValues("identity").Inc()
 			return err
 		}
 	}
 	if s.node == nil {
-		if err := s.begin(r.node); err != nil {
+		if err := s.begin(r.Node); err != nil {
 			return err
 		}
 	}
@@ -277,7 +284,7 @@ func (s *stream) handle(r *request) error {
 		return nil
 	}
 	ts := &s.types[typ]
-	if s.protocol == delta {
+	if s.protocol == wire.Delta {
 		ts.handleDelta(r)
 	} else {
 		ts.handleSotw(r)
@@ -286,40 +293,40 @@ func (s *stream) handle(r *request) error {
 }
 
 // begin learns who the client is, from the first request.
-func (s *stream) begin(n *node) error {
+func (s *stream) begin(n *wire.Node) error {
 	if n == nil {
 		return status.Error(codes.InvalidArgument, "the first request of a stream must carry the node")
 	}
-	p := n.profile()
+	p := n.Profile()
 	s.node = n
-	s.log = s.log.With("node", n.id, "service", n.cluster)
+	s.log = s.log.With("node", n.ID, "service", n.Cluster)
 	s.secrets.begin(s)
 	if err := s.server.identify(s, p); err != nil {
 		return err
 	}
-	s.refuses = len(s.recalled) > 0
-	s.status.identified(n, s.slot, s.recalled)
-	s.log.Info("proxy connected", "agent", n.agent, "version", n.version)
+	s.hasPastNacks = len(s.pastNacks) > 0
+	s.status.identified(n, s.slot, s.pastNacks)
+	s.log.Info("proxy connected", "agent", n.Agent, "version", n.Version)
 	return nil
 }
 
 // typeOf returns the type of a request, or NumTypes for one that is not
 // served: on ADS an unknown type is no reason to end the others.
-func (s *stream) typeOf(r *request) (resource.Type, error) {
+func (s *stream) typeOf(r *wire.Request) (resource.Type, error) {
 	if !s.aggregated {
-		if r.typeURL != "" && r.typeURL != s.only.URL() {
-			return 0, status.Errorf(codes.InvalidArgument, "a request for %s on the service of %s", r.typeURL, s.only.URL())
+		if r.TypeURL != "" && r.TypeURL != s.only.URL() {
+			return 0, status.Errorf(codes.InvalidArgument, "a request for %s on the service of %s", r.TypeURL, s.only.URL())
 		}
 		return s.only, nil
 	}
-	if r.typeURL == "" {
+	if r.TypeURL == "" {
 		return 0, status.Error(codes.InvalidArgument, "a request without a type on an aggregated stream")
 	}
-	t, ok := resource.TypeOf(r.typeURL)
+	t, ok := resource.TypeOf(r.TypeURL)
 	if !ok {
 		if !s.unknown {
 			s.unknown = true
-			s.log.Warn("request of a type that is not served", "type", r.typeURL)
+			s.log.Warn("request of a type that is not served", "type", r.TypeURL)
 		}
 		return resource.NumTypes, nil
 	}
@@ -327,7 +334,7 @@ func (s *stream) typeOf(r *request) (resource.Type, error) {
 }
 
 // send has a response sent after those before it.
-func (s *stream) send(f *frame) {
+func (s *stream) send(f *wire.Response) {
 	s.unsent = append(s.unsent, f)
 	s.pushed = true
 }
@@ -340,7 +347,7 @@ const slowest = 10_000
 func (s *stream) awaitTransport() {
 	s.sendBy = time.Time{}
 	if len(s.unsent) > 0 {
-		size := time.Duration(s.unsent[0].size)
+		size := time.Duration(s.unsent[0].Size())
 		s.sendBy = time.Now().Add(s.server.options.Timeouts.Send + size*time.Second/slowest)
 	}
 }

@@ -1,6 +1,9 @@
 package xds
 
-import "datapunk.dev/controlplane/resource"
+import (
+	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
+)
 
 // subscription is what a client has asked for of one type.
 //
@@ -16,13 +19,11 @@ type subscription struct {
 	active   bool // a request of the type has come
 	named    bool // a name was subscribed to: no legacy wildcard any more
 	wildcard bool
-	names    *nameSet // never nil once active; without "*"
+	names    *wire.NameSet // never nil once active; without "*"
 }
 
-const wildcard = "*"
-
 func (s *subscription) has(name string) bool {
-	return s.wildcard || s.names != nil && s.names.has(name)
+	return s.wildcard || s.names != nil && s.names.Has(name)
 }
 
 // hasLegacyWildcard reports whether requests without names mean everything.
@@ -53,7 +54,7 @@ func (ts *typeState) subscribe(names []string) {
 			}
 		}
 	}
-	ts.sub.names = ts.stream.server.names.with(ts.sub.names, names)
+	ts.sub.names = ts.stream.server.names.With(ts.sub.names, names)
 }
 
 // subscribeAll turns the wildcard on. It is answered even if there is nothing:
@@ -65,7 +66,7 @@ func (ts *typeState) subscribeAll() {
 	ts.answer, ts.owed = true, true
 	if ts.base.known() {
 		for r := range ts.base.all() {
-			if !ts.sub.names.has(r.Name) {
+			if !ts.sub.names.Has(r.Name) {
 				ts.set(r.Name, clientHas(nil))
 			}
 		}

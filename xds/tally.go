@@ -198,7 +198,7 @@ func (s *stream) recordAcks(t resource.Type, p *payload) {
 		}
 		return
 	}
-	all, proven := s.server.tally.ack(s.slot.profile.Kind, t, s.node.id, p.changes)
+	all, proven := s.server.tally.ack(s.slot.profile.Kind, t, s.node.ID, p.changes)
 	p.proven.Store(all)
 	if len(proven) > 0 {
 		s.server.lift(proven)
@@ -211,7 +211,7 @@ func (s *stream) recordNack(v *view, r *resource.Resource, n *Nack) {
 		return // it is this proxy's and no other's
 	}
 	c, depends := contentOf(s.slot.profile.Kind, r), dependencies(v, 0, r)
-	if !s.server.tally.nack(c, depends, s.node.id) {
+	if !s.server.tally.nack(c, depends, s.node.ID) {
 		return
 	}
 	q := &quarantine{content: c, depends: depends, source: n.Source, message: n.Message, since: n.Time, idle: n.Time}

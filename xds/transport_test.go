@@ -214,8 +214,8 @@ func method(p protocol, typeURL string) string {
 	return "/envoy.service." + name + ".v3." + title + "DiscoveryService/" + method
 }
 
-// pump connects the wire to a stream of a gRPC connection.
-func (w *wire) pump(conn *grpc.ClientConn, p protocol, typeURL string) {
+// pump connects the pipe to a stream of a gRPC connection.
+func (w *pipe) pump(conn *grpc.ClientConn, p protocol, typeURL string) {
 	defer w.close()
 	stream, err := conn.NewStream(w.ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method(p, typeURL))
 	if err != nil {
@@ -254,10 +254,10 @@ func (w *wire) pump(conn *grpc.ClientConn, p protocol, typeURL string) {
 	}
 }
 
-// split connects the wire to a stream for each type that it sends a request
+// split connects the pipe to a stream for each type that it sends a request
 // of. As a client of such streams would, it sends the node first on each.
-func (w *wire) split(s *Server, conn *grpc.ClientConn, p protocol) {
-	streams := make(map[string]*wire)
+func (w *pipe) split(s *Server, conn *grpc.ClientConn, p protocol) {
+	streams := make(map[string]*pipe)
 	var node []byte
 	for {
 		var b []byte
@@ -273,7 +273,7 @@ func (w *wire) split(s *Server, conn *grpc.ClientConn, p protocol) {
 		one := streams[typeURL]
 		if one == nil {
 			ctx, cancel := context.WithCancel(w.ctx)
-			one = &wire{ctx: ctx, close: cancel, codec: w.codec, in: make(chan []byte, 100), out: w.out, ended: w.ended}
+			one = &pipe{ctx: ctx, close: cancel, codec: w.codec, in: make(chan []byte, 100), out: w.out, ended: w.ended}
 			streams[typeURL] = one
 			if conn != nil {
 				go one.pump(conn, p, typeURL)

@@ -7,36 +7,41 @@ import (
 	"time"
 
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 )
 
 // typeState is the state of one type on one stream: what the client asked for, what
 // it has, and what is on its way.
 //
-// What the client has is base, what was served when it was last sent something, but for the
-// names in names. So a stream holds a pointer and the exceptions, and a change
-// is found by asking what is served now what differs from base.
+// What the client has is base, which was served when it was last sent something,
+// but for names, each of which has a state of its own. So a stream holds a pointer
+// and the exceptions, and a change is found by asking what is served now what
+// differs from base.
 type typeState struct {
 	stream *stream
 	typ    resource.Type
 
-	sub      subscription
-	accepted bool   // the client has acknowledged something on this stream
-	unsure   bool   // it rejected the last response, and what it has instead is not known
-	answer   bool   // the client asked for something: it need not wait for its own answers
-	owed     bool   // a response is owed, be it empty
-	base     served // unknown: nothing was sent yet
-	names    map[string]*nameState
+	// What the client asked for.
+	sub    subscription
+	answer bool // it has asked for something since the last push
+	owed   bool // a response is owed, be it empty
 
+	// What it has.
+	base      served // unknown: nothing was sent yet
+	names     map[string]*nameState
+	acked     bool   // it has acknowledged something on this stream
+	unsure    bool   // it rejected the last response, and what it has instead is not known
+	reported  int    // how many versions it reported when it came, delta only
+	claims    string // the version_info that it came with, SotW only
+	postponed bool   // a removal waited in the last push
+
+	// What is on its way.
 	inflight   []*response // sent and neither acknowledged nor rejected, oldest first
 	sent       uint64      // the number of the newest response
 	answeredTo uint64      // the number of the newest that it has acknowledged or rejected
 	nonce      string      // of the newest response
 	version    digest      // of the newest response
 	retries    [][]string  // names to try in a response of their own each, see nack.go
-
-	reported  int    // how many versions the client reported when it came
-	claims    string // the version_info that it came with, SotW only
-	postponed bool   // a removal waited in the last push
 }
 
 // push sends all that the client lacks and may have now. While the sender is
@@ -166,7 +171,7 @@ func (ts *typeState) plan(v *view, now time.Time) (changes []change, waiting boo
 			d := ts.names[name]
 			if d == nil {
 				d = clientHas(nil)
-				if ts.sub.names.has(name) {
+				if ts.sub.names.Has(name) {
 					d = newlyAsked()
 				}
 			}
@@ -258,7 +263,7 @@ func (ts *typeState) wanted() func(yield func(string) bool) {
 				}
 			}
 		}
-		for _, name := range ts.sub.names.names {
+		for _, name := range ts.sub.names.Names {
 			if ts.sub.wildcard && ts.base.get(name) != nil {
 				continue
 			}
@@ -302,8 +307,8 @@ func (ts *typeState) consider(v *view, name string, n *nameState, now time.Time)
 	if !n.mustSend() && (target == nil && c.fresh || target != nil && target.Version == n.known()) {
 		return c, nothing
 	}
-	if target != nil && ts.stream.recalled != nil {
-		ts.stream.recall(v, target, n)
+	if target != nil && ts.stream.pastNacks != nil {
+		ts.stream.recallNack(v, target, n)
 	}
 	if n.rejection != nil && n.rejection.stands(ts.stream, v, target) {
 		return ts.rejectedStill(v, n, c, now)
@@ -380,7 +385,7 @@ func (ts *typeState) target(v *view, name string, d *nameState) (*resource.Resou
 // send sends a response with the changes, which are this client's own.
 func (ts *typeState) send(v *view, changes []change, now time.Time) {
 	p, resources, removed := ts.pack(changes)
-	p.encode(ts.stream.protocol, ts.typ, resources, removed)
+	p.encoded = wire.Encode(ts.stream.protocol, ts.typ, resources, removed)
 	ts.dispatch(v, p, now)
 }
 
@@ -396,8 +401,9 @@ func (ts *typeState) dispatch(v *view, p *payload, now time.Time) {
 	ts.nonce, ts.version = r.nonce, r.version
 	ts.inflight = append(ts.inflight, r)
 	ts.forgetUnanswered()
-	fr := p.frame(r.version, r.nonce)
-	s.server.metrics.pushed(ts.typ, fr.size)
+	text := r.version.text()
+	out := p.encoded.Response(text[:], r.nonce)
+	s.server.metrics.pushed(ts.typ, out.Size())
 	s.status.sent(ts.typ, r.version)
 	switch ts.typ {
 	case resource.Cluster:
@@ -405,7 +411,7 @@ func (ts *typeState) dispatch(v *view, p *payload, now time.Time) {
 	case resource.Secret:
 		s.secrets.wasSent(p.changes)
 	}
-	s.send(fr)
+	s.send(out)
 }
 
 // versionOf is the version of the type that the client has once it has taken the

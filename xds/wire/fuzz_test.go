@@ -1,9 +1,10 @@
-package xds
+package wire
 
 import (
 	"slices"
 	"testing"
 
+	"datapunk.dev/controlplane/resource"
 	"google.golang.org/protobuf/proto"
 
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -16,7 +17,7 @@ import (
 func FuzzDeltaRequest(f *testing.F) {
 	seed, err := proto.Marshal(&discovery.DeltaDiscoveryRequest{
 		Node:                     &corepb.Node{Id: "nexus-1", Cluster: "nexus", UserAgentName: "envoy", Locality: &corepb.Locality{Zone: "a"}},
-		TypeUrl:                  cds.URL(),
+		TypeUrl:                  resource.Cluster.URL(),
 		ResourceNamesSubscribe:   []string{"a", "b"},
 		ResourceNamesUnsubscribe: []string{"c"},
 		InitialResourceVersions:  map[string]string{"a": "1"},
@@ -31,40 +32,40 @@ func FuzzDeltaRequest(f *testing.F) {
 		want := &discovery.DeltaDiscoveryRequest{}
 		if proto.Unmarshal(b, want) != nil {
 			// Strings that are not UTF-8, for one, are nothing to us.
-			_ = (&request{protocol: delta}).unmarshal(b)
+			_ = NewRequest(Delta, nil).unmarshal(b)
 			return
 		}
-		got := &request{protocol: delta}
+		got := NewRequest(Delta, nil)
 		if err := got.unmarshal(b); err != nil {
 			t.Fatalf("%v: %v", err, want)
 		}
-		if got.typeURL != want.TypeUrl || got.nonce != want.ResponseNonce || got.nack != (want.ErrorDetail != nil) ||
-			got.all != slices.Contains(want.ResourceNamesSubscribe, wildcard) || len(got.unsubscribe) != len(want.ResourceNamesUnsubscribe) ||
-			len(got.initial) != len(want.InitialResourceVersions) || (got.node != nil) != (want.Node != nil) {
+		if got.TypeURL != want.TypeUrl || got.Nonce != want.ResponseNonce || got.Nack != (want.ErrorDetail != nil) ||
+			got.All != slices.Contains(want.ResourceNamesSubscribe, Wildcard) || len(got.Unsubscribe) != len(want.ResourceNamesUnsubscribe) ||
+			len(got.Initial) != len(want.InitialResourceVersions) || (got.Node != nil) != (want.Node != nil) {
 			t.Fatalf("got %+v, want %v", got, want)
 		}
-		if names := unstarred(want.ResourceNamesSubscribe); !slices.Equal(got.names, names) {
-			t.Fatalf("names %q, want %q", got.names, names)
+		if names := unstarred(want.ResourceNamesSubscribe); !slices.Equal(got.Names, names) {
+			t.Fatalf("names %q, want %q", got.Names, names)
 		}
 		// A list that is known is read as the set of it.
-		again := &request{protocol: delta, sets: newNameSets()}
-		set := again.sets.of(got.names)
-		if err := again.unmarshal(b); err != nil || again.all != got.all || again.set != set && len(got.names) > 0 {
+		again := NewRequest(Delta, NewNameSets())
+		set := again.sets.Of(got.Names)
+		if err := again.unmarshal(b); err != nil || again.All != got.All || again.Set != set && len(got.Names) > 0 {
 			t.Fatalf("%v: %+v, want the set %v", err, again, set)
 		}
-		if got.node != nil {
-			_ = got.node.profile()
+		if got.Node != nil {
+			_ = got.Node.Profile()
 		}
 	})
 }
 
 func unstarred(names []string) []string {
-	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == wildcard })
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == Wildcard })
 }
 
 func FuzzSotwRequest(f *testing.F) {
 	seed, err := proto.Marshal(&discovery.DiscoveryRequest{
-		Node: &corepb.Node{Id: "nexus-1"}, TypeUrl: cds.URL(), ResourceNames: []string{"a"}, VersionInfo: "1", ResponseNonce: "7",
+		Node: &corepb.Node{Id: "nexus-1"}, TypeUrl: resource.Cluster.URL(), ResourceNames: []string{"a"}, VersionInfo: "1", ResponseNonce: "7",
 	})
 	if err != nil {
 		f.Fatal(err)
@@ -72,7 +73,7 @@ func FuzzSotwRequest(f *testing.F) {
 	f.Add(seed)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		want := &discovery.DiscoveryRequest{}
-		got := &request{protocol: sotw}
+		got := NewRequest(SotW, nil)
 		err := got.unmarshal(b)
 		if proto.Unmarshal(b, want) != nil {
 			return
@@ -80,8 +81,8 @@ func FuzzSotwRequest(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%v: %v", err, want)
 		}
-		if got.typeURL != want.TypeUrl || got.nonce != want.ResponseNonce || got.version != want.VersionInfo ||
-			!slices.Equal(got.names, unstarred(want.ResourceNames)) {
+		if got.TypeURL != want.TypeUrl || got.Nonce != want.ResponseNonce || got.Version != want.VersionInfo ||
+			!slices.Equal(got.Names, unstarred(want.ResourceNames)) {
 			t.Fatalf("got %+v, want %v", got, want)
 		}
 	})

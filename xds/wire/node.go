@@ -1,4 +1,4 @@
-package xds
+package wire
 
 import (
 	"fmt"
@@ -12,11 +12,11 @@ import (
 	"datapunk.dev/controlplane/resource"
 )
 
-// node is what the server keeps of envoy.config.core.v3.Node.
-type node struct {
-	id, cluster string
-	agent       string // user_agent_name
-	version     string // the user agent's
+// Node is what the server keeps of envoy.config.core.v3.Node.
+type Node struct {
+	ID, Cluster string
+	Agent       string // user_agent_name
+	Version     string // the user agent's
 	zone        string // of the locality
 	metadata    nodeMetadata
 }
@@ -49,14 +49,14 @@ func (m *nodeMetadata) of(key string) *string {
 
 // parseNode reads the fields that the server uses, and nothing of the rest: an
 // Envoy may send its node with every request.
-func parseNode(b []byte) (*node, error) {
-	n := &node{}
+func parseNode(b []byte) (*Node, error) {
+	n := &Node{}
 	err := eachBytes(b, func(number protowire.Number, v []byte) (err error) {
 		switch number {
 		case 1:
-			n.id, err = bounded("node.id", v, maxNodeID)
+			n.ID, err = bounded("node.id", v, maxNodeID)
 		case 2:
-			n.cluster, err = bounded("node.cluster", v, maxCluster)
+			n.Cluster, err = bounded("node.cluster", v, maxCluster)
 		case 3:
 			if len(v) > maxMetadata {
 				return tooMuch("metadata of %d bytes, more than %d", len(v), maxMetadata)
@@ -75,11 +75,11 @@ func parseNode(b []byte) (*node, error) {
 				return err
 			})
 		case 6:
-			n.agent = cut(v)
+			n.Agent = cut(v)
 		case 7:
-			n.version = cut(v)
+			n.Version = cut(v)
 		case 8:
-			n.version = buildVersion(v)
+			n.Version = buildVersion(v)
 		}
 		return err
 	})
@@ -175,14 +175,14 @@ func buildVersion(b []byte) string {
 	return fmt.Sprintf("%d.%d.%d", parts[1], parts[2], parts[3])
 }
 
-// profile returns what the configuration of the proxy depends on. Metadata
+// Profile returns what the configuration of the proxy depends on. Metadata
 // that is missing or makes no sense leaves its field empty: the view says what
 // it had to leave out.
-func (n *node) profile() resource.Profile {
+func (n *Node) Profile() resource.Profile {
 	m := &n.metadata
 	p := resource.Profile{
-		Service:      n.cluster,
-		Kind:         resource.KindOf(n.agent),
+		Service:      n.Cluster,
+		Kind:         resource.KindOf(n.Agent),
 		Address:      m.address,
 		Zone:         m.zone,
 		AppPort:      port(m.appPort),

@@ -1,6 +1,8 @@
-package xds
+package wire
 
 import (
+	"slices"
+
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -25,33 +27,50 @@ const (
 )
 
 // copyBelow is the size in bytes of a resource's body up to which copying it
-// into the frame is cheaper than carrying it as a piece of its own.
+// into the response is cheaper than carrying it as a piece of its own.
 const copyBelow = 1 << 10
 
-// frame is one encoded response. Bodies that are large are not copied: all
-// streams that send the resource share its bytes.
-type frame struct {
+// Payload is what a response holds, encoded, but for its version and nonce. It is
+// immutable: clients in the same state are sent the same. Bodies that are large are
+// not copied: all payloads that have the resource share its bytes.
+type Payload struct {
 	data mem.BufferSlice
 	size int
 }
 
-// frame returns the frame of a response with the payload. The order of fields is
-// free in protobuf, so what differs between streams comes last.
-func (p *payload) frame(version digest, nonce string) *frame {
-	text := version.text()
-	tail := make([]byte, 0, protowire.SizeTag(responseVersion)+protowire.SizeBytes(len(text))+stringSize(responseNonce, nonce))
-	tail = protowire.AppendTag(tail, responseVersion, protowire.BytesType)
-	tail = protowire.AppendBytes(tail, text[:])
-	tail = appendString(tail, responseNonce, nonce)
-	data := make(mem.BufferSlice, len(p.body)+1)
-	copy(data, p.body)
-	data[len(p.body)] = mem.SliceBuffer(tail)
-	return &frame{data: data, size: p.size + len(tail)}
+// Response is one encoded response.
+type Response struct {
+	data mem.BufferSlice
+	size int
 }
 
-// encode encodes the type, the resources and the removed names of a response.
-// One that is joined to another repeats the type, which protobuf allows.
-func (p *payload) encode(protocol protocol, t resource.Type, resources []*resource.Resource, removed []string) {
+// Size returns its length in bytes.
+func (r *Response) Size() int { return r.size }
+
+// IsEmpty reports whether nothing was encoded.
+func (p Payload) IsEmpty() bool { return len(p.data) == 0 }
+
+// Join returns one payload of two of the same type, which says the type twice;
+// protobuf allows that.
+func (p Payload) Join(o Payload) Payload {
+	return Payload{data: slices.Concat(p.data, o.data), size: p.size + o.size}
+}
+
+// Response returns the response with the payload. The order of fields is free in
+// protobuf, so what differs between streams comes last.
+func (p Payload) Response(version []byte, nonce string) *Response {
+	tail := make([]byte, 0, protowire.SizeTag(responseVersion)+protowire.SizeBytes(len(version))+stringSize(responseNonce, nonce))
+	tail = protowire.AppendTag(tail, responseVersion, protowire.BytesType)
+	tail = protowire.AppendBytes(tail, version)
+	tail = appendString(tail, responseNonce, nonce)
+	data := make(mem.BufferSlice, len(p.data)+1)
+	copy(data, p.data)
+	data[len(p.data)] = mem.SliceBuffer(tail)
+	return &Response{data: data, size: p.size + len(tail)}
+}
+
+// Encode encodes the type, the resources and the removed names of a response.
+func Encode(protocol Protocol, t resource.Type, resources []*resource.Resource, removed []string) (p Payload) {
 	url := t.URL()
 	own, shared := stringSize(responseTypeURL, url), 0
 	for _, r := range resources {
@@ -84,11 +103,12 @@ func (p *payload) encode(protocol protocol, t resource.Type, resources []*resour
 	}
 	b = appendString(b, responseTypeURL, url)
 	pieces = append(pieces, b[cut:])
-	p.body = make(mem.BufferSlice, len(pieces))
+	p.data = make(mem.BufferSlice, len(pieces))
 	for i := range pieces {
-		p.body[i] = &pieces[i]
+		p.data[i] = &pieces[i]
 	}
 	p.size += len(b)
+	return p
 }
 
 // anySize and entrySize are the lengths of the Any of a resource and of the
@@ -104,17 +124,17 @@ func entrySize(url string, r *resource.Resource) int {
 
 // headSize is the length of all that precedes the body of a resource in a
 // response.
-func headSize(p protocol, url string, r *resource.Resource) int {
+func headSize(p Protocol, url string, r *resource.Resource) int {
 	whole := anySize(url, r)
-	if p == delta {
+	if p == Delta {
 		whole = entrySize(url, r)
 	}
 	return protowire.SizeTag(responseResources) + protowire.SizeBytes(whole) - len(r.Body)
 }
 
-func appendHead(b []byte, p protocol, url string, r *resource.Resource) []byte {
+func appendHead(b []byte, p Protocol, url string, r *resource.Resource) []byte {
 	b = protowire.AppendTag(b, responseResources, protowire.BytesType)
-	if p == delta {
+	if p == Delta {
 		b = protowire.AppendVarint(b, uint64(entrySize(url, r)))
 		b = appendString(b, resourceName, r.Name)
 		b = appendString(b, resourceVersion, r.Version)

@@ -1,4 +1,4 @@
-package xds
+package wire
 
 import (
 	"hash/maphash"
@@ -9,51 +9,54 @@ import (
 	"weak"
 )
 
-// nameSet is an immutable, sorted list of resource names. Streams that ask for
+// NameSet is an immutable, sorted list of resource names. Streams that ask for
 // the same names share one: a thousand names a stream would otherwise be most
 // of its memory.
-type nameSet struct {
-	names []string
-	bytes int // of all of them
-	key   nameKey
+type NameSet struct {
+	Names []string
+	Bytes int // of all of them
+	Key   NameKey
 }
 
-var noNames = &nameSet{}
+// NoNames is the set of no names.
+var NoNames = &NameSet{}
 
-func (s *nameSet) has(name string) bool {
-	_, ok := slices.BinarySearch(s.names, name)
+// Has reports whether the name is in the set.
+func (s *NameSet) Has(name string) bool {
+	_, ok := slices.BinarySearch(s.Names, name)
 	return ok
 }
 
-// nameSets finds the set with given names, and forgets those that no stream
+// NameSets finds the set with given names, and forgets those that no stream
 // uses.
-type nameSets struct {
+type NameSets struct {
 	seeds [2]maphash.Seed
 	mu    sync.Mutex
-	sets  map[nameKey]weak.Pointer[nameSet]
+	sets  map[NameKey]weak.Pointer[NameSet]
 }
 
-// nameKey identifies a list of names whatever their order: the sums of two
+// NameKey identifies a list of names whatever their order: the sums of two
 // keyed hashes, 128 bits that a client cannot aim at.
-type nameKey struct {
-	count int
+type NameKey struct {
+	Count int
 	sums  [2]uint64
 }
 
-func newNameSets() *nameSets {
-	return &nameSets{
+// NewNameSets returns one that has none yet. It is safe for concurrent use.
+func NewNameSets() *NameSets {
+	return &NameSets{
 		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
-		sets:  make(map[nameKey]weak.Pointer[nameSet]),
+		sets:  make(map[NameKey]weak.Pointer[NameSet]),
 	}
 }
 
-// of returns the set of the names. It keeps none of the strings if the set is
+// Of returns the set of the names. It keeps none of the strings if the set is
 // there already.
-func (t *nameSets) of(names []string) *nameSet {
+func (t *NameSets) Of(names []string) *NameSet {
 	if len(names) == 0 {
-		return noNames
+		return NoNames
 	}
-	var key nameKey
+	var key NameKey
 	for _, n := range names {
 		t.hashString(&key, n)
 	}
@@ -66,15 +69,15 @@ func (t *nameSets) of(names []string) *nameSet {
 }
 
 // put returns the set with the key; the names, sorted, are its if it is new.
-func (t *nameSets) put(key nameKey, names []string) *nameSet {
+func (t *NameSets) put(key NameKey, names []string) *NameSet {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s := t.sets[key].Value(); s != nil {
 		return s
 	}
-	s := &nameSet{names: names, key: key}
+	s := &NameSet{Names: names, Key: key}
 	for _, n := range names {
-		s.bytes += len(n)
+		s.Bytes += len(n)
 	}
 	t.sets[key] = weak.Make(s)
 	runtime.AddCleanup(s, t.forget, key)
@@ -82,26 +85,26 @@ func (t *nameSets) put(key nameKey, names []string) *nameSet {
 }
 
 // hash adds a name to a key.
-func (t *nameSets) hash(key *nameKey, name []byte) {
-	key.count++
+func (t *NameSets) hash(key *NameKey, name []byte) {
+	key.Count++
 	key.sums[0] += maphash.Bytes(t.seeds[0], name)
 	key.sums[1] += maphash.Bytes(t.seeds[1], name)
 }
 
-func (t *nameSets) hashString(key *nameKey, name string) {
-	key.count++
+func (t *NameSets) hashString(key *NameKey, name string) {
+	key.Count++
 	key.sums[0] += maphash.String(t.seeds[0], name)
 	key.sums[1] += maphash.String(t.seeds[1], name)
 }
 
 // known returns the set with the key, or nil.
-func (t *nameSets) known(key nameKey) *nameSet {
+func (t *NameSets) known(key NameKey) *NameSet {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.sets[key].Value()
 }
 
-func (t *nameSets) forget(key nameKey) {
+func (t *NameSets) forget(key NameKey) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.sets[key].Value() == nil {
@@ -109,16 +112,16 @@ func (t *nameSets) forget(key nameKey) {
 	}
 }
 
-// with returns the set that has the given names too. One that others use is
+// With returns the set that has the given names too. One that others use is
 // found at the cost of the given names; another one is made by a copy of the
 // pointers, since a client may add to many names one by one.
-func (t *nameSets) with(s *nameSet, names []string) *nameSet {
-	if len(s.names) == 0 {
-		return t.of(names)
+func (t *NameSets) With(s *NameSet, names []string) *NameSet {
+	if len(s.Names) == 0 {
+		return t.Of(names)
 	}
 	var added []string
 	for _, name := range names {
-		if !s.has(name) {
+		if !s.Has(name) {
 			added = append(added, name)
 		}
 	}
@@ -127,15 +130,15 @@ func (t *nameSets) with(s *nameSet, names []string) *nameSet {
 	}
 	sort.Strings(added)
 	added = slices.Compact(added)
-	key := s.key
+	key := s.Key
 	for _, name := range added {
 		t.hashString(&key, name)
 	}
 	if known := t.known(key); known != nil {
 		return known
 	}
-	all := make([]string, 0, len(s.names)+len(added))
-	rest := s.names
+	all := make([]string, 0, len(s.Names)+len(added))
+	rest := s.Names
 	for _, name := range added {
 		i, _ := slices.BinarySearch(rest, name)
 		all = append(append(all, rest[:i]...), name)
@@ -144,10 +147,10 @@ func (t *nameSets) with(s *nameSet, names []string) *nameSet {
 	return t.put(key, append(all, rest...))
 }
 
-// without returns the set that lacks the given names.
-func (t *nameSets) without(s *nameSet, names []string) *nameSet {
+// Without returns the set that lacks the given names.
+func (t *NameSets) Without(s *NameSet, names []string) *NameSet {
 	gone := slices.Sorted(slices.Values(names))
-	return t.of(slices.DeleteFunc(slices.Clone(s.names), func(n string) bool {
+	return t.Of(slices.DeleteFunc(slices.Clone(s.Names), func(n string) bool {
 		_, ok := slices.BinarySearch(gone, n)
 		return ok
 	}))

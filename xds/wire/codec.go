@@ -1,4 +1,4 @@
-package xds
+package wire
 
 import (
 	"google.golang.org/grpc/encoding"
@@ -6,31 +6,32 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// codec lets streams hand over responses that are already encoded and read
+// Codec lets streams hand over responses that are already encoded and read
 // requests without building a message for each; every other message (other
 // services on the same server) passes through the codec of gRPC.
-type codec struct {
+type Codec struct {
 	encoding.CodecV2
 }
 
-func newCodec() codec { return codec{encoding.GetCodecV2("proto")} }
+// NewCodec returns the codec of a gRPC server that carries streams.
+func NewCodec() Codec { return Codec{encoding.GetCodecV2("proto")} }
 
 // Marshal implements [encoding.CodecV2].
-func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	if f, ok := v.(*frame); ok {
-		return f.data, nil
+func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
+	if r, ok := v.(*Response); ok {
+		return r.data, nil
 	}
 	return c.CodecV2.Marshal(v)
 }
 
 // Unmarshal implements [encoding.CodecV2].
-func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	r, ok := v.(*request)
+func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
+	r, ok := v.(*Request)
 	if !ok {
 		return c.CodecV2.Unmarshal(data, v)
 	}
 	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buf.Free()
-	r.malformed = r.unmarshal(buf.ReadOnlyData())
+	r.Malformed = r.unmarshal(buf.ReadOnlyData())
 	return nil
 }

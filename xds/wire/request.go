@@ -1,4 +1,4 @@
-package xds
+package wire
 
 import (
 	"errors"
@@ -8,41 +8,51 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// protocol is one of the two variants of xDS.
-type protocol uint8
+// Protocol is one of the two variants of xDS.
+type Protocol uint8
 
+// The variants.
 const (
-	delta protocol = iota // incremental
-	sotw                  // state of the world
+	Delta Protocol = iota // incremental
+	SotW                  // state of the world
 )
 
-func (p protocol) String() string {
-	if p == sotw {
+// String returns the name that people see.
+func (p Protocol) String() string {
+	if p == SotW {
 		return "sotw"
 	}
 	return "delta"
 }
 
-// request is what the server reads of a DiscoveryRequest or a
+// Wildcard is the name that means every resource.
+const Wildcard = "*"
+
+// NewRequest returns a request to be decoded by a [Codec]. Lists of names that are
+// in sets are taken from there; nil: none is.
+func NewRequest(p Protocol, sets *NameSets) *Request { return &Request{protocol: p, sets: sets} }
+
+// Request is what the server reads of a DiscoveryRequest or a
 // DeltaDiscoveryRequest. Everything else is skipped: a node's list of
 // extensions alone is 60 KB.
-type request struct {
-	protocol  protocol
-	sets      *nameSets // where lists of names are known from; may be nil
-	malformed error     // why it can not be read: the rest means nothing
+type Request struct {
+	protocol Protocol
+	sets     *NameSets // where lists of names are known from; may be nil
 
-	node    *node
-	typeURL string
-	nonce   string
-	failure string // message of error_detail
-	nack    bool   // error_detail is set
+	Malformed error // why it can not be read: the rest means nothing
 
-	names       []string // resource_names, resource_names_subscribe; without "*"
-	set         *nameSet // the names, if some stream has asked for the same
-	all         bool     // "*" is one of the names
-	unsubscribe []string
-	initial     map[string]string // initial_resource_versions: name to version
-	version     string            // version_info, SotW only
+	Node    *Node
+	TypeURL string
+	Nonce   string
+	Failure string // message of error_detail
+	Nack    bool   // error_detail is set
+
+	Names       []string // resource_names, resource_names_subscribe; without "*"
+	Set         *NameSet // the names, if some stream has asked for the same
+	All         bool     // "*" is one of the names
+	Unsubscribe []string
+	Initial     map[string]string // initial_resource_versions: name to version
+	Version     string            // version_info, SotW only
 }
 
 // The fields of the two messages, by number.
@@ -59,18 +69,18 @@ const (
 )
 
 var requestFields = [2][10]int{
-	delta: {
+	Delta: {
 		1: fieldNode, 2: fieldTypeURL, 3: fieldNames, 4: fieldUnsubscribe, 5: fieldInitial, 6: fieldNonce, 7: fieldError,
 	},
-	sotw: {
+	SotW: {
 		1: fieldVersion, 2: fieldNode, 3: fieldNames, 4: fieldTypeURL, 5: fieldNonce, 6: fieldError,
 	},
 }
 
-func (r *request) unmarshal(b []byte) error {
+func (r *Request) unmarshal(b []byte) error {
 	var unsubscribe [][]byte
-	var key nameKey
-	var names, gone, reported nameCount
+	var key NameKey
+	var names, gone, reported Count
 	fields := &requestFields[r.protocol]
 	err := eachBytes(b, func(number protowire.Number, v []byte) (err error) {
 		if int(number) >= len(fields) {
@@ -78,14 +88,14 @@ func (r *request) unmarshal(b []byte) error {
 		}
 		switch fields[number] {
 		case fieldVersion:
-			r.version, err = bounded("version_info", v, maxVersion)
+			r.Version, err = bounded("version_info", v, maxVersion)
 		case fieldTypeURL:
-			r.typeURL, err = bounded("type_url", v, maxTypeURL)
+			r.TypeURL, err = bounded("type_url", v, maxTypeURL)
 		case fieldNonce:
-			r.nonce, err = bounded("response_nonce", v, maxVersion)
+			r.Nonce, err = bounded("response_nonce", v, maxVersion)
 		case fieldNames:
-			if string(v) == wildcard {
-				r.all = true
+			if string(v) == Wildcard {
+				r.All = true
 				return nil
 			}
 			if err := names.add(v); err != nil {
@@ -94,10 +104,10 @@ func (r *request) unmarshal(b []byte) error {
 			if r.sets != nil {
 				r.sets.hash(&key, v)
 			} else {
-				key.count++
+				key.Count++
 			}
 		case fieldUnsubscribe:
-			if string(v) == wildcard {
+			if string(v) == Wildcard {
 				unsubscribe = append(unsubscribe, v)
 				return nil
 			}
@@ -106,15 +116,15 @@ func (r *request) unmarshal(b []byte) error {
 			}
 			unsubscribe = append(unsubscribe, v)
 		case fieldNode:
-			if r.node != nil {
+			if r.Node != nil {
 				return errors.New("a second node")
 			}
-			r.node, err = parseNode(v)
+			r.Node, err = parseNode(v)
 		case fieldError:
-			r.nack = true
+			r.Nack = true
 			return eachBytes(v, func(number protowire.Number, v []byte) error {
-				if number == 2 && r.failure == "" {
-					r.failure = strings.ToValidUTF8(string(v[:min(len(v), maxFailure)]), "")
+				if number == 2 && r.Failure == "" {
+					r.Failure = strings.ToValidUTF8(string(v[:min(len(v), maxFailure)]), "")
 				}
 				return nil
 			})
@@ -126,15 +136,15 @@ func (r *request) unmarshal(b []byte) error {
 	if err != nil {
 		return err
 	}
-	r.unsubscribe = toStrings(unsubscribe)
-	if err := r.readVersions(b, reported.names); err != nil {
+	r.Unsubscribe = toStrings(unsubscribe)
+	if err := r.readVersions(b, reported.Names); err != nil {
 		return err
 	}
 	return r.readNames(b, key)
 }
 
 // countVersion counts an entry of initial_resource_versions.
-func countVersion(b []byte, count *nameCount) error {
+func countVersion(b []byte, count *Count) error {
 	name, version, err := readVersion(b)
 	if err != nil {
 		return err
@@ -145,9 +155,9 @@ func countVersion(b []byte, count *nameCount) error {
 	if len(version) > maxVersion {
 		return tooMuch("a version of %d bytes, more than %d", len(version), maxVersion)
 	}
-	count.names++
-	count.bytes += len(name) + len(version)
-	return count.within(maxNames, maxReportedBytes)
+	count.Names++
+	count.Bytes += len(name) + len(version)
+	return count.Within(MaxNames, maxReportedBytes)
 }
 
 func readVersion(b []byte) (name, version []byte, err error) {
@@ -164,43 +174,43 @@ func readVersion(b []byte) (name, version []byte, err error) {
 }
 
 // readVersions reads initial_resource_versions, of so many entries.
-func (r *request) readVersions(b []byte, entries int) error {
+func (r *Request) readVersions(b []byte, entries int) error {
 	if entries == 0 {
 		return nil
 	}
-	r.initial = make(map[string]string, entries)
+	r.Initial = make(map[string]string, entries)
 	fields := &requestFields[r.protocol]
 	return eachBytes(b, func(number protowire.Number, v []byte) error {
 		if int(number) >= len(fields) || fields[number] != fieldInitial {
 			return nil
 		}
 		name, version, err := readVersion(v)
-		r.initial[string(name)] = string(version)
+		r.Initial[string(name)] = string(version)
 		return err
 	})
 }
 
 // readNames reads the names of the message. A SotW client repeats them with
 // every ACK, so a list that is known costs no strings.
-func (r *request) readNames(b []byte, key nameKey) error {
-	if key.count == 0 {
+func (r *Request) readNames(b []byte, key NameKey) error {
+	if key.Count == 0 {
 		return nil
 	}
 	if r.sets != nil {
-		if r.set = r.sets.known(key); r.set != nil {
-			r.names = r.set.names
+		if r.Set = r.sets.known(key); r.Set != nil {
+			r.Names = r.Set.Names
 			return nil
 		}
 	}
-	names := make([][]byte, 0, key.count)
+	names := make([][]byte, 0, key.Count)
 	fields := &requestFields[r.protocol]
 	err := eachBytes(b, func(number protowire.Number, v []byte) error {
-		if int(number) < len(fields) && fields[number] == fieldNames && string(v) != wildcard {
+		if int(number) < len(fields) && fields[number] == fieldNames && string(v) != Wildcard {
 			names = append(names, v)
 		}
 		return nil
 	})
-	r.names = toStrings(names)
+	r.Names = toStrings(names)
 	return err
 }
 
