@@ -204,6 +204,7 @@ func (s *Source) followList(filter string) {
 			}
 			return s.do(ctx, func() {
 				if ctx.Err() == nil { // not another demand's by now
+					s.board.succeeded(about) // its services may answer before poll has gone on
 					s.tookList(listed, a)
 				}
 			})
