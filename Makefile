@@ -5,7 +5,7 @@ GO    ?= go
 TOOLS := $(CURDIR)/.tools/bin
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test unit e2e bench bench-quick lint tools tools-demo tools-lint build clean
+.PHONY: demo test unit component e2e bench bench-quick lint tools tools-demo tools-lint build clean
 
 ## demo: a whole mesh on this machine, live (ONCE=1: run the script and exit; CATALOG=file: without Consul)
 demo: tools-demo build
@@ -19,9 +19,15 @@ build:
 test: tools
 	@tools/test.sh
 
-## unit: the tests that start no Envoy of their own
+# Most of what the unit tests do is to wait, so more packages run at a time than
+# there are processors.
+## unit: the tests that need neither Envoy nor Consul, in less than a minute
 unit:
-	$(GO) test ./...
+	$(GO) test -p 8 $$($(GO) list ./... | grep -v -E '/e2e($$|/)')
+
+## component: the tests of single packages against real Envoys and Consuls, and those that put a control plane under load
+component: tools
+	@tools/test.sh component
 
 ## e2e: the tests against real Envoy, Consul and Prometheus
 e2e: tools

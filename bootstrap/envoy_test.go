@@ -1,3 +1,5 @@
+//go:build component
+
 package bootstrap
 
 import (
@@ -138,7 +140,7 @@ func TestEnvoyWaitsInSilenceWhereThereIsNoControlPlane(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			admin := startEnvoy(t, sidecar(t, func(o *Options) { o.XDSAddresses = addresses }))
-			time.Sleep(2 * time.Second) // it has tried, more than once
+			waitFor(t, admin, "runtime.init_fetch_timeout: 1") // it has asked, and not been answered
 			if _, body := get(t, admin, "/ready"); !strings.Contains(body, "INITIALIZING") {
 				t.Errorf("it is %q without a control plane", strings.TrimSpace(body))
 			}
@@ -146,6 +148,22 @@ func TestEnvoyWaitsInSilenceWhereThereIsNoControlPlane(t *testing.T) {
 				t.Errorf("deprecated features: %s", body)
 			}
 		})
+	}
+}
+
+// waitFor waits until a statistic has a value.
+func waitFor(t *testing.T, admin *http.Client, stat string) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		_, stats := get(t, admin, "/stats?filter="+strings.SplitN(stat, ":", 2)[0])
+		if strings.Contains(stats, stat) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("want %s:\n%s", stat, stats)
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 

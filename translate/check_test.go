@@ -1,12 +1,15 @@
 package translate
 
 import (
+	"bytes"
 	"testing"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"datapunk.dev/controlplane/resource"
 )
@@ -60,4 +63,50 @@ func checkMessage(t *testing.T, r *resource.Resource, m proto.Message) {
 			}
 		}
 	}
+}
+
+// rewrite lets edit change a message and every message inside it, inside each
+// Any too.
+func rewrite(t *testing.T, m protoreflect.Message, edit func(proto.Message)) {
+	t.Helper()
+	edit(m.Interface())
+	if packed, ok := m.Interface().(*anypb.Any); ok {
+		inner, err := packed.UnmarshalNew()
+		if err != nil {
+			t.Fatal(err)
+		}
+		rewrite(t, inner.ProtoReflect(), edit)
+		if packed.Value, err = encode(inner); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case f.Message() == nil || f.IsMap() && f.MapValue().Message() == nil:
+		case f.IsMap():
+			v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
+				rewrite(t, v.Message(), edit)
+				return true
+			})
+		case f.IsList():
+			for i := range v.List().Len() {
+				rewrite(t, v.List().Get(i).Message(), edit)
+			}
+		default:
+			rewrite(t, v.Message(), edit)
+		}
+		return true
+	})
+}
+
+func decode[M proto.Message](t testing.TB, r *resource.Resource, m M) M {
+	t.Helper()
+	if err := proto.Unmarshal(r.Body, m); err != nil {
+		t.Fatalf("%s: %v", r.Name, err)
+	}
+	if again, err := encode(m); err != nil || !bytes.Equal(again, r.Body) {
+		t.Errorf("%s: encoded again it differs (%v)", r.Name, err)
+	}
+	return m
 }

@@ -14,13 +14,14 @@ import (
 	"testing/synctest"
 	"time"
 
-	"datapunk.dev/controlplane/xds/wire"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"datapunk.dev/controlplane/xds/wire"
 
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"

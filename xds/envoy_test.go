@@ -1,3 +1,5 @@
+//go:build component
+
 package xds
 
 import (
@@ -17,12 +19,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
-	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerpb "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routepb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -378,27 +377,6 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-func encode(t resource.Type, name, version string, m proto.Message, refs ...resource.Ref) *resource.Resource {
-	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
-	if err != nil {
-		panic(err)
-	}
-	return &resource.Resource{Type: t, Name: name, Version: version, Body: body, Refs: refs}
-}
-
-func pack(m proto.Message) *anypb.Any {
-	a, err := anypb.New(m)
-	if err != nil {
-		panic(err)
-	}
-	return a
-}
-
-var ads = &corepb.ConfigSource{
-	ResourceApiVersion:    corepb.ApiVersion_V3,
-	ConfigSourceSpecifier: &corepb.ConfigSource_Ads{Ads: &corepb.AggregatedConfigSource{}},
-}
-
 func edsClusterProto(name string, connect time.Duration) *clusterpb.Cluster {
 	return &clusterpb.Cluster{
 		Name:                 name,
@@ -434,12 +412,6 @@ func (e *envoy) assignment(name, version string) *resource.Resource {
 			HostIdentifier: &endpointpb.LbEndpoint_Endpoint{Endpoint: &endpointpb.Endpoint{Address: address(a.Port)}},
 		}}}},
 	})
-}
-
-func address(port int) *corepb.Address {
-	return &corepb.Address{Address: &corepb.Address_SocketAddress{SocketAddress: &corepb.SocketAddress{
-		Address: "127.0.0.1", PortSpecifier: &corepb.SocketAddress_PortValue{PortValue: uint32(port)},
-	}}}
 }
 
 func httpListener(port int) *resource.Resource {

@@ -86,7 +86,7 @@ func TestLimits(t *testing.T) {
 			c.subscribe(cds, "a")
 			return c
 		}
-		for range nodeStreams {
+		for range maxNodeStreams {
 			begin().expect("cluster a@1")
 		}
 		if got := status.Code(begin().end()); got != codes.Unavailable {
@@ -103,7 +103,7 @@ func TestLimits(t *testing.T) {
 		w.begin(t, "other").expect("cluster a@1")
 	})
 	limitTest("a node that comes back too often", t, Limits{}, func(t *testing.T, w *world) {
-		for range nodeStreams {
+		for range maxNodeStreams {
 			c := w.begin(t, "n")
 			c.expect("cluster a@1")
 			c.close()
@@ -114,10 +114,10 @@ func TestLimits(t *testing.T) {
 		}
 		w.server.wantRefused(t, "node_rate", 1)
 		// Nothing is known of it once it may come as often again.
-		time.Sleep(2*forgetPace + time.Second)
+		time.Sleep(2*forgetRate + time.Second)
 		w.begin(t, "other").expect("cluster a@1")
-		if n := len(w.server.paces.nodes); n != 1 {
-			t.Errorf("%d paces are kept", n)
+		if n := len(w.server.rates.nodes); n != 1 {
+			t.Errorf("%d rates are kept", n)
 		}
 	})
 }

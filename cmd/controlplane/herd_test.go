@@ -1,3 +1,5 @@
+//go:build component
+
 package main
 
 import (
@@ -30,7 +32,7 @@ func TestAFleetThatComesBackAtOnce(t *testing.T) {
 
 // BenchmarkAFleetThatComesBackAtOnce is the same with ten thousand proxies.
 //
-//	go test ./cmd/controlplane -run '^$' -bench ComesBack -benchtime 1x
+//	go test -tags component ./cmd/controlplane -run '^$' -bench ComesBack -benchtime 1x
 func BenchmarkAFleetThatComesBackAtOnce(b *testing.B) {
 	v := startVictim(b, 0)
 	for b.Loop() {

@@ -195,6 +195,7 @@ func (s *Source) followList(filter string) {
 			}
 			return s.do(ctx, func() {
 				if ctx.Err() == nil { // not another demand's by now
+					s.health.succeeded(about) // its services may answer before poll has gone on
 					s.tookList(listed, a)
 				}
 			})
