@@ -137,7 +137,8 @@ func (r *Revisions) Last(opts policy.Options) (m *policy.Mesh, path string, unus
 		return nil, "", nil
 	}
 	dir := filepath.Join(r.dir, revisionsDir)
-	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+	// That the data directory is none is for whoever opens it to say.
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil, "", nil
 	}
 	err := checkOurs(r.dir)

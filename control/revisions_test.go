@@ -207,3 +207,18 @@ func TestWithoutADataDirectoryNothingIsKept(t *testing.T) {
 		t.Errorf("got %v, %v", m, unusable)
 	}
 }
+
+// Whoever opens the data directory says that it is none, in one line.
+func TestADataDirectoryThatIsAFileHasNothingKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := NewRevisions(path)
+	if m, _, unusable := r.Last(policy.Options{}); m != nil || unusable != nil {
+		t.Errorf("%v, %v", m, unusable)
+	}
+	if err := r.Keep(versioned(t, 1), ""); err == nil {
+		t.Error("it was kept in a file")
+	}
+}

@@ -95,6 +95,7 @@ func (l *logWriter) run() {
 				if closed {
 					return
 				}
+				spare = lines // the other one is the queue now
 				break
 			}
 			unsaid = l.say(unsaid)

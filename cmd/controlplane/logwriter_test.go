@@ -54,7 +54,10 @@ func TestALogThatIsNotReadTakesNobodysTimeAndBoundedMemory(t *testing.T) {
 		line := []byte(strings.Repeat("x", 99) + "\n")
 		const lines = 100_000 // ten times what may wait
 		began := time.Now()
-		for range lines {
+		for i := range lines {
+			if i == 1 {
+				synctest.Wait() // the first is being written
+			}
 			if n, err := l.Write(line); n != len(line) || err != nil {
 				t.Fatal(n, err)
 			}
@@ -105,6 +108,28 @@ func TestLinesThatCannotBeWrittenAreCountedAndSaidWhenTheyCanAgain(t *testing.T)
 		l.Close()
 		if got := to.String(); got != "left out: 3\nhere\n" || l.Dropped() != 3 {
 			t.Errorf("got %q, %d dropped", got, l.Dropped())
+		}
+	})
+}
+
+// Two buffers take turns: what is being written is not what lines are added to.
+func TestALineThatIsBeingWrittenIsNotOverwritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to := &stuck{}
+		l := newLogWriter(to, leftOut)
+		_, _ = l.Write([]byte("first\n"))
+		synctest.Wait()
+		shut := make(chan struct{})
+		to.mu.Lock()
+		to.shut = shut
+		to.mu.Unlock()
+		_, _ = l.Write([]byte("second\n"))
+		synctest.Wait()
+		_, _ = l.Write([]byte("third.\n"))
+		close(shut)
+		l.Close()
+		if got := to.String(); got != "first\nsecond\nthird.\n" {
+			t.Errorf("got %q", got)
 		}
 	})
 }
