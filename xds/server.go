@@ -272,8 +272,13 @@ func (s *Server) serveOwnSetsLocked(p *publication, sl *slot, scope *half, sets 
 // swapLocked puts the new halves in the place of the old ones, all at once, and wakes
 // whom they are for.
 func (s *Server) swapLocked(p *publication) {
-	for sl, sc := range p.moved {
-		s.moveScopeLocked(sl, sc)
+	left := make(map[*scopeSlot]struct{})
+	for sl, to := range p.moved {
+		if sl.scope != nil {
+			sl.scope.remove(sl)
+			left[sl.scope] = struct{}{}
+		}
+		to.add(sl)
 	}
 	s.halves.Lock()
 	for sl, sc := range p.moved {
@@ -292,6 +297,9 @@ func (s *Server) swapLocked(p *publication) {
 		sl.own = h
 	}
 	s.halves.Unlock()
+	for sc := range left { // not before all have moved: another may have come
+		s.dropUnusedLocked(sc)
+	}
 	for sc := range p.scopes {
 		sc.wake()
 	}
@@ -302,28 +310,15 @@ func (s *Server) swapLocked(p *publication) {
 	}
 }
 
-// moveScopeLocked takes a slot, and its streams, out of its scope and into another
-// one, either of which may be nil.
-func (s *Server) moveScopeLocked(sl *slot, to *scopeSlot) {
-	if from := sl.scope; from != nil {
-		from.mu.Lock()
-		for st := range sl.streams {
-			delete(from.streams, st)
-		}
-		from.mu.Unlock()
-		if delete(from.slots, sl); len(from.slots) == 0 {
-			delete(s.scopes, from.key)
-			s.served.release(from.half)
-		}
+// dropUnusedLocked gives a scope up if no slot is in it any more.
+func (s *Server) dropUnusedLocked(sc *scopeSlot) {
+	if len(sc.slots) > 0 {
+		return
 	}
-	if to != nil {
-		to.mu.Lock()
-		for st := range sl.streams {
-			to.streams[st] = struct{}{}
-		}
-		to.mu.Unlock()
-		to.slots[sl] = struct{}{}
+	if s.scopes[sc.key] == sc {
+		delete(s.scopes, sc.key)
 	}
+	s.served.release(sc.half)
 }
 
 // Drain ends every stream and refuses new ones, so that a graceful stop of the
@@ -393,9 +388,7 @@ func (s *Server) identify(st *stream, p resource.Profile) error {
 	}
 	sl.streams[st] = struct{}{}
 	if sl.scope != nil {
-		sl.scope.mu.Lock()
-		sl.scope.streams[st] = struct{}{}
-		sl.scope.mu.Unlock()
+		sl.scope.enter(st)
 	}
 	st.slot = sl
 	for b := range s.barriers {
@@ -421,15 +414,14 @@ func (s *Server) leave(st *stream) {
 	_ = s.budget.move(st.node.ID, st.counted, wire.Count{})
 	sl := st.slot
 	if sl.scope != nil {
-		sl.scope.mu.Lock()
-		delete(sl.scope.streams, st)
-		sl.scope.mu.Unlock()
+		sl.scope.leave(st)
 	}
 	if delete(sl.streams, st); len(sl.streams) == 0 {
 		delete(s.slots, sl.profile)
 		if sl.own != nil {
 			s.served.release(sl.own)
-			s.moveScopeLocked(sl, nil)
+			sl.scope.remove(sl)
+			s.dropUnusedLocked(sl.scope)
 			s.expireLocked(false)
 		}
 		s.reportFleetLocked(sl.profile)

@@ -36,6 +36,34 @@ type scopeSlot struct {
 	streams map[*stream]struct{}
 }
 
+// add puts a slot and its streams into the scope. The caller holds Server.mu.
+func (s *scopeSlot) add(sl *slot) {
+	s.slots[sl] = struct{}{}
+	for st := range sl.streams {
+		s.enter(st)
+	}
+}
+
+// remove takes a slot and its streams out. The caller holds Server.mu.
+func (s *scopeSlot) remove(sl *slot) {
+	delete(s.slots, sl)
+	for st := range sl.streams {
+		s.leave(st)
+	}
+}
+
+func (s *scopeSlot) enter(st *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams[st] = struct{}{}
+}
+
+func (s *scopeSlot) leave(st *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, st)
+}
+
 // wake has every stream of the scope look at what it is to have. It returns at
 // once: to wake twenty thousand takes longer than a publication may.
 func (s *scopeSlot) wake() {
