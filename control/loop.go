@@ -94,6 +94,10 @@ func (l *Loop) Status() Status {
 	return l.status
 }
 
+// publishAgain is when a publication that panicked is tried again, if nothing
+// else has brought another one about.
+const publishAgain = time.Second
+
 // Run makes snapshots until ctx ends. It makes none before there are a mesh
 // and a first full catalog: an empty answer to an Envoy is a deletion.
 func (l *Loop) Run(ctx context.Context) error {
@@ -122,6 +126,7 @@ func (l *Loop) Run(ctx context.Context) error {
 		took := time.Since(start)
 		if !l.handOn(last, next) {
 			last = nil // whoever has which view: the next snapshot names them all
+			time.AfterFunc(publishAgain, func() { l.set(func(*translate.Input) {}) })
 			continue
 		}
 		if last == nil || last.Input.Catalog != next.Input.Catalog {

@@ -73,7 +73,7 @@ func (p *Plane) observe() {
 		Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 	})
 	convergence := prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name: "controlplane_catalog_convergence_seconds", Help: "From when Consul told of a change to when the last proxy has acknowledged it. One change at a time is measured.",
+		Name: "controlplane_catalog_convergence_seconds", Help: "From when Consul told of a change to when the last proxy has acknowledged it. One change each 5 s is measured.",
 		Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
 	})
 	p.Metrics.MustRegister(answers, convergence)

@@ -61,6 +61,7 @@ func (p *Plane) adopt(m *policy.Mesh) error {
 		return err
 	}
 	last := p.mesh.Swap(m)
+	p.loop.SetMesh(m)
 	p.tookEffect(m)
 	if text := caution(last, m); text != "" {
 		p.Log.Warn(text)
@@ -75,8 +76,9 @@ func (p *Plane) follow(m *policy.Mesh) error {
 		return err
 	}
 	if p.svids != nil {
+		// policy has checked them
 		if err := p.svids.SetLifetimes(m.MTLS.CertRotation, m.MTLS.CertTTL); err != nil {
-			return err // policy has checked them
+			return err
 		}
 	}
 	last := p.warned
@@ -89,7 +91,6 @@ func (p *Plane) follow(m *policy.Mesh) error {
 		}
 		p.Log.Warn(w.Message, "source", w.Source.String(), "code", w.Code, "key", w.Key, "hint", w.Hint)
 	}
-	p.loop.SetMesh(m)
 	return nil
 }
 

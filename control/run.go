@@ -57,7 +57,7 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 		return nil, err
 	}
 	p.loop = NewLoop(p.Log, func(s *translate.Snapshot) { p.xds.Publish(s) }, func(ctx context.Context) <-chan struct{} { return p.xds.Acked(ctx, nil) })
-	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.revisions.Meant, p.loop.SetCatalog)
+	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.catalogIsMeant, p.loop.SetCatalog)
 	p.observe()
 	xdsOptions := xds.Options{
 		Logger: p.ClientLog, Metrics: p.Metrics, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.Quorum,
@@ -71,6 +71,18 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 	p.xds = xds.New(xdsOptions)
 	p.Metrics.MustRegister(p)
 	return p, nil
+}
+
+// catalogIsMeant reports whether somebody has said of a file catalog that it is
+// meant. The word is good for one time: the source takes such a catalog at once.
+func (p *Plane) catalogIsMeant(revision string) bool {
+	if !p.revisions.Meant(revision) {
+		return false
+	}
+	if err := p.revisions.Used(revision); err != nil {
+		p.Log.Error("the word on a catalog could not be used up, and holds for the next one like it", "revision", revision, "err", err)
+	}
+	return true
 }
 
 // openIdentity opens the data directory. Plaintext xDS needs none.
@@ -108,7 +120,12 @@ func (p *Plane) Register(s *grpc.Server) {
 
 // Start puts the first mesh file into force, and returns it.
 func (p *Plane) Start() (*policy.Mesh, error) {
-	return p.followFirst(p.mesh.Load())
+	mesh, err := p.followFirst(p.mesh.Load())
+	if err != nil {
+		return nil, err
+	}
+	p.loop.SetMesh(mesh)
+	return mesh, nil
 }
 
 // Run runs the rooms until ctx ends, or until one fails that cannot go on. What

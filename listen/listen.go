@@ -341,6 +341,7 @@ type Conn struct {
 	open    bool
 	waits   bool          // it was not accepted yet
 	busy    int           // what it carries that has shown who it is
+	refused int           // calls in a row that have not shown who they are
 	since   time.Time     // when it began to wait, or to be idle
 	element *list.Element // among those that are idle, or wait
 }
@@ -351,6 +352,7 @@ func (c *Conn) Busy() {
 	l := c.listener
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	c.refused = 0
 	if c.busy++; c.busy == 1 && c.open {
 		l.stopResting(c)
 		l.seat()
@@ -365,6 +367,24 @@ func (c *Conn) Idle() {
 	if c.busy--; c.busy == 0 && c.open {
 		l.rest(c)
 		l.lookLater()
+	}
+}
+
+// maxRefusals is how many calls in a row a connection may have refused: each
+// costs the check of a token, and a client that has none to show spares itself
+// the handshake of a new connection, which is what holds others back.
+const maxRefusals = 16
+
+// Refused says that a call on the connection has not shown who it is. Too many
+// in a row end it, unless it carries others.
+func (c *Conn) Refused() {
+	l := c.listener
+	l.mu.Lock()
+	c.refused++
+	over := c.refused >= maxRefusals && c.busy == 0
+	l.mu.Unlock()
+	if over {
+		_ = c.Close()
 	}
 }
 
@@ -392,6 +412,20 @@ type peer struct {
 func Of(remote net.Addr) *Conn {
 	p, _ := remote.(peer)
 	return p.conn
+}
+
+// HostOf returns what counts as one host: an IPv4 address, an IPv6 network of 64
+// bits, or this machine, whichever way it comes: a proxy on the same machine is
+// on ::1 today and on 127.0.0.1 when it comes back.
+func HostOf(remote net.Addr) string {
+	if p, ok := remote.(peer); ok {
+		remote = p.Addr
+	}
+	tcp, ok := remote.(*net.TCPAddr)
+	if !ok || tcp.IP.IsLoopback() {
+		return "this machine"
+	}
+	return prefixOf(tcp).Masked().Addr().String()
 }
 
 // prefixOf returns what counts as one host.

@@ -232,6 +232,29 @@ func hostOf(c client) string {
 	return host
 }
 
+// A client that shows nothing again and again begins anew with a handshake, for
+// which it has to wait like others; calls that are admitted count from zero.
+func TestRefusedCallsEndAConnection(t *testing.T) {
+	portTest(t, limits, func(_ *testing.T, p port) {
+		c, busy, good := p.dial("10.0.0.1"), p.dial("10.0.0.2"), p.dial("10.0.0.3")
+		busy.conn.Busy()
+		for range maxRefusals {
+			c.conn.Refused()
+			busy.conn.Refused()
+		}
+		for i := range 2 * maxRefusals {
+			good.conn.Refused()
+			if i%8 == 0 {
+				good.conn.Busy()
+				good.conn.Idle()
+			}
+		}
+		if !c.gone() || busy.gone() || good.gone() {
+			t.Errorf("closed: %v, want it; with another call: %v; now and then refused: %v", c.gone(), busy.gone(), good.gone())
+		}
+	})
+}
+
 // What is at work is never closed for the sake of another.
 func TestConnectionsInAll(t *testing.T) {
 	portTest(t, limits, func(t *testing.T, p port) {

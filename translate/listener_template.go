@@ -75,7 +75,7 @@ type listenerTemplates struct {
 	onLoopback map[uint16]*resource.Resource
 }
 
-// templates are those of a group, made once in a build.
+// templatesOf returns those of a group, made once in a build.
 func (b *build) templatesOf(g *group) *listenerTemplates {
 	if t, ok := b.templates[g]; ok {
 		return t

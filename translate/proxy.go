@@ -6,6 +6,9 @@ import (
 	"net/netip"
 	"slices"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	"google.golang.org/protobuf/proto"
+
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/resource"
 )
@@ -161,14 +164,14 @@ func (b *build) acquire(key localKey) *resource.Set {
 		return nil
 	}
 	known, ok := b.locals.Get(key.String())
-	if !ok || !b.sameGlobals {
+	if !ok {
 		made, err := localClusters(b.c, key)
 		if err != nil {
 			// Nothing in it comes from an operator but the idle timeout,
 			// which every cluster of the service has too.
 			b.report("local/"+key.String(), []Held{{Type: resource.Cluster, Name: resource.ClusterLocalApp, Keys: []string{policy.KeyTimeout}, Cause: err.Error()}}, nil)
 		}
-		known.clusters = become(known.clusters, made...)
+		known.clusters = resource.NewSet(made...)
 	}
 	known.users++
 	b.locals.Put(key.String(), known)
@@ -273,28 +276,45 @@ func (l *listening) inbound(address string, t listenerTemplate) {
 // add makes a listener, unless another one has its port: Envoy would refuse
 // the second, and the whole response is then in doubt.
 func (l *listening) add(at binding, make func() (*resource.Resource, error)) bool {
-	for _, other := range l.bound {
-		if other.clashes(at) {
-			l.hold(at.listener, fmt.Sprintf("port %d is taken by %s", at.port, other.listener), false)
-			return false
-		}
+	if other, taken := l.taken(at); taken {
+		// What a proxy says of itself is for its own status, not for the log.
+		l.missing = append(l.missing, fmt.Sprintf("port %d is taken by %s: no %s listener", at.port, other.listener, at.listener))
+		return false
 	}
 	made, err := make()
 	if err != nil {
-		return l.hold(at.listener, err.Error(), true)
+		return l.hold(at.listener, err.Error())
 	}
 	l.bound = append(l.bound, at)
 	l.made = append(l.made, made)
 	return true
 }
 
+func (l *listening) taken(at binding) (by binding, taken bool) {
+	i := slices.IndexFunc(l.bound, at.clashes)
+	if i < 0 {
+		return binding{}, false
+	}
+	return l.bound[i], true
+}
+
 // hold keeps the last good listener, if it may stay where it is.
-func (l *listening) hold(name, cause string, keep bool) bool {
+func (l *listening) hold(name, cause string) bool {
 	l.held = append(l.held, Held{Type: resource.Listener, Name: name, Keys: listenerKeys(l.settings), Cause: l.settings.Name + ": " + cause})
 	last := l.last.Get(name)
-	if !keep || last == nil {
+	if last == nil {
 		return false
 	}
+	var was listenerv3.Listener
+	if err := proto.Unmarshal(last.Body, &was); err != nil {
+		return false // it is our own
+	}
+	where := was.GetAddress().GetSocketAddress()
+	at := binding{name, where.GetAddress(), uint16(where.GetPortValue())}
+	if _, taken := l.taken(at); taken {
+		return false
+	}
+	l.bound = append(l.bound, at)
 	l.made = append(l.made, last)
 	return true
 }

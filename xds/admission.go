@@ -28,6 +28,11 @@ type admissionKey struct{}
 func (s *Server) tap(ctx context.Context, _ *tap.Info) (context.Context, error) {
 	var a admission
 	a.credential, a.refused = s.authenticate(ctx)
+	if from, ok := peer.FromContext(ctx); ok && a.refused != nil {
+		if c := listen.Of(from.Addr); c != nil {
+			c.Refused()
+		}
+	}
 	if _, timed := ctx.Deadline(); a.refused != nil && !timed {
 		return nil, a.refused
 	}

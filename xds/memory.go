@@ -40,10 +40,10 @@ type nodeNacks struct {
 	refused map[resource.Ref]*pastNack
 }
 
-// refusal is one content that a proxy refused. It is immutable.
+// pastNack is one content that a proxy refused. It is immutable.
 type pastNack struct {
 	version string
-	depends uint64             // see hold; without what the lease has
+	depends uint64             // see rejection; without what the lease has
 	before  *resource.Resource // what the proxy had, nil for nothing
 	nack    *Nack
 }

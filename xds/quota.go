@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"net"
 	"slices"
 	"time"
 
@@ -182,13 +181,4 @@ func (p *streamRates) node(of nodeHost) bool {
 		p.queue = append(p.queue, rateExpiry{of, now.Add(forgetRate)})
 	}
 	return l.AllowN(now, 1)
-}
-
-// hostOf returns the host of an address, without the port.
-func hostOf(peer string) string {
-	host, _, err := net.SplitHostPort(peer)
-	if err != nil {
-		return peer // a Unix socket
-	}
-	return host
 }

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"datapunk.dev/controlplane/listen"
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/xds/wire"
 )
@@ -95,8 +96,9 @@ func (s *Server) serve(p wire.Protocol, gs grpc.ServerStream, typeURL string) (e
 	if st.credential, err = s.authenticate(gs.Context()); err != nil {
 		return err
 	}
-	peer := peerAddress(gs.Context())
-	st.host = hostOf(peer)
+	if from, ok := peer.FromContext(gs.Context()); ok && from.Addr != nil {
+		st.host = listen.HostOf(from.Addr)
+	}
 	if err := s.enter(st); err != nil {
 		return err
 	}
@@ -105,7 +107,7 @@ func (s *Server) serve(p wire.Protocol, gs grpc.ServerStream, typeURL string) (e
 	defer open.Dec()
 	defer s.leave(st)
 	defer st.secrets.release()
-	st.status.opened(peer)
+	st.status.opened(peerAddress(gs.Context()))
 
 	requests := make(chan *wire.Request)
 	failed := make(chan error, 1)

@@ -199,8 +199,8 @@ func (ts *typeState) hasAll(version digest) {
 	ts.stream.status.acknowledged(ts.typ, version)
 }
 
-// advance makes the view's offer the base. What changed since the last one goes
-// into names.
+// advance makes what the view serves the base. What changed since the last one
+// goes into names.
 func (ts *typeState) advance(v *view) {
 	next := v.of(ts.typ)
 	if ts.base == next || !ts.base.known() {
@@ -226,9 +226,9 @@ func (ts *typeState) advance(v *view) {
 	ts.base = next
 }
 
-// noted returns the note on what the client has of a name, of which base says
-// something else or is about to. It is made if there is none, and nil for a
-// name that the client did not ask for.
+// track returns the state of a name of which base says something else than the
+// client has, or is about to. It is made if there is none, and nil for a name
+// that the client did not ask for.
 func (ts *typeState) track(name string) *nameState {
 	if !ts.sub.has(name) {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -50,13 +51,14 @@ var tokensDesc = grpc.ServiceDesc{
 type renewalServer struct {
 	tokens *Authority
 	log    *slog.Logger
+	rates  *renewalRates
 }
 
 // RegisterRenewal serves the renewal of tokens: whoever shows a valid one over
 // TLS gets the next, for the same service and node, with the lifetime that the
 // shown one was minted with.
 func RegisterRenewal(s grpc.ServiceRegistrar, tokens *Authority, log *slog.Logger) {
-	s.RegisterService(&tokensDesc, &renewalServer{tokens: tokens, log: log})
+	s.RegisterService(&tokensDesc, &renewalServer{tokens: tokens, log: log, rates: newRenewalRates()})
 }
 
 func (s *renewalServer) renew(ctx context.Context) (*wrapperspb.StringValue, error) {
@@ -76,6 +78,9 @@ func (s *renewalServer) renew(ctx context.Context) (*wrapperspb.StringValue, err
 	if err != nil {
 		s.log.Warn("refused to renew a token", "peer", from.Addr.String(), "error", err)
 		return nil, status.Error(codes.Unauthenticated, "token refused")
+	}
+	if !s.rates.allow(c.Node, time.Now()) {
+		return nil, status.Error(codes.ResourceExhausted, "too many renewals for this node: one in 10 s")
 	}
 	next, err := s.tokens.Mint(c.Service, c.Node, c.Expires.Sub(c.Issued))
 	if err != nil {

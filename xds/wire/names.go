@@ -97,6 +97,13 @@ func (t *NameSets) hashString(key *NameKey, name string) {
 	key.sums[1] += maphash.String(t.seeds[1], name)
 }
 
+// unhashString takes a name that is in it out of a key.
+func (t *NameSets) unhashString(key *NameKey, name string) {
+	key.Count--
+	key.sums[0] -= maphash.String(t.seeds[0], name)
+	key.sums[1] -= maphash.String(t.seeds[1], name)
+}
+
 // known returns the set with the key, or nil.
 func (t *NameSets) known(key NameKey) *NameSet {
 	t.mu.Lock()
@@ -147,11 +154,27 @@ func (t *NameSets) With(s *NameSet, names []string) *NameSet {
 	return t.put(key, append(all, rest...))
 }
 
-// Without returns the set that lacks the given names.
+// Without returns the set that lacks the given names, at the cost of these but for
+// one copy of the others.
 func (t *NameSets) Without(s *NameSet, names []string) *NameSet {
-	gone := slices.Sorted(slices.Values(names))
-	return t.Of(slices.DeleteFunc(slices.Clone(s.Names), func(n string) bool {
-		_, ok := slices.BinarySearch(gone, n)
-		return ok
-	}))
+	gone := slices.Compact(slices.Sorted(slices.Values(names)))
+	gone = slices.DeleteFunc(gone, func(name string) bool { return !s.Has(name) })
+	if len(gone) == 0 {
+		return s
+	}
+	key := s.Key
+	for _, name := range gone {
+		t.unhashString(&key, name)
+	}
+	if known := t.known(key); known != nil {
+		return known
+	}
+	all := make([]string, 0, len(s.Names)-len(gone))
+	rest := s.Names
+	for _, name := range gone {
+		i, _ := slices.BinarySearch(rest, name)
+		all = append(all, rest[:i]...)
+		rest = rest[i+1:]
+	}
+	return t.put(key, append(all, rest...))
 }
