@@ -36,6 +36,7 @@ func TestEnvoyAcceptsEveryBootstrapThatWePrint(t *testing.T) {
 		{"Unix socket, plaintext", plain, []string{"--xds-address", "unix:/run/mesh/xds.sock"}, []string{"path: /run/mesh/xds.sock"}},
 		{"Unix socket, TLS", secure, []string{"--xds-address", "unix:/run/mesh/xds.sock"}, []string{"path: /run/mesh/xds.sock", "TLSv1_3"}},
 		{"zone", secure, []string{"--xds-address", "127.0.0.1:18000", "--zone", "eu-west-1a"}, []string{"zone: eu-west-1a"}},
+		{"a whole place", secure, []string{"--xds-address", "127.0.0.1:18000", "--region", "eu-west-1", "--zone", "eu-west-1a", "--sub-zone", "rack-7"}, []string{"region: eu-west-1", "sub_zone: rack-7", "local_cluster_name: mesh_zone"}},
 		{"version", secure, []string{"--xds-address", "127.0.0.1:18000", "--version", "1.2.3"}, []string{"1.2.3"}},
 		{"version like a number", secure, []string{"--xds-address", "127.0.0.1:18000", "--version", "1.10"}, []string{"'1.10'"}},
 		{"address", secure, []string{"--xds-address", "127.0.0.1:18000", "--address", "10.1.2.3"}, []string{"10.1.2.3"}},
