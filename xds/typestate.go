@@ -199,7 +199,7 @@ func (ts *typeState) hasAll(version digest) {
 	ts.stream.status.acknowledged(ts.typ, version)
 }
 
-// advance makes the view's offer the base. What changed since the last one goes
+// advance makes what the view serves the base. What changed since the last one goes
 // into names.
 func (ts *typeState) advance(v *view) {
 	next := v.of(ts.typ)
@@ -226,7 +226,7 @@ func (ts *typeState) advance(v *view) {
 	ts.base = next
 }
 
-// noted returns the note on what the client has of a name, of which base says
+// track returns the state of a name, of which base says
 // something else or is about to. It is made if there is none, and nil for a
 // name that the client did not ask for.
 func (ts *typeState) track(name string) *nameState {
