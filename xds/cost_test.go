@@ -25,6 +25,7 @@ import (
 
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // What one client may cost that has shown who it is, by what stands inside of
@@ -200,55 +201,40 @@ func TestARequestThatIsTooMuchCostsNoMoreThanItsBytes(t *testing.T) {
 	}
 }
 
-// waitForNames waits until the node has so many names.
-func (s *Server) waitForNames(t *testing.T, n int) {
-	t.Helper()
-	for range 1000 {
-		s.budget.mu.Lock()
-		have := s.budget.nodes[testNode.Id].Names
-		s.budget.mu.Unlock()
-		if have == n {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("never %d names", n)
-}
-
 // What a client's streams keep is bounded for all of them together.
 func TestWhatTheStreamsOfOneNodeKeep(t *testing.T) {
 	for _, p := range []protocol{delta, sotw} {
 		t.Run(p.String(), func(t *testing.T) {
-			s := testServer()
-			newWorld(s, endpoint("a", "1")).publish()
-			c := dialRaw(t, s)
-			var streams []grpc.ClientStream
-			bytes := kept(func() {
-				for i := range 20 {
-					b := firstRequest(p, testNode)
-					for j := range 99_000 {
-						b = field(b, 3, fmt.Appendf(nil, "stream-%02d-name-%06d", i, j))
+			synctest.Test(t, func(t *testing.T) {
+				s := testServer()
+				newWorld(s, endpoint("a", "1")).publish()
+				c := rawClient{t, plaintext(t, s)}
+				var streams []grpc.ClientStream
+				bytes := kept(func() {
+					for i := range 20 {
+						b := firstRequest(p, testNode)
+						for j := range 99_000 {
+							b = field(b, 3, fmt.Appendf(nil, "stream-%02d-name-%06d", i, j))
+						}
+						stream := c.open(p, eds.URL(), b)
+						synctest.Wait() // it has been counted
+						if i < maxNodeNames/99_000 {
+							streams = append(streams, stream)
+						} else if code := ended(stream); code != codes.ResourceExhausted {
+							t.Errorf("stream %d: %v", i, code)
+						}
 					}
-					stream := c.open(p, eds.URL(), b)
-					if i < maxNodeNames/99_000 {
-						streams = append(streams, stream)
-						s.waitForNames(t, (i+1)*99_000)
-					} else if code := ended(stream); code != codes.ResourceExhausted {
-						t.Errorf("stream %d: %v", i, code)
-					}
+				})
+				open := testutil.ToFloat64(s.metrics.streams.WithLabelValues(p.String()))
+				t.Logf("%d MB are kept of 20 streams of 99,000 names, %v of which are open", bytes>>20, open)
+				if bytes > 100<<20 {
+					t.Error("more than 100 MB")
 				}
+				if int(open) != len(streams) {
+					t.Errorf("%v streams are open", open)
+				}
+				runtime.KeepAlive(streams)
 			})
-			s.mu.Lock()
-			open := len(s.streams)
-			s.mu.Unlock()
-			t.Logf("%d MB are kept of 20 streams of 99,000 names, %d of which are open", bytes>>20, open)
-			if bytes > 100<<20 {
-				t.Error("more than 100 MB")
-			}
-			if open != len(streams) {
-				t.Errorf("%d streams are open", open)
-			}
-			runtime.KeepAlive(streams)
 		})
 	}
 }
@@ -395,14 +381,8 @@ func TestAClientThatNeverAnswersIsNotRemembered(t *testing.T) {
 			c.subscribe(eds, names...)
 			c.next()
 		}
-		remembered := 0
-		for st := range s.streams {
-			for _, r := range st.types[eds].inflight {
-				remembered += len(r.changes)
-			}
-		}
-		if remembered > maxUnansweredChanges {
-			t.Errorf("%d changes are remembered", remembered)
+		if n := s.unansweredChanges(eds); n > maxUnansweredChanges {
+			t.Errorf("%d changes are remembered", n)
 		}
 		c.close()
 		s.wantEmpty(t)

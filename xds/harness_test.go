@@ -3,9 +3,12 @@ package xds
 import (
 	"log/slog"
 	"slices"
+	"testing"
+	"testing/synctest"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
+	"pgregory.net/rapid"
 
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/xds/wire"
@@ -16,6 +19,7 @@ import (
 	routepb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	tlspb "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	runtimepb "github.com/envoyproxy/go-control-plane/envoy/service/runtime/v3"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 const (
@@ -190,4 +194,54 @@ func testServer(change ...func(*Options)) *Server {
 		c(&o)
 	}
 	return New(o)
+}
+
+// What a test sees of a server that clients do not.
+
+// view is what the connected proxies of the world's profile are to have.
+func (w *world) view() *view { return w.server.slots[w.profile].load() }
+
+// checkStates fails the test if a name of a client is in a state that there must
+// not be.
+func (s *Server) checkStates(t rapid.TB) {
+	t.Helper()
+	synctest.Wait()
+	for st := range s.streams {
+		for i := range st.types {
+			for name, n := range st.types[i].names {
+				if err := n.check(); err != nil {
+					t.Fatalf("%s %s of %s: %v", st.types[i].typ, name, st.node.ID, err)
+				}
+			}
+		}
+	}
+}
+
+// unansweredChanges returns how many changes of responses that were not answered
+// all streams remember.
+func (s *Server) unansweredChanges(t resource.Type) (n int) {
+	synctest.Wait()
+	for st := range s.streams {
+		for _, r := range st.types[t].inflight {
+			n += len(r.changes)
+		}
+	}
+	return n
+}
+
+// wantEmpty fails the test if the server still holds something of a client.
+func (s *Server) wantEmpty(t *testing.T) {
+	t.Helper()
+	synctest.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.streams)+len(s.slots)+len(s.nodes)+len(s.served.plain) != 0 {
+		t.Errorf("left: %d streams, %d slots, %d nodes, %d served sets", len(s.streams), len(s.slots), len(s.nodes), len(s.served.plain))
+	}
+	if n := len(s.budget.nodes); n != 0 {
+		t.Errorf("names of %d nodes are counted", n)
+	}
+	if n := testutil.ToFloat64(s.metrics.panics); n != 0 {
+		t.Errorf("%v panics", n)
+	}
 }

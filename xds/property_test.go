@@ -73,20 +73,6 @@ func history(rt *rapid.T, w *world, models []*model) {
 	}
 }
 
-// checkStates fails the test if a name is in a state that there must not be.
-func (s *Server) checkStates(t rapid.TB) {
-	synctest.Wait()
-	for st := range s.streams {
-		for i := range st.types {
-			for name, n := range st.types[i].names {
-				if err := n.check(); err != nil {
-					t.Fatalf("%s %s of %s: %v", st.types[i].typ, name, st.node.ID, err)
-				}
-			}
-		}
-	}
-}
-
 // change changes one resource. One whose version is a multiple of 5 is bad.
 func (w *world) change(rt *rapid.T) {
 	typ := rapid.SampledFrom([]resource.Type{cds, eds, lds, rds}).Draw(rt, "type")
@@ -120,7 +106,7 @@ type model struct {
 	has      map[resource.Type]map[string]string // name to version
 	accepted map[resource.Type]string            // version_info
 	nonce    map[resource.Type]string
-	settled  map[resource.Type]bool // it has accepted something on this stream
+	acked    map[resource.Type]bool // it has accepted something on this stream
 }
 
 func newModel(t *testing.T, w *world, p protocol, id string) *model {
@@ -136,7 +122,7 @@ var modelTypes = []resource.Type{cds, eds, lds, rds}
 func (m *model) connect() {
 	m.client = open(m.t, m.world.server, m.protocol, "")
 	m.client.node.Id = m.id
-	m.nonce, m.settled = map[resource.Type]string{}, map[resource.Type]bool{}
+	m.nonce, m.acked = map[resource.Type]string{}, map[resource.Type]bool{}
 	for _, typ := range modelTypes {
 		if m.protocol == delta {
 			m.client.send(&discovery.DeltaDiscoveryRequest{
@@ -241,7 +227,7 @@ func (m *model) answerSotw(b []byte) {
 		}
 	}
 	if slices.Contains(slices.Collect(maps.Values(refused)), true) {
-		if (typ == cds || typ == lds) && m.accepted[typ] != "" && !m.settled[typ] {
+		if (typ == cds || typ == lds) && m.accepted[typ] != "" && !m.acked[typ] {
 			// It came with what the server can not know, and is sent nothing
 			// else now. It does as Envoy does, and takes what is good.
 			for name, version := range m.has[typ] {
@@ -254,7 +240,7 @@ func (m *model) answerSotw(b []byte) {
 		c.nack(r, "refused")
 		return
 	}
-	m.settled[typ] = true
+	m.acked[typ] = true
 	if typ == cds || typ == lds {
 		m.has[typ] = got
 	} else {
@@ -279,7 +265,7 @@ func (m *model) check(rt *rapid.T, w *world) {
 				want[r.Name] = r.Version
 				continue
 			}
-			if last := m.world.server.slots[w.profile].load().get(typ, r.Name); last != nil && last.Version != r.Version {
+			if last := w.view().get(typ, r.Name); last != nil && last.Version != r.Version {
 				want[r.Name] = last.Version // the last one that was acknowledged
 				continue
 			}

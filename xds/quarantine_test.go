@@ -301,8 +301,7 @@ func TestQuarantine(t *testing.T) {
 		fresh.node.Id, fresh.node.Metadata = "nexus-9", metadataOf(t, map[string]any{"address": "10.0.0.2"})
 		fresh.subscribe(cds)
 		fresh.expect("cluster a@1 b@1")
-		servedTo := func(p resource.Profile) served { return w.server.slots[p].load().of(cds) }
-		if servedTo(w.profile) != servedTo(other.profile) {
+		if w.view().of(cds) != other.view().of(cds) {
 			t.Error("each has a served set of its own: every response would be encoded for each")
 		}
 	})
