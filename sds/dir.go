@@ -210,7 +210,7 @@ func writePEM(dir, name, kind string, der []byte, mode os.FileMode) error {
 	return atomicfile.Write(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode)
 }
 
-// checkDir refuses a directory in which somebody else could swap the files.
+// CheckDir refuses a directory in which somebody else could swap the files.
 // That others may list it is no harm: the keys have modes of their own.
 // CheckDir says what is wrong with a data directory as such. One that is not there
 // yet is made later.
