@@ -1,8 +1,11 @@
 package xds
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -153,8 +156,15 @@ func (w *world) remove(t resource.Type, names ...string) *world {
 
 func (w *world) publish() { publish(w.server, w) }
 
-// publish makes the worlds all that there is.
-func publish(s *Server, worlds ...*world) { s.Publish(snapshot(worlds)) }
+// publish makes the worlds, as they are now, all that there is.
+func publish(s *Server, worlds ...*world) {
+	var all snapshot
+	for _, w := range worlds {
+		now := *w
+		all = append(all, &now)
+	}
+	s.Publish(all)
+}
 
 // snapshot is all that there is, and all of it may have changed.
 type snapshot []*world
@@ -201,19 +211,35 @@ func testServer(change ...func(*Options)) *Server {
 // view is what the connected proxies of the world's profile are to have.
 func (w *world) view() *view { return w.server.slots[w.profile].load() }
 
-// checkStates fails the test if a name of a client is in a state that there must
-// not be.
-func (s *Server) checkStates(t rapid.TB) {
-	t.Helper()
-	synctest.Wait()
-	for st := range s.streams {
+// illegal collects names of clients that are in a state that there must not be, as
+// their streams see it after each push.
+type illegal struct {
+	mu     sync.Mutex
+	states []error
+}
+
+func watchStates(s *Server) *illegal {
+	found := &illegal{}
+	s.pushed = func(st *stream) {
 		for i := range st.types {
 			for name, n := range st.types[i].names {
 				if err := n.check(); err != nil {
-					t.Fatalf("%s %s of %s: %v", st.types[i].typ, name, st.node.ID, err)
+					found.mu.Lock()
+					found.states = append(found.states, fmt.Errorf("%s %s of %s: %w", st.types[i].typ, name, st.node.ID, err))
+					found.mu.Unlock()
 				}
 			}
 		}
+	}
+	return found
+}
+
+func (f *illegal) check(t rapid.TB) {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.states) > 0 {
+		t.Fatalf("%v", errors.Join(f.states...))
 	}
 }
 

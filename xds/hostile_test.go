@@ -201,6 +201,7 @@ func TestHostileClients(t *testing.T) {
 			t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 				tr.run(t, func(t *testing.T, w *world) {
 					random := rand.New(rand.NewPCG(seed, 0))
+					found := watchStates(w.server)
 					var good []deltaClient
 					for i := range 3 {
 						c := openDelta(t, w.server)
@@ -223,7 +224,7 @@ func TestHostileClients(t *testing.T) {
 						for _, c := range good {
 							c.settle()
 						}
-						w.server.checkStates(t)
+						found.check(t)
 						time.Sleep(time.Duration(random.IntN(1000)) * time.Millisecond)
 					}
 					hostile.Wait()

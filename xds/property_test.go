@@ -29,6 +29,7 @@ func TestEveryHistoryEndsInTheSameState(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(testServer(func(o *Options) { o.Quorum = quorum }))
 			w.owns = func(t resource.Type, _ string) bool { return slices.Contains(own, t) }
+			found := watchStates(w.server)
 			w.publish()
 			models := []*model{newModel(t, w, delta, "d"), newModel(t, w, sotw, "s")}
 			defer func() {
@@ -37,7 +38,7 @@ func TestEveryHistoryEndsInTheSameState(t *testing.T) {
 					m.client.close()
 				}
 			}()
-			history(rt, w, models)
+			history(rt, w, models, found)
 		})
 		if failure != nil {
 			panic(failure)
@@ -45,7 +46,7 @@ func TestEveryHistoryEndsInTheSameState(t *testing.T) {
 	})
 }
 
-func history(rt *rapid.T, w *world, models []*model) {
+func history(rt *rapid.T, w *world, models []*model, found *illegal) {
 	client := func(rt *rapid.T) *model { return rapid.SampledFrom(models).Draw(rt, "client") }
 	rt.Repeat(map[string]func(*rapid.T){
 		"change": func(rt *rapid.T) {
@@ -57,7 +58,7 @@ func history(rt *rapid.T, w *world, models []*model) {
 		"subscribe": func(rt *rapid.T) { client(rt).subscribe(rt) },
 		"answer":    func(rt *rapid.T) { client(rt).answer(1) },
 		"reconnect": func(rt *rapid.T) { client(rt).reconnect() },
-		"":          func(rt *rapid.T) { w.server.checkStates(rt) },
+		"":          func(rt *rapid.T) { found.check(rt) },
 		"wait": func(rt *rapid.T) {
 			time.Sleep(time.Duration(rapid.IntRange(1, 1000).Draw(rt, "ms")) * time.Millisecond)
 			synctest.Wait()
@@ -68,7 +69,7 @@ func history(rt *rapid.T, w *world, models []*model) {
 			m.answer(1000)
 			time.Sleep(time.Minute)
 		}
-		w.server.checkStates(rt)
+		found.check(rt)
 		m.check(rt, w)
 	}
 }

@@ -33,6 +33,7 @@ type Server struct {
 	names   *wire.NameSets
 	budget  *budget
 	tally   *tally
+	pushed  func(*stream) // nil but in tests: looks at a stream after each push
 
 	// halves guards which halves slots and scopes have. It is held for as long as
 	// pointers take to be swapped, after mu where both are.

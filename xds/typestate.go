@@ -61,6 +61,9 @@ func (s *stream) push() {
 	s.pushInOrder(v, now)
 	s.status.update(s, v)
 	s.passBarriers(v)
+	if s.server.pushed != nil {
+		s.server.pushed(s)
+	}
 }
 
 // push sends what the client lacks of this type and may have now.
