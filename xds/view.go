@@ -215,8 +215,8 @@ func (s served) fallbacks() iter.Seq2[string, fallback] {
 }
 
 // servedSet is what one half serves of one type: a set of the snapshot, but for what
-// is in quarantine. Its content is immutable. Streams compare served sets as they would compare
-// sets, at the same cost.
+// is in quarantine. What is served is immutable; streams compare it as they would
+// compare sets, at the same cost.
 type servedSet struct {
 	id  uint64 // no other has it
 	set *resource.Set
