@@ -422,7 +422,7 @@ func HostOf(remote net.Addr) string {
 		remote = p.Addr
 	}
 	tcp, ok := remote.(*net.TCPAddr)
-	if !ok || tcp.IP.IsLoopback() {
+	if !ok || tcp.IP.Equal(net.IPv4(127, 0, 0, 1)) || tcp.IP.Equal(net.IPv6loopback) {
 		return "this machine"
 	}
 	return prefixOf(tcp).Masked().Addr().String()

@@ -184,7 +184,7 @@ func TestCostOfATokenIsBounded(t *testing.T) {
 			}
 			v.serves()
 		}).bound(t, 400, 0)
-		if n := refused(v, "node_names"); n < 17 {
+		if n := refused(v, "limit"); n < 17 {
 			t.Errorf("%v streams refused for their names", n)
 		}
 	})
