@@ -245,12 +245,14 @@ func (d *demo) lineOf(text string) int {
 	return strings.Count(before, "\n") + 1
 }
 
-// denyAdmin is the entry that the step adds.
-const denyAdmin = `
-        - name: no-admin
+// denyAdmin is the entry that the step adds. It stands before another one: a
+// file that ends where the last one went on may be half written, and is not
+// taken without `controlplane accept`.
+const denyAdmin = `- name: no-admin
           action: DENY
           destinations: [lake_service]
-          paths: ["/admin*"]`
+          paths: ["/admin*"]
+        `
 
 // deny forbids a path, over a connection that is kept.
 func (d *demo) deny(ctx context.Context) error {
@@ -263,9 +265,9 @@ func (d *demo) deny(ctx context.Context) error {
 	}
 	d.screen.saw("GET /admin: 200")
 	dials := d.client.Dials()
-	const entry = "action: ALLOW"
+	const entry = `- name: "service-to-service"`
 	at := time.Now()
-	undo, err := d.change(entry, entry+denyAdmin)
+	undo, err := d.change(entry, denyAdmin+entry)
 	if err != nil {
 		return err
 	}
