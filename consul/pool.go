@@ -37,7 +37,7 @@ const untold = 100
 // settings is how long a new connection waits for the server to say that, which
 // is the first that a server says. A limit of just as many is not noticed, and
 // then it waits the whole time.
-const settings = 100 * time.Millisecond
+const settings = 500 * time.Millisecond
 
 // RoundTrip sends a request on a connection that has room for it.
 func (p *pool) RoundTrip(req *http.Request) (*http.Response, error) {
