@@ -7,11 +7,12 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// A node renews its token once in half its life, and again after a failure: a
-// burst for restarts, then one in 10 s. Each costs two signatures.
+// A node renews its token once in half its life, which in tests is seconds, and
+// again after a failure: a burst for restarts, then one a second. Each costs a
+// signature and the check of one, 0.1 ms.
 const (
 	renewalBurst    = 8
-	renewalInterval = 10 * time.Second
+	renewalInterval = time.Second
 	// sweepNodes is how many nodes are remembered before it is looked which may
 	// be forgotten.
 	sweepNodes = 1024

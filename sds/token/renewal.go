@@ -80,7 +80,7 @@ func (s *renewalServer) renew(ctx context.Context) (*wrapperspb.StringValue, err
 		return nil, status.Error(codes.Unauthenticated, "token refused")
 	}
 	if !s.rates.allow(c.Node, time.Now()) {
-		return nil, status.Error(codes.ResourceExhausted, "too many renewals for this node: one in 10 s")
+		return nil, status.Error(codes.ResourceExhausted, "too many renewals for this node: one a second")
 	}
 	next, err := s.tokens.Mint(c.Service, c.Node, c.Expires.Sub(c.Issued))
 	if err != nil {
