@@ -1,8 +1,6 @@
 package xds
 
 import (
-	"errors"
-	"fmt"
 	"time"
 
 	"datapunk.dev/controlplane/resource"
@@ -209,27 +207,4 @@ func (n *nameState) sentInstead(r *resource.Resource) *nameState {
 		return &nameState{phase: reverted, has: r, rejection: n.rejection, since: n.since}
 	}
 	return &nameState{has: r, since: n.since}
-}
-
-// check returns what is wrong with a state, nil for one that there may be. Tests
-// look at every state of every stream.
-func (n *nameState) check() error {
-	rejects := n.phase == nacked || n.phase == reverted || n.phase == restoring
-	var wrong error
-	switch {
-	case n.has != nil && n.version != "":
-		wrong = errors.New("the client has two things at once")
-	case rejects != (n.rejection != nil):
-		wrong = fmt.Errorf("rejection %v", n.rejection)
-	case (n.phase == restoring) != (n.restore != nil):
-		wrong = fmt.Errorf("to restore: %v", n.restore)
-	case n.answer && (n.phase == changed || n.phase == reverted):
-		wrong = errors.New("an answer that nobody gives")
-	case n.phase == withheld && !n.since.IsZero():
-		wrong = errors.New("it waits for a cluster")
-	}
-	if wrong != nil {
-		return fmt.Errorf("%s: %w", n.phase, wrong)
-	}
-	return nil
 }

@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -105,4 +107,26 @@ func TestWhatIsSentInsteadOfWhatIsServed(t *testing.T) {
 	if want := []string{"requested* to changed", "nacked* to reverted", "restoring* to reverted", "withheld* to withheld"}; !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
+}
+
+// check returns what is wrong with a state, nil for one that there may be.
+func (n *nameState) check() error {
+	rejects := n.phase == nacked || n.phase == reverted || n.phase == restoring
+	var wrong error
+	switch {
+	case n.has != nil && n.version != "":
+		wrong = errors.New("the client has two things at once")
+	case rejects != (n.rejection != nil):
+		wrong = fmt.Errorf("rejection %v", n.rejection)
+	case (n.phase == restoring) != (n.restore != nil):
+		wrong = fmt.Errorf("to restore: %v", n.restore)
+	case n.answer && (n.phase == changed || n.phase == reverted):
+		wrong = errors.New("an answer that nobody gives")
+	case n.phase == withheld && !n.since.IsZero():
+		wrong = errors.New("it waits for a cluster")
+	}
+	if wrong != nil {
+		return fmt.Errorf("%s: %w", n.phase, wrong)
+	}
+	return nil
 }

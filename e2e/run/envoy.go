@@ -110,12 +110,6 @@ func (a *EnvoyAdmin) Ready() error {
 	return nil
 }
 
-// Get returns the status and the body of any admin path.
-func (a *EnvoyAdmin) Get(path string) (int, string, error) {
-	status, body, err := a.admin.get(path)
-	return status, string(body), err
-}
-
 // Stats returns the counters and gauges. Histograms are left out.
 func (a *EnvoyAdmin) Stats() (Stats, error) {
 	status, body, err := a.admin.get("/stats")

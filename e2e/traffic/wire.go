@@ -8,20 +8,17 @@ import (
 )
 
 // Wire forwards TCP connections to a target, and can be told to be a bad
-// network: slow, silent, refusing, cut.
+// network: silent, cut.
 type Wire struct {
 	listener net.Listener
 	target   string
 
-	mu       sync.Mutex
-	delay    time.Duration
-	silent   bool
-	refusing bool
-	changed  chan struct{}
-	closed   bool
-	conns    map[net.Conn]struct{}
-	accepted int
-	running  sync.WaitGroup
+	mu      sync.Mutex
+	silent  bool
+	changed chan struct{}
+	closed  bool
+	conns   map[net.Conn]struct{}
+	running sync.WaitGroup
 }
 
 // NewWire listens on a free loopback port.
@@ -38,22 +35,9 @@ func NewWire(target string) (*Wire, error) {
 // Addr returns where it listens.
 func (w *Wire) Addr() string { return w.listener.Addr().String() }
 
-// Accepted returns how many connections came.
-func (w *Wire) Accepted() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.accepted
-}
-
-// Slow holds each piece of data back for so long, both ways.
-func (w *Wire) Slow(d time.Duration) { w.set(func() { w.delay = d }) }
-
 // Silence stops the data both ways and leaves the connections open, new ones
 // too: the peer is unplugged.
 func (w *Wire) Silence(on bool) { w.set(func() { w.silent = on }) }
-
-// Refuse closes new connections at once.
-func (w *Wire) Refuse(on bool) { w.set(func() { w.refusing = on }) }
 
 // Cut closes every connection.
 func (w *Wire) Cut() {
@@ -87,10 +71,9 @@ func (w *Wire) accept() {
 			return
 		}
 		w.mu.Lock()
-		w.accepted++
-		refuse := w.refusing || w.closed
+		closed := w.closed
 		w.mu.Unlock()
-		if refuse {
+		if closed {
 			_ = c.Close()
 			continue
 		}
@@ -136,14 +119,8 @@ func (w *Wire) pump(to, from net.Conn) {
 	}
 }
 
-// pass waits as long as the wire is slow or silent. It is false once closed.
+// pass waits as long as the wire is silent. It is false once closed.
 func (w *Wire) pass() bool {
-	w.mu.Lock()
-	delay := w.delay
-	w.mu.Unlock()
-	if delay > 0 {
-		time.Sleep(delay)
-	}
 	for {
 		w.mu.Lock()
 		silent, closed, changed := w.silent, w.closed, w.changed
