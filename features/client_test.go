@@ -38,8 +38,9 @@ import (
 	"datapunk.dev/controlplane/resource"
 )
 
-// client asks as an Envoy does: for all clusters and listeners, and for what
-// those name. It acknowledges everything.
+// client asks as an Envoy does, for all clusters and listeners, or as gRPC does,
+// for those that a page shows; and then for what those name. It acknowledges
+// everything.
 type client struct {
 	m    *mesh
 	stop func()
@@ -190,6 +191,25 @@ func (m *mesh) connect(p proxy, open func(context.Context, *grpc.ClientConn, *cl
 	c.mu.Unlock()
 	m.settle()
 	return c
+}
+
+// askFor asks by name for what a page shows: gRPC's client names all that it
+// wants.
+func (c *client) askFor(p page) {
+	if p.Proxy.Agent == "" {
+		return // has asked for everything
+	}
+	c.mu.Lock()
+	for _, what := range p.Shows {
+		words := strings.Fields(what)
+		for _, t := range []resource.Type{resource.Listener, resource.Cluster} {
+			if t.String() == words[0] {
+				c.ask(t, words[1:2])
+			}
+		}
+	}
+	c.mu.Unlock()
+	c.m.settle()
 }
 
 // take takes a resource in, and returns its name. It is news if it is not what

@@ -56,6 +56,7 @@ func TestPages(t *testing.T) {
 				inMesh(t, document(t, "mesh", &p.Mesh), document(t, "services", &p.Catalog), func(m *mesh) {
 					c := connect(m, p.Proxy)
 					defer c.stop()
+					c.askFor(p)
 					got := p.show(t, c)
 					if *update {
 						golden = got
@@ -90,6 +91,7 @@ func document(t *testing.T, key string, part *yaml.Node) string {
 func (p page) show(t *testing.T, c *client) []byte {
 	t.Helper()
 	out := bytes.NewBufferString(sent)
+	shown := false
 	for _, what := range p.Shows {
 		words := strings.Fields(what)
 		id := strings.Join(words[:2], " ")
@@ -99,6 +101,7 @@ func (p page) show(t *testing.T, c *client) []byte {
 			out.WriteString("  (nothing)\n")
 			continue
 		}
+		shown = true
 		var value any
 		if err := json.Unmarshal(toJSON(t, m), &value); err != nil {
 			t.Fatal(err)
@@ -117,6 +120,9 @@ func (p page) show(t *testing.T, c *client) []byte {
 		for line := range strings.Lines(text.String()) {
 			out.WriteString("  " + line)
 		}
+	}
+	if !shown {
+		t.Fatal("a page shows something that is there")
 	}
 	return out.Bytes()
 }

@@ -42,10 +42,10 @@ const (
 	Due
 )
 
-// Files calls read, from this goroutine, until ctx ends: at first, whenever the files may have
-// changed, and for whatever comes from ask (SIGHUP, as a rule), but not while
-// they are being written. What read returns is in what time it is to be called
-// again even if nothing happens to them; zero: there is no need.
+// Files calls read, from this goroutine, until ctx ends: at first, whenever the
+// files may have changed, and for whatever comes from ask (SIGHUP, as a rule),
+// but not while they are being written. What read returns is in what time it is
+// to be called again even if nothing happens to them; zero: there is no need.
 //
 // It watches the directories that hold the files, and those that their symlinks
 // lead to: an editor that saves by rename, and a mounted ConfigMap whose ..data

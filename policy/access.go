@@ -2,7 +2,6 @@ package policy
 
 import (
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 )
@@ -54,13 +53,17 @@ func (s *Service) Keys(settings ...Setting) []string {
 	return keys
 }
 
-// Equal reports whether two services have the same settings, wherever they
-// came from.
-func (s *Service) Equal(o *Service) bool {
-	if s == nil || o == nil {
-		return s == o
+// CheckRequest is what an active check of the service asks of its application;
+// empty if it asks nothing by HTTP.
+func (s *Service) CheckRequest() (method, path string) {
+	switch {
+	case s.HealthChecks == nil:
+		return "", ""
+	case s.HealthChecks.Protocol == "http":
+		return "GET", s.HealthChecks.Path
+	case s.HealthChecks.Protocol == "grpc":
+		return "POST", "/grpc.health.v1.Health/Check"
+	default:
+		return "", ""
 	}
-	a, b := *s, *o
-	a.keys, b.keys = [numSettings][]string{}, [numSettings][]string{}
-	return reflect.DeepEqual(a, b)
 }

@@ -90,7 +90,7 @@ func (d *decoder) checkDestinations(authorization *mapping, m *Mesh) {
 	}
 	items, _ := policies.list()
 	for i, p := range m.Authorization.Policies {
-		if i == len(items) || !p.OfHTTP() {
+		if !p.OfHTTP() {
 			continue
 		}
 		for _, name := range p.Destinations {
@@ -117,9 +117,6 @@ func (d *decoder) checkTCPCallers(authorization *mapping, m *Mesh) {
 	}
 	items, _ := policies.list()
 	for i, p := range m.Authorization.Policies {
-		if i == len(items) {
-			return
-		}
 		for _, name := range m.Names() {
 			if m.Service(name).Protocol == TCP && m.Authorization.listsCallers(p, name, m.MTLS.TrustDomain) {
 				items[i].mapping().first("name").fail(CodeCallers, "name the callers one by one in the ALLOW",

@@ -5,8 +5,8 @@
 //
 // It knows nothing of Envoy, Consul or gRPC. What a setting becomes is the
 // business of the reader of the [Mesh]; whether a name exists is that of the
-// one who has the catalog. Everything but [Load], [Validate] and [Watcher] is
-// free of I/O.
+// one who has the catalog. Everything but [Load], [Validate], [ReadRevision] and
+// [Watcher] is free of I/O.
 //
 // A file goes through these steps: package yamlfile makes a tree whose nodes
 // know their line, merge lays files and the environment over each other (RFC

@@ -166,7 +166,7 @@ func soleVariable(s string) (string, bool) {
 	if !ok {
 		return "", false
 	}
-	e := expander{rest: rest, lookup: func(string) (string, bool) { return "", false }}
+	e := expander{rest: rest, lookup: noVariables}
 	name, operator, err := e.head()
 	if err != nil || operator == ":+" {
 		return "", false

@@ -41,7 +41,7 @@ var tagKeys = table[Tag]{"tag", []row[Tag]{
 
 var metricsKeys = table[Metrics]{"metrics", []row[Metrics]{
 	{name: "enabled", takes: one(boolean(), func(m *Metrics) *bool { return &m.Enabled }), unset: "true where the file has `metrics`", says: "false turns it off"},
-	{name: "provider", takes: one(word("prometheus"), func(m *Metrics) *string { return &m.Provider }), def: "prometheus", says: "who scrapes"},
+	{name: "provider", takes: only[Metrics]("prometheus"), def: "prometheus", says: "who scrapes"},
 	{
 		name: "scrape_interval", takes: one(duration(time.Second), func(m *Metrics) *time.Duration { return &m.ScrapeInterval }), def: "15s",
 		says: "how often Prometheus scrapes a proxy", becomes: "`__scrape_interval__` in `/sd/prometheus`",

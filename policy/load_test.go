@@ -42,7 +42,7 @@ func TestTheOperatorsFileLoads(t *testing.T) {
 			{Key: "service.version", Variable: "SERVICE_VERSION", Value: "of the control plane"},
 			{Key: "environment", Variable: "ENV", Value: "development"},
 		}}},
-		{m.Metrics, policy.Metrics{Enabled: true, Provider: "prometheus", ScrapeInterval: 15 * time.Second, Path: "/metrics"}},
+		{m.Metrics, policy.Metrics{Enabled: true, ScrapeInterval: 15 * time.Second, Path: "/metrics"}},
 		{m.MTLS, policy.MTLS{Enabled: true, Mode: policy.Strict, TrustDomain: "datapunk", CertRotation: 24 * time.Hour, CertTTL: 48 * time.Hour}},
 		{m.Authorization, policy.Authorization{Enabled: true, DefaultAction: policy.Deny, Policies: []policy.AuthorizationPolicy{{
 			Name: "service-to-service", Action: policy.Allow, Key: "security.authorization.policies[0]", Principals: []string{"spiffe://datapunk/*"},

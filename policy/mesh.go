@@ -68,7 +68,6 @@ type Tag struct {
 // Metrics is how Prometheus scrapes the proxies.
 type Metrics struct {
 	Enabled        bool
-	Provider       string
 	ScrapeInterval time.Duration
 	Path           string
 	Port           uint16 // of proxies whose metadata has none; 0: they have no listener for it

@@ -1,6 +1,9 @@
 package policy
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Opened says, for people, what next admits that last denied. It is empty only
 // if next surely admits nothing more: it compares what the files come to, not
@@ -65,17 +68,14 @@ func (o *opening) found(m *Mesh, key, format string, args ...any) {
 	o.why = append(o.why, fmt.Sprintf("%s: %s", m.Source(key), fmt.Sprintf(format, args...)))
 }
 
-// services compares every service before and after: those that a file names,
-// and with them those that neither does.
+// services compares every service before and after, by name: those that a file
+// names, and with them those that neither does.
 func (o *opening) services(last, next *Mesh, compare func(m *Mesh, before, after *Service)) {
 	compare(next, last.defaults, next.defaults)
-	for name := range next.services {
+	names := append(next.Names(), last.Names()...)
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
 		compare(next, last.Service(name), next.Service(name))
-	}
-	for name := range last.services {
-		if _, both := next.services[name]; !both {
-			compare(next, last.Service(name), next.Service(name))
-		}
 	}
 }
 
@@ -97,21 +97,6 @@ func (o *opening) check(m *Mesh, before, after *Service) {
 func (o *opening) protocol(m *Mesh, before, after *Service) {
 	if (before.Protocol == TCP) != (after.Protocol == TCP) {
 		o.found(m, keyOf(after, SettingProtocol, "services"), "%s speaks %s, it spoke %s, and policies mean another thing there", nameOf(after), after.Protocol, before.Protocol)
-	}
-}
-
-// CheckRequest is what an active check of the service asks of its application;
-// empty if it asks nothing by HTTP.
-func (s *Service) CheckRequest() (method, path string) {
-	switch {
-	case s.HealthChecks == nil:
-		return "", ""
-	case s.HealthChecks.Protocol == "http":
-		return "GET", s.HealthChecks.Path
-	case s.HealthChecks.Protocol == "grpc":
-		return "POST", "/grpc.health.v1.Health/Check"
-	default:
-		return "", ""
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"maps"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -149,7 +148,7 @@ func (d *decoder) overlay(root, environments *node, name string) *node {
 	}
 	over, ok := s.peek(name)
 	if !ok {
-		v.fail(CodeEnvironment, spelling.DidYouMean(name, names), "no environment %s", strconv.Quote(name))
+		v.fail(CodeEnvironment, spelling.DidYouMean(name, names), "no environment %q", name)
 		return root
 	}
 	if !over.mapping().present() {
@@ -190,6 +189,3 @@ func (d *decoder) document(top *mapping, m *Mesh) {
 	d.checkTCPCallers(s.section("security").section("authorization"), m)
 	d.warnUnused()
 }
-
-// sortedKeys returns the keys of a map in order.
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	"datapunk.dev/controlplane/yamlfile"
@@ -73,7 +75,7 @@ func (d *decoder) named(custom, own *mapping) []*layers {
 		}
 	})
 	all := make([]*layers, 0, len(byName))
-	for _, name := range sortedKeys(byName) {
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
 		all = append(all, byName[name])
 	}
 	return all

@@ -245,7 +245,7 @@ func TestTheRestOfTheVocabulary(t *testing.T) {
 			TLS: policy.ConsulTLS{CAFile: "ca", CertFile: "cert", KeyFile: "key", ServerName: "consul"},
 		}}},
 		{m.Tracing, policy.Tracing{Enabled: true, Provider: "zipkin", Endpoint: "zipkin:9411", Service: "jaeger", SamplingRate: 1}},
-		{m.Metrics, policy.Metrics{Enabled: true, Provider: "prometheus", ScrapeInterval: time.Minute, Path: "/m", Port: 9900}},
+		{m.Metrics, policy.Metrics{Enabled: true, ScrapeInterval: time.Minute, Path: "/m", Port: 9900}},
 		{m.AccessLogs, policy.AccessLogs{Enabled: true, Path: "/var/log/mesh.log", Format: "text", MinStatus: 400, Sample: 0.01}},
 		{m.MTLS, policy.MTLS{Enabled: true, Mode: policy.Permissive, TrustDomain: "mesh.example", CertRotation: 12 * time.Hour, CertTTL: 36 * time.Hour}},
 		{m.Authorization, policy.Authorization{Enabled: true, DefaultAction: policy.Allow, Policies: []policy.AuthorizationPolicy{{

@@ -37,6 +37,7 @@ func (w *Watcher) load(asked bool) {
 		w.failed = true
 		w.OnError(err)
 	case held && w.Current != nil && m.Revision == w.Current.Revision:
+		w.failed = false
 		w.onHold(nil) // the files are again what is in force
 	default:
 		w.judge(m)

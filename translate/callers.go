@@ -138,10 +138,7 @@ func (r rules) admitPlaintextTCP() bool {
 	if !r.enabled {
 		return true
 	}
-	for _, p := range r.enforced(policy.Deny) {
-		if len(p.Principals)+len(p.Sources) == 0 {
-			return false
-		}
-	}
-	return r.allowByDefault
+	return r.allowByDefault && !slices.ContainsFunc(r.enforced(policy.Deny), func(p *rule) bool {
+		return len(p.Principals)+len(p.Sources) == 0
+	})
 }

@@ -6,6 +6,7 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"datapunk.dev/controlplane/policy"
@@ -90,6 +91,15 @@ func ads() *corev3.ConfigSource {
 		ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
 		ResourceApiVersion:    corev3.ApiVersion_V3,
 	}
+}
+
+// adsUntilThere waits for the resource for as long as it takes. After a timeout
+// Envoy would go on without it: a listener answers 404, or opens its port
+// without a certificate.
+func adsUntilThere() *corev3.ConfigSource {
+	s := ads()
+	s.InitialFetchTimeout = &durationpb.Duration{}
+	return s
 }
 
 // tcpKeepalive notices a peer that vanished without a FIN: 60 s of silence,

@@ -6,7 +6,7 @@
 // else. What is made of one service alone (its cluster, its assignment, its
 // virtual host) is made again when that service's settings or catalog entry
 // change; sets of resources are persistent, and take only what changed; what
-// depends on a proxy is made once for all proxies of one [Profile]. So an
+// depends on a proxy is made once for all proxies of one [resource.Profile]. So an
 // endpoint that comes or goes costs one assignment, however large the mesh is.
 //
 // Every resource is checked before it leaves: by the constraints of its proto,

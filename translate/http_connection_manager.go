@@ -51,12 +51,12 @@ func httpManager(d *builder, c *compiler, s *policy.Service, statPrefix, routes 
 	options := http2Options()
 	options.AllowConnect = true // WebSocket between sidecars is extended CONNECT
 	options.MaxConcurrentStreams = u32(maxConcurrentStreams)
-	m := &hcmv3.HttpConnectionManager{
+	return &hcmv3.HttpConnectionManager{
 		StatPrefix: statPrefix,
 		// AUTO: calls come by HTTP/1 and by HTTP/2, in plaintext too.
 		CodecType: hcmv3.HttpConnectionManager_AUTO,
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{
-			ConfigSource:    rds(),
+			ConfigSource:    adsUntilThere(),
 			RouteConfigName: routes,
 		}},
 		AccessLog: accessLog(d, c),
@@ -77,17 +77,8 @@ func httpManager(d *builder, c *compiler, s *policy.Service, statPrefix, routes 
 		// Nobody is trusted to steer the proxy by x-envoy-* headers.
 		InternalAddressConfig: &hcmv3.HttpConnectionManager_InternalAddressConfig{},
 		UpgradeConfigs:        []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+		StripTrailingHostDot:  true,
 	}
-	m.StripTrailingHostDot = true
-	return m
-}
-
-// rds waits for the route configuration for as long as it takes: a timeout
-// would put a listener in place that answers 404.
-func rds() *corev3.ConfigSource {
-	s := ads()
-	s.InitialFetchTimeout = &durationpb.Duration{}
-	return s
 }
 
 func router(d *builder) *hcmv3.HttpFilter {

@@ -23,7 +23,8 @@ type kind struct {
 }
 
 // kindOf returns what the clients of a [resource.Kind] are served. To add a kind
-// is to add a case here and a row there.
+// is to add a case here, a row there, and its scope of every service to
+// translateScopes.
 func kindOf(k resource.Kind) kind {
 	switch k {
 	case resource.Proxyless:

@@ -67,7 +67,7 @@ func outboundTCPListener(c *compiler, s *policy.Service, u tcpUpstream) listener
 		PerConnectionBufferLimitBytes: u32(connectionBuffer),
 		EnableReusePort:               boolean(false),
 	}
-	keys := append([]string{"services." + s.Name + ".upstreams"}, listenerKeys(s)...)
+	keys := append(s.Keys(policy.SettingUpstreams), listenerKeys(s)...)
 	return d.template(l, keys, []resource.Ref{resource.Cluster.Ref(u.service)})
 }
 

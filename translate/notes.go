@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/spelling"
 )
 
@@ -36,7 +37,7 @@ func (b *build) meshNotes(next *state) []string {
 		for _, name := range slices.Concat(p.Sources, p.NotSources, p.Destinations, p.NotDestinations) {
 			n.known("policy "+p.Name+":", name)
 		}
-		if b.authz.enabled && p.Action == "ALLOW" && p.fromAnybody() {
+		if b.authz.enabled && p.Action == policy.Allow && p.fromAnybody() {
 			n.addf("policy %s admits nobody: it has no principals and no sources", p.Name)
 		}
 	}

@@ -295,7 +295,7 @@ func compareSteps(t *rapid.T, step int, last, next *Snapshot) {
 	same := func(a, b *resource.View) bool {
 		return a.Scope == b.Scope && a.Own == b.Own && slices.Equal(a.Missing, b.Missing)
 	}
-	for v := range next.Views() {
+	for v := range views(next) {
 		before := last.View(v.Profile)
 		switch c := changed[v.Profile]; {
 		case before == nil && c == nil:
@@ -309,7 +309,7 @@ func compareSteps(t *rapid.T, step int, last, next *Snapshot) {
 			compareSets(t, step, fmt.Sprintf("%+v", v.Profile), before.Own, v.Own)
 		}
 	}
-	for v := range last.Views() {
+	for v := range views(last) {
 		if gone := next.View(v.Profile) == nil; gone != slices.Contains(next.Removed, v.Profile) {
 			t.Fatalf("step %d: %+v: gone %t, and not so in removed", step, v.Profile, gone)
 		}

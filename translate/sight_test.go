@@ -37,9 +37,20 @@ func sightOf(s *Snapshot, p resource.Profile) *sight {
 	return seen
 }
 
+// views iterates over all views, those of one service together.
+func views(s *Snapshot) iter.Seq[*resource.View] {
+	return func(yield func(*resource.View) bool) {
+		for p := range s.state.proxies.Values() {
+			if !yield(p.view()) {
+				return
+			}
+		}
+	}
+}
+
 func sights(s *Snapshot) iter.Seq[*sight] {
 	return func(yield func(*sight) bool) {
-		for v := range s.Views() {
+		for v := range views(s) {
 			if !yield(sightOf(s, v.Profile)) {
 				return
 			}

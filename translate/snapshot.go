@@ -1,8 +1,6 @@
 package translate
 
 import (
-	"iter"
-
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
@@ -74,15 +72,4 @@ func (s *Snapshot) View(p resource.Profile) *resource.View {
 		return proxy.view()
 	}
 	return nil
-}
-
-// Views iterates over all views, those of one service together.
-func (s *Snapshot) Views() iter.Seq[*resource.View] {
-	return func(yield func(*resource.View) bool) {
-		for p := range s.state.proxies.Values() {
-			if !yield(p.view()) {
-				return
-			}
-		}
-	}
 }

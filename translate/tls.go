@@ -5,7 +5,6 @@ import (
 	rawbufferv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/resource"
@@ -22,16 +21,11 @@ const (
 
 // sds refers to a secret over the proxy's own ADS stream. The bytes are the
 // same wherever one secret is named: of two references to one name that differ,
-// Envoy leaves one waiting for ever. A timeout of zero keeps a port closed until
-// the secret is there; any other opens it without a certificate.
+// Envoy leaves one waiting for ever.
 func sds(name string) *tlsv3.SdsSecretConfig {
 	return &tlsv3.SdsSecretConfig{
-		Name: name,
-		SdsConfig: &corev3.ConfigSource{
-			ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}},
-			ResourceApiVersion:    corev3.ApiVersion_V3,
-			InitialFetchTimeout:   &durationpb.Duration{},
-		},
+		Name:      name,
+		SdsConfig: adsUntilThere(),
 	}
 }
 

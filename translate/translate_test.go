@@ -145,8 +145,8 @@ func TestEndpointMovesOneAssignment(t *testing.T) {
 // TestViewsShare: what does not depend on the proxy is one pointer everywhere.
 func TestViewsShare(t *testing.T) {
 	snapshot := Translate(nil, seedInput(t))
-	views := slices.Collect(snapshot.Views())
-	a, b := views[0], views[1]
+	all := slices.Collect(views(snapshot))
+	a, b := all[0], all[1]
 	if a.Scope != b.Scope {
 		t.Error("two services that declare no upstreams have two scopes")
 	}
@@ -173,7 +173,7 @@ func TestProxiesShareTheClustersOfApplications(t *testing.T) {
 	}
 	s := Translate(nil, in)
 	sets := make(map[*resource.Set]int)
-	for v := range s.Views() {
+	for v := range views(s) {
 		sets[v.Own[resource.Cluster]]++
 	}
 	if len(sets) != 1 {

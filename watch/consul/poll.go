@@ -21,7 +21,7 @@ const (
 	pollRate  = 4
 	pollBurst = 5
 
-	// shortReads is how many reads that do not block run at once.
+	// maxReads is how many reads that do not block run at once.
 	maxReads = 8
 )
 

@@ -12,8 +12,8 @@ import (
 	"datapunk.dev/controlplane/yamlfile"
 )
 
-// MaxWeight is the greatest weight of an instance; Consul has the same limit.
-const MaxWeight = 65535
+// maxWeight is the greatest weight of an instance; Consul has the same limit.
+const maxWeight = 65535
 
 // Parse reads a file catalog. All mistakes are reported at once: the error is
 // [yamlfile.Problems].
@@ -122,7 +122,7 @@ func (p *parser) instance(n *yamlfile.Node) *watch.Instance {
 		case "port":
 			i.Port = uint16(p.number(value, "port", 1, 65535))
 		case "weight":
-			i.Weight = uint32(p.number(value, "weight", 0, MaxWeight))
+			i.Weight = uint32(p.number(value, "weight", 0, maxWeight))
 		case "health":
 			i.Health = p.health(value)
 		case "zone":
