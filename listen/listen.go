@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -163,6 +164,9 @@ func (l *Listener) listen() {
 func (l *Listener) enter(c *Conn) (surplus *Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.shut {
+		return c // it came while the port was closed
+	}
 	if l.stats.Open >= l.limits.Connections {
 		l.stats.Refused++
 		oldest := l.waiting.Front()
@@ -172,11 +176,7 @@ func (l *Listener) enter(c *Conn) (surplus *Conn) {
 		surplus = oldest.Value.(*Conn)
 		l.leave(surplus)
 	}
-	h := l.hosts[c.prefix]
-	if h == nil {
-		h = &host{prefix: c.prefix}
-		l.hosts[c.prefix] = h
-	}
+	h := l.host(c.prefix)
 	l.stats.Open++
 	l.stats.Waiting++
 	c.open, c.waits = true, true
@@ -186,6 +186,16 @@ func (l *Listener) enter(c *Conn) (surplus *Conn) {
 	l.seat()
 	l.lookLater()
 	return surplus
+}
+
+// host returns the host of a prefix; it is made if there is none.
+func (l *Listener) host(prefix netip.Prefix) *host {
+	h := l.hosts[prefix]
+	if h == nil {
+		h = &host{prefix: prefix}
+		l.hosts[prefix] = h
+	}
+	return h
 }
 
 // mayHaveTurn notes that a host has one waiting, if there is room for it. One
@@ -227,11 +237,7 @@ func (l *Listener) seat() {
 
 // rest notes that a connection is idle.
 func (l *Listener) rest(c *Conn) {
-	h := l.hosts[c.prefix]
-	if h == nil {
-		h = &host{prefix: c.prefix}
-		l.hosts[c.prefix] = h
-	}
+	h := l.host(c.prefix)
 	c.since = time.Now()
 	c.element = l.idle.PushBack(c)
 	h.idle++
@@ -256,7 +262,7 @@ func (l *Listener) stopWaiting(c *Conn) {
 	h := l.hosts[c.prefix]
 	for i := len(h.waiting) - 1; i >= 0; i-- { // most often the last
 		if h.waiting[i] == c {
-			h.waiting = append(h.waiting[:i], h.waiting[i+1:]...)
+			h.waiting = slices.Delete(h.waiting, i, i+1)
 			break
 		}
 	}
@@ -425,10 +431,11 @@ func HostOf(remote net.Addr) string {
 	if !ok || tcp.IP.Equal(net.IPv4(127, 0, 0, 1)) || tcp.IP.Equal(net.IPv6loopback) {
 		return "this machine"
 	}
-	return prefixOf(tcp).Masked().Addr().String()
+	return prefixOf(tcp).Addr().String()
 }
 
-// prefixOf returns what counts as one host.
+// prefixOf returns the network of a host, for the limits; the zero value is a
+// Unix socket.
 func prefixOf(remote net.Addr) netip.Prefix {
 	tcp, ok := remote.(*net.TCPAddr)
 	if !ok {

@@ -3,9 +3,9 @@ package resource
 // Type is a kind of xDS resource.
 type Type uint8
 
-// The types that the mesh uses, in the order in which they are added. Removals
-// go the other way. Runtime comes first: Envoy asks for it first, and for nothing
-// else before it has an answer, and routes may be written with its keys.
+// The types that the mesh uses, in the order in which they are added; package xds
+// knows that of removals. Runtime comes first: Envoy asks for it first, and for
+// nothing else before it has an answer, and routes may be written with its keys.
 const (
 	Runtime Type = iota
 	Cluster

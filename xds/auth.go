@@ -4,9 +4,10 @@ import (
 	"context"
 	"time"
 
-	"datapunk.dev/controlplane/xds/wire"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"datapunk.dev/controlplane/xds/wire"
 )
 
 // Credential is who a proxy has proved to be.
@@ -51,13 +52,13 @@ func (s *Server) authenticate(ctx context.Context) (*Credential, error) {
 	return nil, err
 }
 
-// admit checks the node of a request against the credential and against the
+// admitNode checks the node of a request against the credential and against the
 // node that the stream began with.
 //
 // "Only the first request on a stream is guaranteed to carry the node
 // identifier. [...] The node identifier should always be identical if present
 // more than once on the stream."
-func (s *stream) admit(n *wire.Node) error {
+func (s *stream) admitNode(n *wire.Node) error {
 	if c := s.credential; c != nil && (n.ID != c.Node || n.Cluster != c.Service) {
 		return status.Errorf(codes.PermissionDenied,
 			"node %q of %q asks with the credential of node %q of %q", n.ID, n.Cluster, c.Node, c.Service)

@@ -218,7 +218,7 @@ func TestBothProtocols(t *testing.T) {
 	})
 	bothTest("a request of an unknown type is no error on ADS", t, protocolTest, func(_ *testing.T, w *world, open func() speaker) {
 		c := open()
-		const unknown = "type.googleapis.com/envoy.service.runtime.v3.Runtime"
+		const unknown = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 		if _, ok := c.(deltaClient); ok {
 			c.on().send(&discovery.DeltaDiscoveryRequest{Node: c.on().takeNode(), TypeUrl: unknown})
 		} else {

@@ -93,7 +93,8 @@ func field(b []byte, number protowire.Number, value []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(b, number, protowire.BytesType), value)
 }
 
-// flood returns a request that repeats a field until it is nearly as large as a message may be.
+// flood returns a request that repeats a field until it has a third of what a
+// message may.
 func flood(p protocol, number protowire.Number, value func(i int) []byte) []byte {
 	b := make([]byte, 0, maxMessage)
 	b = append(b, firstRequest(p, testNode)...)
@@ -321,7 +322,7 @@ func TestALongTextOfAnErrorIsCut(t *testing.T) {
 	})
 	log.mu.Lock()
 	defer log.mu.Unlock()
-	t.Logf("%d KB of log and %d KB kept, of 12 texts of 20 MB", log.n>>10, bytes>>10)
+	t.Logf("%d KB of log and %d KB kept, of 12 texts of %d MB", log.n>>10, bytes>>10, len(text)>>20)
 	if log.n > 12*5000+2000 {
 		t.Error("the log has more than what Envoy sends at most")
 	}

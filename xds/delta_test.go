@@ -265,7 +265,7 @@ func TestDelta(t *testing.T) {
 	})
 	typeTest("a request of an unknown type ends nothing", t, func(t *testing.T, w *world) {
 		c := openDelta(t, w.server)
-		c.send(&discovery.DeltaDiscoveryRequest{Node: c.takeNode(), TypeUrl: "type.googleapis.com/envoy.service.runtime.v3.Runtime"})
+		c.send(&discovery.DeltaDiscoveryRequest{Node: c.takeNode(), TypeUrl: "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"})
 		c.silence("not served")
 		c.subscribe(cds)
 		c.expect("cluster a@1 b@1")

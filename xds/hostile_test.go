@@ -92,7 +92,7 @@ func TestRequestsThatAreTooMuch(t *testing.T) {
 	t.Run("a message over the limit", func(t *testing.T) {
 		transports[1].run(t, func(t *testing.T, w *world) {
 			c := openDelta(t, w.server)
-			c.send(&discovery.DeltaDiscoveryRequest{TypeUrl: strings.Repeat("x", 33<<20)})
+			c.send(&discovery.DeltaDiscoveryRequest{TypeUrl: strings.Repeat("x", maxMessage)})
 			if got := status.Code(c.end()); got != codes.ResourceExhausted {
 				t.Errorf("code %v", got)
 			}

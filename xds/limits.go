@@ -5,7 +5,6 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"datapunk.dev/controlplane/xds/wire"
 )
@@ -68,11 +67,10 @@ func (s *stream) count() error {
 	if e := now.Within(wire.MaxNames, wire.MaxNameBytes); e != nil {
 		err = e
 	} else if err != nil {
-		err = fmt.Errorf("with the other streams of the node %w", err)
+		err = fmt.Errorf("%w, with the other streams of the node", err)
 	}
 	if err != nil {
-		s.server.metrics.refused.WithLabelValues("limit").Inc()
-		return status.Errorf(codes.ResourceExhausted, "the subscription is %v", err)
+		return s.server.refuse("limit", codes.ResourceExhausted, "the subscription is %v", err)
 	}
 	return nil
 }

@@ -108,16 +108,14 @@ func (ts *typeState) rejected(r *response, message string) {
 	s.unmark(ts.typ)
 	if ts.fullState() {
 		s.suspectVersion()
-	}
-	if ts.fullState() && (ts.claims != "" && !ts.acked || s.slot.profile.Kind.KeepsOnNack()) {
-		// It came with a state of which only the version is known, or it is of a
-		// kind that takes all but the bad one. What a response lacks it would
-		// delete, though it works with that: so there are no smaller ones, and
-		// the next is sent when something changes.
-		ts.unsure = true
-		return
-	}
-	if ts.fullState() {
+		if ts.claims != "" && !ts.acked || s.slot.profile.Kind.KeepsOnNack() {
+			// It came with a state of which only the version is known, or it is of a
+			// kind that takes all but the bad one. What a response lacks it would
+			// delete, though it works with that: so there are no smaller ones, and
+			// the next is sent when something changes.
+			ts.unsure = true
+			return
+		}
 		// If nothing else is accepted, the client must still be told what of
 		// an earlier stream it is not to keep.
 		ts.owed = !ts.acked && len(r.changes) > 0

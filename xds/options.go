@@ -21,8 +21,9 @@ type Options struct {
 	OnFleet func(*resource.Fleet)
 	// Authenticate says who makes a call, from the context that its headers made.
 	// An error refuses the call, before anything of its body is read. It is called
-	// by the goroutine that reads the connection, so it does not wait. Nil is plaintext mode: a proxy is what its node.cluster says,
-	// and no private key is sent to anyone.
+	// by the goroutine that reads the connection, so it does not wait. Nil is
+	// plaintext mode: a proxy is what its node.cluster says, and no private key is
+	// sent to anyone.
 	Authenticate func(context.Context) (Credential, error)
 	// Issuer has the certificates of the proxies; nil while mTLS is off.
 	Issuer Issuer
@@ -78,4 +79,27 @@ func (t Timeouts) withDefaults() Timeouts {
 		}
 	}
 	return t
+}
+
+// Limits bound what all clients together may cost; a zero field takes its
+// default.
+type Limits struct {
+	// Streams is how many there may be at once: 40,000 by default.
+	Streams int
+	// StreamRate is how many may begin a second, after StreamBurst at once: 1,000
+	// and 5,000 by default. A fleet that comes back after a restart is let in
+	// within seconds, and those who wait come again.
+	StreamRate, StreamBurst int
+}
+
+func (l Limits) withDefaults() Limits {
+	for _, f := range []struct {
+		field *int
+		value int
+	}{{&l.Streams, 40_000}, {&l.StreamRate, 1000}, {&l.StreamBurst, 5000}} {
+		if *f.field <= 0 {
+			*f.field = f.value
+		}
+	}
+	return l
 }

@@ -11,29 +11,6 @@ import (
 	"datapunk.dev/controlplane/resource"
 )
 
-// Limits bound what all clients together may cost; a zero field takes its
-// default.
-type Limits struct {
-	// Streams is how many there may be at once: 40,000 by default.
-	Streams int
-	// StreamRate is how many may begin a second, after StreamBurst at once: 1,000
-	// and 5,000 by default. A fleet that comes back after a restart is let in
-	// within seconds, and those who wait come again.
-	StreamRate, StreamBurst int
-}
-
-func (l Limits) withDefaults() Limits {
-	for _, f := range []struct {
-		field *int
-		value int
-	}{{&l.Streams, 40_000}, {&l.StreamRate, 1000}, {&l.StreamBurst, 5000}} {
-		if *f.field <= 0 {
-			*f.field = f.value
-		}
-	}
-	return l
-}
-
 // What one node.id may have. An Envoy has one stream, or one for each of the
 // separate services; a process with gRPC's own client has one for each service
 // that it calls.
@@ -55,7 +32,8 @@ type nodeStreams struct {
 	streams       []*stream
 }
 
-// refuse counts a stream that may not begin, or not go on, for want of a limit.
+// refuse counts a stream that may not begin, or not go on, because of a limit
+// or of what it sent.
 func (s *Server) refuse(reason string, code codes.Code, format string, args ...any) error {
 	s.metrics.refused.WithLabelValues(reason).Inc()
 	return status.Errorf(code, format, args...)

@@ -64,8 +64,6 @@ type secrets struct {
 	refused map[string]struct{} // names that were logged
 }
 
-func (c *secrets) begin(s *stream) { c.stream = s }
-
 // leased reports whether a secret of the name holds a private key: it comes
 // from the lease and never from a view.
 func leased(name string) bool {

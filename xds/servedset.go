@@ -1,256 +1,125 @@
 package xds
 
 import (
+	"iter"
 	"maps"
 	"slices"
-	"strings"
+	"sync/atomic"
 
 	"datapunk.dev/controlplane/resource"
 )
 
-// servedSets makes the served sets of all halves. Halves with the same set, and the
-// same in quarantine, have one served set: what a set needs is computed once,
-// however many profiles read it, and in proportion to what changed. [Server.mu]
-// guards it.
-type servedSets struct {
-	tally       *tally
-	quarantines *quarantines
-
-	plain map[*resource.Set]*sharedSet // with nothing in quarantine
-	with  map[withFallback]*servedSet
+// servedSet is what one half serves of one type: a set of the snapshot, but for what
+// is in quarantine. What is served is immutable; streams compare it as they would
+// compare sets, at the same cost.
+type servedSet struct {
+	id  uint64 // no other has it
+	set *resource.Set
+	// fallbacks are what is served in the place of quarantined contents, by name;
+	// nil most often.
+	fallbacks map[string]fallback
+	// acked are the last contents that some proxy had acknowledged when others took
+	// their place, by name: what is served where such another one turns out bad.
+	acked     ackedContents
+	untilLook int    // how many changes there may be before acked is looked through
+	digest    digest // of what is served: equal on every replica that serves the same
+	whole     digest // of the set, as if nothing were in quarantine
+	payloads  payloads
 }
 
-// sharedSet is a served set, and how many halves use its set.
-type sharedSet struct {
-	served *servedSet
-	kind   resource.Kind
-	halves int
+// servedSetIDs counts the served sets. A payload remembers the one before it by number,
+// so as not to keep it.
+var servedSetIDs atomic.Uint64
+
+func newServedSet(set *resource.Set, d digest) *servedSet {
+	return &servedSet{id: servedSetIDs.Add(1), set: set, digest: d, whole: d}
 }
 
-// withFallback is a served set with one more fallback in it.
-type withFallback struct {
-	on       *servedSet
+// fallback is what is served in the place of a quarantined content: the last one
+// there that some proxy acknowledged.
+type fallback struct {
 	cause    *quarantine
-	resource *resource.Resource
+	withheld *resource.Resource
+	resource *resource.Resource // nil if there was none: a client keeps what it has
 }
 
-func newServedSets(t *tally, q *quarantines) *servedSets {
-	return &servedSets{
-		tally: t, quarantines: q,
-		plain: make(map[*resource.Set]*sharedSet), with: make(map[withFallback]*servedSet),
+// get returns what is served under the name, or nil.
+func (s *servedSet) get(name string) *resource.Resource {
+	if s.fallbacks != nil {
+		if f, ok := s.fallbacks[name]; ok {
+			return f.resource
+		}
 	}
+	return s.set.Get(name)
 }
 
-// published is called after the halves of a snapshot were made.
-func (ss *servedSets) published() {
-	maps.DeleteFunc(ss.with, func(w withFallback, _ *servedSet) bool {
-		return ss.plain[w.on.set] == nil || w.cause.halves == 0
-	})
-	if ss.tally.overgrown() {
-		ss.tally.retain(ss.contents)
+// withholds reports whether a resource of the name exists and nothing is
+// served of it.
+func (s *servedSet) withholds(name string) bool {
+	f, ok := s.fallbacks[name]
+	return ok && f.resource == nil
+}
+
+// with returns the served set with a substitute in it.
+func (s *servedSet) with(f fallback) *servedSet {
+	next := newServedSet(s.set, s.digest)
+	next.whole, next.acked = s.whole, s.acked
+	next.fallbacks = make(map[string]fallback, len(s.fallbacks)+1)
+	maps.Copy(next.fallbacks, s.fallbacks)
+	next.fallbacks[f.withheld.Name] = f
+	next.digest = next.digest.toggle(f.withheld.Name, f.withheld.Version)
+	if f.resource != nil {
+		next.digest = next.digest.toggle(f.resource.Name, f.resource.Version)
 	}
+	return next
 }
 
-// contents iterates over all that is served, and all that is in quarantine.
-func (ss *servedSets) contents(yield func(content) bool) {
-	for set, s := range ss.plain {
-		for r := range set.All() {
-			if !yield(contentOf(s.kind, r)) {
+// equal reports whether two served sets, the first of which may be nil, are the
+// same.
+func (s *servedSet) equal(p *servedSet) bool {
+	return s != nil && s.set == p.set && maps.Equal(s.fallbacks, p.fallbacks)
+}
+
+// all iterates over what is served, in the order of names.
+func (s *servedSet) all() iter.Seq[*resource.Resource] {
+	if s.fallbacks == nil {
+		return s.set.All()
+	}
+	return func(yield func(*resource.Resource) bool) {
+		for r := range s.set.All() {
+			if f, ok := s.fallbacks[r.Name]; ok {
+				r = f.resource
+			}
+			if r != nil && !yield(r) {
 				return
 			}
 		}
 	}
-	for _, q := range ss.quarantines.list {
-		if !yield(q.content) {
-			return
-		}
-	}
 }
 
-// half returns the half that follows old, which may be nil and is given up. The
-// half of a proxy's own needs that of its scope; that of a scope needs none.
-func (ss *servedSets) half(old *half, kind resource.Kind, scope *half, sets resource.Sets, missing []string) *half {
-	next := &half{missing: missing}
-	for t, set := range sets {
-		if set == nil {
-			set = noResources
-		}
-		s := ss.plain[set]
-		if s == nil {
-			var before *servedSet
-			if old != nil {
-				before = old.types[t]
-			}
-			s = &sharedSet{served: ss.of(kind, set, before), kind: kind}
-			ss.plain[set] = s
-		}
-		s.halves++
-		next.types[t] = s.served
+// changedSince returns the names that may differ between base and s. It is
+// false when that is not known, and the two must be compared whole.
+func (s *servedSet) changedSince(base *servedSet) ([]string, bool) {
+	if s == base {
+		return nil, true
 	}
-	ss.quarantines.substitute(next, old, scope, kind, ss.replace)
-	if old != nil {
-		ss.release(old)
-		if old.types == next.types && slices.Equal(old.missing, missing) {
-			return old // its streams have nothing to look for
-		}
-	}
-	return next
-}
-
-// replace returns a served set with a fallback in it.
-func (ss *servedSets) replace(on *servedSet, f fallback) *servedSet {
-	key := withFallback{on, f.cause, f.resource}
-	if known := ss.with[key]; known != nil {
-		return known
-	}
-	ss.with[key] = on.with(f)
-	return ss.with[key]
-}
-
-// of returns the served set of all that is in a set, which follows before; that
-// may be nil. Its cost is in proportion to what changed.
-func (ss *servedSets) of(kind resource.Kind, set *resource.Set, before *servedSet) *servedSet {
-	if before == nil {
-		before = nothingServed
-	}
-	names, ok := set.ChangedSince(before.set)
+	names, ok := s.set.ChangedSince(base.set)
 	if !ok {
-		return ss.anew(kind, set, before)
+		return nil, false
 	}
-	if len(names) > 1 {
-		names = slices.Compact(slices.Sorted(slices.Values(names))) // a copy: they are the set's
-	}
-	digest := before.whole
-	var acked []*resource.Resource
-	var gone []string
-	fresh := make([]*resource.Resource, 0, len(names))
-	for _, name := range names {
-		if r := before.set.Get(name); r != nil {
-			digest = digest.toggle(name, r.Version)
+	if base.fallbacks != nil || s.fallbacks != nil {
+		names = slices.Clone(names) // they are the set's
+		for name := range base.fallbacks {
+			names = append(names, name)
 		}
-		r := set.Get(name)
-		if r == nil {
-			gone = append(gone, name)
-			continue
-		}
-		digest = digest.toggle(name, r.Version)
-		fresh = append(fresh, r)
-		if last := ss.lastAcked(kind, name, before); last != nil {
-			acked = append(acked, last)
+		for name := range s.fallbacks {
+			names = append(names, name)
 		}
 	}
-	ss.tally.enter(kind, fresh)
-	next := newServedSet(set, digest)
-	next.acked = before.acked.with(acked, gone)
-	next.untilLook = before.untilLook - len(fresh)
-	if next.untilLook < 0 {
-		ss.forgetProven(kind, next)
-	}
-	return next
+	return names, true
 }
 
-// anew is of for a set that does not descend from the one before it.
-func (ss *servedSets) anew(kind resource.Kind, set *resource.Set, before *servedSet) *servedSet {
-	digest := digest(0)
-	var acked ackedContents
-	for r := range set.All() {
-		digest = digest.toggle(r.Name, r.Version)
-		last := before.acked.get(r.Name)
-		if was := before.set.Get(r.Name); was == nil || was.Version != r.Version {
-			if l := ss.lastAcked(kind, r.Name, before); l != nil {
-				last = l
-			}
-		}
-		if last != nil {
-			acked = append(acked, last)
-		}
-	}
-	ss.tally.enter(kind, slices.Collect(set.All()))
-	next := newServedSet(set, digest)
-	next.acked = acked
-	return next
-}
+var noResources = resource.NewSet()
 
-// lastAcked returns what was served under a name, if some proxy has acknowledged
-// it.
-func (ss *servedSets) lastAcked(kind resource.Kind, name string, before *servedSet) *resource.Resource {
-	if f, ok := before.fallbacks[name]; ok {
-		return f.resource
-	}
-	if r := before.set.Get(name); r != nil && ss.tally.hasAck(contentOf(kind, r)) {
-		return r
-	}
-	return nil
-}
-
-// forgetProven drops the last acknowledged contents in the place of which others are
-// proven by now. To look at all of them costs no more than the changes since the
-// last look.
-func (ss *servedSets) forgetProven(kind resource.Kind, next *servedSet) {
-	var left ackedContents
-	for _, last := range next.acked {
-		if r := next.set.Get(last.Name); r != nil && !ss.tally.isProven(contentOf(kind, r)) {
-			left = append(left, last)
-		}
-	}
-	next.acked = left
-	next.untilLook = len(left) + 32
-}
-
-// rememberFallbacks has a quarantine remember what was acknowledged in the place of
-// its content, wherever that is served.
-func (ss *servedSets) rememberFallbacks(q *quarantine) {
-	for set, s := range ss.plain {
-		if s.kind != q.content.kind {
-			continue
-		}
-		if r := set.Get(q.content.name); r != nil && r.Type == q.content.typ && r.Version == q.content.version {
-			ss.quarantines.fallback(q, r, s.served, nil)
-		}
-	}
-}
-
-// release gives up a half that is no longer used.
-func (ss *servedSets) release(h *half) {
-	for _, old := range h.types {
-		s := ss.plain[old.set]
-		if s.halves--; s.halves == 0 {
-			delete(ss.plain, old.set)
-		}
-	}
-	ss.quarantines.released(h)
-}
-
-// ackedContents are resources in the order of their names. The slice is immutable.
-type ackedContents []*resource.Resource
-
-func byName(r *resource.Resource, name string) int { return strings.Compare(r.Name, name) }
-
-// get returns the resource with the name, or nil.
-func (a ackedContents) get(name string) *resource.Resource {
-	if i, ok := slices.BinarySearchFunc(a, name, byName); ok {
-		return a[i]
-	}
-	return nil
-}
-
-// with returns a, but for the resources to put and the names that are gone, both in
-// the order of names.
-func (a ackedContents) with(put []*resource.Resource, gone []string) ackedContents {
-	if len(put) == 0 && !slices.ContainsFunc(gone, func(name string) bool { return a.get(name) != nil }) {
-		return a
-	}
-	next := make(ackedContents, 0, len(a)+len(put))
-	for _, r := range a {
-		for len(put) > 0 && put[0].Name < r.Name {
-			next, put = append(next, put[0]), put[1:]
-		}
-		if len(put) > 0 && put[0].Name == r.Name {
-			continue // put is to take its place
-		}
-		if _, ok := slices.BinarySearch(gone, r.Name); !ok {
-			next = append(next, r)
-		}
-	}
-	return append(next, put...)
-}
+// nothingServed stands in where nothing was served before.
+var nothingServed = newServedSet(noResources, 0)

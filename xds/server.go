@@ -90,7 +90,7 @@ func New(o Options) *Server {
 
 const (
 	// maxMessage bounds a request. A delta client that reconnects names every
-	// resource with its version: 5 MB for 50,000 of them.
+	// resource with its version: 6 MB for 50,000 of them.
 	maxMessage = 8 << 20
 	// maxHeaders bounds the headers of a call. A token has 4 KB at most.
 	maxHeaders = 16 << 10

@@ -35,7 +35,7 @@ type ProxyStatus struct {
 	Profile resource.Profile `json:"profile"`
 	// Missing says what its configuration lacks for want of metadata.
 	Missing []string `json:"missing,omitempty"`
-	// Types is keyed by cluster, endpoint, secret, listener, route.
+	// Types is keyed by the name of a type, as [resource.Type.String] has it.
 	Types       map[string]TypeStatus `json:"types"`
 	Certificate *CertificateStatus    `json:"certificate,omitempty"`
 

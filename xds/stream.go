@@ -90,6 +90,7 @@ func (s *Server) serve(p wire.Protocol, gs grpc.ServerStream, typeURL string) (e
 			return status.Errorf(codes.Unimplemented, "resources of type %s are not served", typeURL)
 		}
 	}
+	st.secrets.stream = st
 	for t := range st.types {
 		st.types[t] = typeState{stream: st, typ: resource.Type(t)}
 	}
@@ -111,7 +112,7 @@ func (s *Server) serve(p wire.Protocol, gs grpc.ServerStream, typeURL string) (e
 
 	requests := make(chan *wire.Request)
 	failed := make(chan error, 1)
-	go st.receive(gs, requests, failed)
+	go st.receive(requests, failed)
 	return st.run(gs.Context(), requests, failed)
 }
 
@@ -124,12 +125,12 @@ func (s *stream) contain(err *error) {
 	}
 }
 
-func (s *stream) receive(gs grpc.ServerStream, requests chan<- *wire.Request, failed chan<- error) {
+func (s *stream) receive(requests chan<- *wire.Request, failed chan<- error) {
 	for {
 		r := wire.NewRequest(s.protocol, s.server.names)
 		err := func() (err error) {
 			defer s.contain(&err)
-			return gs.RecvMsg(r)
+			return s.transport.RecvMsg(r)
 		}()
 		if err != nil {
 			failed <- err
@@ -260,15 +261,13 @@ func (s *stream) overdue(now, identifyBy time.Time) error {
 // handle takes in one request; what it calls for is sent by push.
 func (s *stream) handle(r *wire.Request) error {
 	if errors.Is(r.Malformed, wire.ErrTooMuch) {
-		s.server.metrics.refused.WithLabelValues("limit").Inc()
-		return status.Errorf(codes.ResourceExhausted, "the request is %v", r.Malformed)
+		return s.server.refuse("limit", codes.ResourceExhausted, "the request is %v", r.Malformed)
 	}
 	if r.Malformed != nil {
-		s.server.metrics.refused.WithLabelValues("malformed").Inc()
-		return status.Errorf(codes.InvalidArgument, "the request can not be read: %v", r.Malformed)
+		return s.server.refuse("malformed", codes.InvalidArgument, "the request can not be read: %v", r.Malformed)
 	}
 	if r.Node != nil {
-		if err := s.admit(r.Node); err != nil {
+		if err := s.admitNode(r.Node); err != nil {
 			s.server.metrics.refused.WithLabelValues("identity").Inc()
 			return err
 		}
@@ -302,7 +301,6 @@ func (s *stream) begin(n *wire.Node) error {
 	p := n.Profile()
 	s.node = n
 	s.log = s.log.With("node", n.ID, "service", n.Cluster)
-	s.secrets.begin(s)
 	if err := s.server.identify(s, p); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"errors"
+	"iter"
 	"maps"
 	"slices"
 	"time"
@@ -148,8 +149,10 @@ func (ts *typeState) plan(v *view, now time.Time) (changes []change, waiting boo
 	}
 	var has []change // what it came with
 	consider := func(name string, d *nameState) {
-		if r := ts.brought(name, d); first && r != nil {
-			has = append(has, change{name: name, res: r})
+		if first {
+			if r := ts.brought(name, d); r != nil {
+				has = append(has, change{name: name, res: r})
+			}
 		}
 		c, verdict := ts.consider(v, name, d, now)
 		switch verdict {
@@ -257,7 +260,7 @@ func (ts *typeState) has(name string) *resource.Resource {
 
 // wanted iterates over the names that the client asked for: those that base
 // has, and those that were named and may not exist.
-func (ts *typeState) wanted() func(yield func(string) bool) {
+func (ts *typeState) wanted() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		if ts.sub.wildcard {
 			for r := range ts.base.all() {

@@ -2,7 +2,6 @@ package xds
 
 import (
 	"iter"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -213,121 +212,6 @@ func (s served) fallbacks() iter.Seq2[string, fallback] {
 		}
 	}
 }
-
-// servedSet is what one half serves of one type: a set of the snapshot, but for what
-// is in quarantine. What is served is immutable; streams compare it as they would
-// compare sets, at the same cost.
-type servedSet struct {
-	id  uint64 // no other has it
-	set *resource.Set
-	// fallbacks are what is served in the place of quarantined contents, by name;
-	// nil most often.
-	fallbacks map[string]fallback
-	// acked are the last contents that some proxy had acknowledged when others took
-	// their place, by name: what is served where such another one turns out bad.
-	acked     ackedContents
-	untilLook int    // how many changes there may be before acked is looked through
-	digest    digest // of what is served: equal on every replica that serves the same
-	whole     digest // of the set, as if nothing were in quarantine
-	payloads  payloads
-}
-
-// servedSetIDs counts the served sets. A payload remembers the one before it by number,
-// so as not to keep it.
-var servedSetIDs atomic.Uint64
-
-func newServedSet(set *resource.Set, d digest) *servedSet {
-	return &servedSet{id: servedSetIDs.Add(1), set: set, digest: d, whole: d}
-}
-
-// fallback is what is served in the place of a quarantined content: the last one
-// there that some proxy acknowledged.
-type fallback struct {
-	cause    *quarantine
-	withheld *resource.Resource
-	resource *resource.Resource // nil if there was none: a client keeps what it has
-}
-
-// get returns what is served under the name, or nil.
-func (o *servedSet) get(name string) *resource.Resource {
-	if o.fallbacks != nil {
-		if s, ok := o.fallbacks[name]; ok {
-			return s.resource
-		}
-	}
-	return o.set.Get(name)
-}
-
-// withholds reports whether a resource of the name exists and nothing is
-// served of it.
-func (o *servedSet) withholds(name string) bool {
-	s, ok := o.fallbacks[name]
-	return ok && s.resource == nil
-}
-
-// with returns the served set with a substitute in it.
-func (o *servedSet) with(s fallback) *servedSet {
-	next := newServedSet(o.set, o.digest)
-	next.whole, next.acked = o.whole, o.acked
-	next.fallbacks = make(map[string]fallback, len(o.fallbacks)+1)
-	maps.Copy(next.fallbacks, o.fallbacks)
-	next.fallbacks[s.withheld.Name] = s
-	next.digest = next.digest.toggle(s.withheld.Name, s.withheld.Version)
-	if s.resource != nil {
-		next.digest = next.digest.toggle(s.resource.Name, s.resource.Version)
-	}
-	return next
-}
-
-// equal reports whether two served sets, the first of which may be nil, are the
-// same.
-func (o *servedSet) equal(p *servedSet) bool {
-	return o != nil && o.set == p.set && maps.Equal(o.fallbacks, p.fallbacks)
-}
-
-// all iterates over what is served, in the order of names.
-func (o *servedSet) all() iter.Seq[*resource.Resource] {
-	if o.fallbacks == nil {
-		return o.set.All()
-	}
-	return func(yield func(*resource.Resource) bool) {
-		for r := range o.set.All() {
-			if s, ok := o.fallbacks[r.Name]; ok {
-				r = s.resource
-			}
-			if r != nil && !yield(r) {
-				return
-			}
-		}
-	}
-}
-
-// changedSince returns the names that may differ between base and o. It is
-// false when that is not known, and the two must be compared whole.
-func (o *servedSet) changedSince(base *servedSet) ([]string, bool) {
-	if o == base {
-		return nil, true
-	}
-	names, ok := o.set.ChangedSince(base.set)
-	if !ok {
-		return nil, false
-	}
-	if base.fallbacks != nil || o.fallbacks != nil {
-		names = slices.Clone(names) // they are the set's
-		for name := range base.fallbacks {
-			names = append(names, name)
-		}
-		for name := range o.fallbacks {
-			names = append(names, name)
-		}
-	}
-	return names, true
-}
-
-var noResources = resource.NewSet()
-
-// nothingServed stands in where nothing was served before.
-var nothingServed = newServedSet(noResources, 0)
 
 // noHalf stands in where the half of a proxy's own does not matter.
 var noHalf = func() *half {

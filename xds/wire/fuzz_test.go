@@ -4,12 +4,12 @@ import (
 	"slices"
 	"testing"
 
-	"datapunk.dev/controlplane/resource"
-	"google.golang.org/protobuf/proto"
-
 	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"datapunk.dev/controlplane/resource"
 )
 
 // What a client sends is read without the generated messages. Both must see

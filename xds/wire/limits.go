@@ -7,13 +7,14 @@ import (
 
 // What stands inside of a client's messages is bounded where it comes in, before
 // anything is copied. A delta client that comes back names each resource with its
-// version: 50,000 of them, in 5 MB, are what the bounds leave room for twice.
+// version: 50,000 of them are 6 MB, half of the names and within a message.
 const (
 	// MaxNames and MaxNameBytes bound each list of names in a request, and the names
 	// that a stream has of all types.
 	MaxNames     = 100_000
 	MaxNameBytes = 8 << 20
-	// maxReportedBytes bounds initial_resource_versions, names and versions.
+	// maxReportedBytes bounds initial_resource_versions, names and versions. What
+	// comes over gRPC is bounded by the size of a message before.
 	maxReportedBytes = 16 << 20
 
 	maxName    = 2048 // the longest name is a SPIFFE ID

@@ -77,16 +77,20 @@ var requestFields = [2][10]int{
 	},
 }
 
+// field returns what a field of the request's protocol is.
+func (r *Request) field(n protowire.Number) int {
+	if of := &requestFields[r.protocol]; int(n) < len(of) {
+		return of[n]
+	}
+	return fieldSkip
+}
+
 func (r *Request) unmarshal(b []byte) error {
 	var unsubscribe [][]byte
 	var key NameKey
 	var names, gone, reported Count
-	fields := &requestFields[r.protocol]
 	err := eachBytes(b, func(number protowire.Number, v []byte) (err error) {
-		if int(number) >= len(fields) {
-			return nil
-		}
-		switch fields[number] {
+		switch r.field(number) {
 		case fieldVersion:
 			r.Version, err = bounded("version_info", v, maxVersion)
 		case fieldTypeURL:
@@ -179,9 +183,8 @@ func (r *Request) readVersions(b []byte, entries int) error {
 		return nil
 	}
 	r.Initial = make(map[string]string, entries)
-	fields := &requestFields[r.protocol]
 	return eachBytes(b, func(number protowire.Number, v []byte) error {
-		if int(number) >= len(fields) || fields[number] != fieldInitial {
+		if r.field(number) != fieldInitial {
 			return nil
 		}
 		name, version, err := readVersion(v)
@@ -203,9 +206,8 @@ func (r *Request) readNames(b []byte, key NameKey) error {
 		}
 	}
 	names := make([][]byte, 0, key.Count)
-	fields := &requestFields[r.protocol]
 	err := eachBytes(b, func(number protowire.Number, v []byte) error {
-		if int(number) < len(fields) && fields[number] == fieldNames && string(v) != Wildcard {
+		if r.field(number) == fieldNames && string(v) != Wildcard {
 			names = append(names, v)
 		}
 		return nil
