@@ -64,7 +64,7 @@ func (s *identityServer) DeltaAggregatedResources(stream discoveryv3.AggregatedD
 	}
 	s.streams <- claims
 	rotated := make(chan struct{}, 1)
-	lease, err := s.manager.Lease(claims.Service, claims.Node, func() { rotated <- struct{}{} })
+	lease, err := s.manager.Lease(claims.Service, func() { rotated <- struct{}{} })
 	if err != nil {
 		return err
 	}

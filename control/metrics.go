@@ -108,29 +108,25 @@ func (p *Plane) Collect(ch chan<- prometheus.Metric) {
 	counter(descKeepErrors, float64(p.keepErrors))
 	p.mu.Unlock()
 
-	if p.catalogs != nil {
-		source := p.catalogs.Status()
-		gauge(descReady, number(source.Ready && len(source.Waiting) == 0))
-		gauge(descHeld, float64(source.HeldServices))
-		if s, ok := p.catalogs.Consul(); ok {
-			counter(descQueries, float64(s.Queries))
-			counter(descQueryErrors, float64(s.Errors))
-			counter(descTooMany, float64(s.TooMany))
-			counter(descWakes, float64(s.Wakes))
-			counter(descCatalogs, float64(s.Emitted))
-			gauge(descWatched, float64(s.Services))
-			gauge(descCold, float64(s.Cold))
-		}
+	source := p.catalogs.Status()
+	gauge(descReady, number(source.Ready && len(source.Waiting) == 0))
+	gauge(descHeld, float64(source.HeldServices))
+	if s, ok := p.catalogs.Consul(); ok {
+		counter(descQueries, float64(s.Queries))
+		counter(descQueryErrors, float64(s.Errors))
+		counter(descTooMany, float64(s.TooMany))
+		counter(descWakes, float64(s.Wakes))
+		counter(descCatalogs, float64(s.Emitted))
+		gauge(descWatched, float64(s.Services))
+		gauge(descCold, float64(s.Cold))
 	}
-	if p.loop != nil {
-		loop := p.loop.Status()
-		counter(descBuilds, float64(loop.Builds))
-		counter(descBuildTime, loop.BuildTime.Seconds())
-		counter(descPanics, float64(loop.Panics))
-		gauge(descFailing, number(loop.Failure != nil))
-		if loop.Snapshot != nil {
-			gauge(descResourcesHeld, float64(len(loop.Snapshot.Held)))
-		}
+	loop := p.loop.Status()
+	counter(descBuilds, float64(loop.Builds))
+	counter(descBuildTime, loop.BuildTime.Seconds())
+	counter(descPanics, float64(loop.Panics))
+	gauge(descFailing, number(loop.Failure != nil))
+	if loop.Snapshot != nil {
+		gauge(descResourcesHeld, float64(len(loop.Snapshot.Held)))
 	}
 	if p.svids != nil {
 		s := p.svids.Stats()

@@ -20,14 +20,11 @@ import (
 )
 
 const (
-	// maxRevisions is how many mesh files are kept, the newest of them.
+	// maxRevisions is how many mesh files are kept, the newest of them, and how
+	// many that were set aside.
 	maxRevisions = 20
-	// maxMeant bounds the words of operators that nothing has used yet, and
-	// what is set aside.
-	maxMeant = 20
 
 	revisionsDir = "mesh"
-	meantDir     = "meant"
 	manifestFile = "manifest.json"
 	asidePrefix  = "corrupt-"
 	newPrefix    = ".new-"
@@ -126,7 +123,7 @@ func (r *Revisions) keep(m *policy.Mesh, environment string) error {
 	if err := syncDir(dir); err != nil {
 		return err
 	}
-	return prune(dir, tmp)
+	return prune(dir)
 }
 
 // Last returns the newest kept mesh that can be used, and where it is kept. It
@@ -245,9 +242,9 @@ func sequence(name string) int {
 }
 
 // prune removes the oldest of what is kept and of what was set aside, and what
-// a process that was killed has left half written. Not that of mine: another
-// process may be at it.
-func prune(dir, mine string) error {
+// a process that was killed has left half written: by its age, for another
+// process may be at a newer one.
+func prune(dir string) error {
 	names, err := kept(dir)
 	if err != nil {
 		return err
@@ -262,7 +259,7 @@ func prune(dir, mine string) error {
 		switch {
 		case strings.HasPrefix(e.Name(), asidePrefix):
 			aside = append(aside, e.Name())
-		case strings.HasPrefix(e.Name(), newPrefix) && e.Name() != filepath.Base(mine):
+		case strings.HasPrefix(e.Name(), newPrefix):
 			if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > time.Hour {
 				remove = append(remove, e.Name())
 			}
@@ -275,58 +272,6 @@ func prune(dir, mine string) error {
 		}
 	}
 	return nil
-}
-
-// Mean notes that files with the revision are meant, whatever they open or
-// remove.
-func (r *Revisions) Mean(revision string) error {
-	dir, err := r.open(meantDir)
-	if err != nil {
-		return err
-	}
-	if err := writeSynced(filepath.Join(dir, revision), nil); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) <= maxMeant {
-		return err
-	}
-	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return modTime(a).Compare(modTime(b)) })
-	for _, e := range entries[:len(entries)-maxMeant] {
-		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return syncDir(dir)
-}
-
-func modTime(e fs.DirEntry) time.Time {
-	info, err := e.Info()
-	if err != nil {
-		return time.Time{}
-	}
-	return info.ModTime()
-}
-
-// Meant reports whether somebody has said of the revision that it is meant.
-func (r *Revisions) Meant(revision string) bool {
-	if r.dir == "" || checkOurs(r.dir) != nil || checkOurs(filepath.Join(r.dir, meantDir)) != nil {
-		return false
-	}
-	info, err := os.Lstat(filepath.Join(r.dir, meantDir, revision))
-	return err == nil && info.Mode().IsRegular()
-}
-
-// Used ends the word on a revision: it is in force, and it was meant once.
-func (r *Revisions) Used(revision string) error {
-	if r.dir == "" {
-		return nil
-	}
-	err := os.Remove(filepath.Join(r.dir, meantDir, revision))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 // open makes a directory inside the data directory, for this user alone.

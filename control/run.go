@@ -27,8 +27,7 @@ type Options struct {
 	Files       []string       // mesh files, merged left to right
 	MeshOptions policy.Options // how they are read
 	Catalog     string         // consul or file:PATH: wins over discovery.method
-	DataDir     string         // of the certificate authority and the token key
-	KeepDir     string         // where mesh files are kept for the next start; empty: nowhere
+	DataDir     string         // of the authority, the token key and the mesh files that were in force
 	Plaintext   bool           // the xDS port speaks no TLS and takes no tokens
 	ServerNames []string       // by which clients without an Envoy dial the xDS port
 	Quorum      int            // see [xds.Options]
@@ -39,11 +38,12 @@ type Options struct {
 // rooms. Nothing runs yet. It waits for a data directory that another process
 // has locked, until ctx ends.
 func New(ctx context.Context, o Options) (*Plane, error) {
-	p := &Plane{Options: o, warned: make(map[warning]bool), revisions: NewRevisions(o.KeepDir)}
+	p := &Plane{Options: o, revisions: NewRevisions("")} // plaintext xDS has no data directory
 	if !o.Plaintext {
 		if err := sds.CheckDir(o.DataDir); err != nil {
 			return nil, err
 		}
+		p.revisions = NewRevisions(o.DataDir)
 	}
 	mesh, err := p.firstMesh()
 	if err != nil {

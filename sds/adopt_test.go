@@ -13,14 +13,14 @@ import (
 func TestAReconnectingProxyKeepsItsCertificate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, day, 2*day)
-		first := f.lease(t, "web-1")
+		first := f.lease(t)
 		held := version(t, first)
 		due := first.Info().RenewAt
 		first.Release()
 		time.Sleep(time.Hour)
 		issued := f.Stats().Issued
 
-		l := f.lease(t, "web-1")
+		l := f.lease(t)
 		for _, name := range []string{"default", "spiffe://datapunk/web"} {
 			if !l.Adopt(held) {
 				t.Fatalf("a good certificate was not adopted as %s", name)
@@ -72,7 +72,7 @@ func TestACopyOfTheDataDirectoryTakesTheFleetOver(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			l, err := m.Lease("web", "web-1", func() {})
+			l, err := m.Lease("web", func() {})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -106,11 +106,11 @@ func TestVersionsThatAreNotAdopted(t *testing.T) {
 			"short serial":   fmt.Sprintf("%s.%d.0102", f.ca.rootID, ahead),
 			"too many parts": fmt.Sprintf("%s.%d.%s.x", f.ca.rootID, ahead, serial),
 		} {
-			if f.lease(t, "web-1").Adopt(v) {
+			if f.lease(t).Adopt(v) {
 				t.Errorf("%s: %q was adopted", name, v)
 			}
 		}
-		l := f.lease(t, "web-1")
+		l := f.lease(t)
 		if !l.Adopt(fmt.Sprintf("%s.%d.%s", f.ca.rootID, f.clock.now().Add(1000*day).Unix(), serial)) {
 			t.Fatal("want it adopted, and renewed soon")
 		}
@@ -123,8 +123,8 @@ func TestVersionsThatAreNotAdopted(t *testing.T) {
 func TestAnAdoptedCertificateThatIsAskedForUnderASecondNameIsReplacedUnderBoth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, day, 2*day)
-		held := version(t, f.lease(t, "web-1"))
-		l := f.lease(t, "web-1")
+		held := version(t, f.lease(t))
+		l := f.lease(t)
 		l.Adopt(held)
 		_, v, err := secretOf(l, "spiffe://datapunk/web")
 		if err != nil {

@@ -54,7 +54,7 @@ type issuer struct {
 // svid is a certificate with its private key, ready to be served.
 type svid struct {
 	id                  spiffeid.ID
-	names               serverNames // besides
+	names               serverNames // of the xDS port alone
 	cert                []byte      // DER
 	key                 []byte      // PKCS #8, DER
 	issuer              *issuer

@@ -210,10 +210,8 @@ func writePEM(dir, name, kind string, der []byte, mode os.FileMode) error {
 	return atomicfile.Write(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode)
 }
 
-// CheckDir refuses a directory in which somebody else could swap the files.
-// That others may list it is no harm: the keys have modes of their own.
-// CheckDir says what is wrong with a data directory as such. One that is not there
-// yet is made later.
+// CheckDir says what is wrong with a data directory as such. One that is not
+// there yet is made later.
 func CheckDir(dir string) error {
 	err := checkDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -222,6 +220,8 @@ func CheckDir(dir string) error {
 	return err
 }
 
+// checkDir refuses a directory in which somebody else could swap the files.
+// That others may list it is no harm: the keys have modes of their own.
 func checkDir(dir string) error {
 	info, err := os.Stat(dir)
 	if err != nil {

@@ -27,7 +27,6 @@ var errReleased = errors.New("the lease is released")
 type Lease struct {
 	m       *Manager
 	id      spiffeid.ID
-	node    string
 	changed func()
 
 	issuing sync.Mutex // one attempt at a time; taken before m.mu
@@ -47,12 +46,12 @@ type Lease struct {
 // Lease starts a lease for a proxy of the service. The function is called
 // after each renewal, when [Lease.Certificate] is another one: it must not block,
 // nor call the lease. Who asks must have been authenticated as that service.
-func (m *Manager) Lease(service, node string, changed func()) (*Lease, error) {
+func (m *Manager) Lease(service string, changed func()) (*Lease, error) {
 	id, err := identity.ServiceID(m.ca.td, service)
 	if err != nil {
 		return nil, err
 	}
-	l := &Lease{m: m, id: id, node: node, changed: changed, index: -1}
+	l := &Lease{m: m, id: id, changed: changed, index: -1}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.leases[l] = struct{}{}
@@ -207,9 +206,7 @@ func (l *Lease) Adopt(version string) bool {
 
 // Info describes the certificate that the proxy is to hold.
 type Info struct {
-	SPIFFEID string
-	Node     string
-	Serial   string // hex; empty: none yet
+	Serial string // hex; empty: none yet
 	// NotBefore and NotAfter are zero for an adopted certificate.
 	NotBefore, NotAfter time.Time
 	Adopted             bool
@@ -221,7 +218,7 @@ type Info struct {
 func (l *Lease) Info() Info {
 	l.m.mu.Lock()
 	defer l.m.mu.Unlock()
-	info := Info{SPIFFEID: l.id.String(), Node: l.node, Serial: l.serial, Adopted: l.adopted, RenewAt: l.due}
+	info := Info{Serial: l.serial, Adopted: l.adopted, RenewAt: l.due}
 	if l.cert != nil {
 		info.NotBefore, info.NotAfter = l.cert.svid.notBefore, l.cert.svid.notAfter
 	}

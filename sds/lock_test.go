@@ -84,7 +84,7 @@ func TestADirectoryThatIsWholeIsOpenedWhoeverHasItLocked(t *testing.T) {
 func TestAPanicInIssuingIsAFailureLikeAnyOther(t *testing.T) {
 	m := newLockTestManager(t)
 	issue := m.issue
-	l, err := m.Lease("web", "web-1", func() {})
+	l, err := m.Lease("web", func() {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -85,9 +85,9 @@ func newFleet(t *testing.T, rotation, ttl time.Duration) *fleet {
 	return f
 }
 
-func (f *fleet) lease(t *testing.T, node string) *Lease {
+func (f *fleet) lease(t *testing.T) *Lease {
 	t.Helper()
-	l, err := f.Lease("web", node, func() { f.changes.Add(1) })
+	l, err := f.Lease("web", func() { f.changes.Add(1) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func version(t *testing.T, l *Lease) string {
 func TestASecretIsWhatEnvoyWants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, day, 2*day)
-		l := f.lease(t, "web-1")
+		l := f.lease(t)
 		if info := l.Info(); info.Serial != "" {
 			t.Error("a certificate was issued before anybody asked for it")
 		}
@@ -163,7 +163,7 @@ func TestASecretIsWhatEnvoyWants(t *testing.T) {
 func TestRenewalComesInTheLastQuarterOfTheRotation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, day, 2*day)
-		l := f.lease(t, "web-1")
+		l := f.lease(t)
 		old := version(t, l)
 		time.Sleep(18*time.Hour - time.Second)
 		if v := version(t, l); v != old || f.changes.Load() != 0 {
@@ -184,10 +184,10 @@ func TestRenewalComesInTheLastQuarterOfTheRotation(t *testing.T) {
 func TestARenewalSparesOtherProxies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, day, 2*day)
-		one := f.lease(t, "web-1")
+		one := f.lease(t)
 		version(t, one)
 		time.Sleep(12 * time.Hour)
-		two := f.lease(t, "web-2")
+		two := f.lease(t)
 		v := version(t, two)
 		time.Sleep(12 * time.Hour)
 		if version(t, two) != v {
@@ -199,7 +199,7 @@ func TestARenewalSparesOtherProxies(t *testing.T) {
 func TestAMachineThatSleptRenewsOnWaking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, day, 2*day)
-		l := f.lease(t, "web-1")
+		l := f.lease(t)
 		old := version(t, l)
 		time.Sleep(time.Minute)
 		f.clock.suspend(30 * time.Hour)
@@ -213,7 +213,7 @@ func TestAMachineThatSleptRenewsOnWaking(t *testing.T) {
 func TestWhileTheAuthorityIsDownTheLastGoodIsServedUntilItExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, day, 2*day)
-		l := f.lease(t, "web-1")
+		l := f.lease(t)
 		old := version(t, l)
 		f.broken.Store(true)
 		time.Sleep(47 * time.Hour)
@@ -247,8 +247,8 @@ func TestWhileTheAuthorityIsDownTheLastGoodIsServedUntilItExpires(t *testing.T) 
 func TestTheLogHasAnAuthorityThatIsDownOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, day, 2*day)
-		for n := range 1000 {
-			version(t, f.lease(t, fmt.Sprint("web-", n)))
+		for range 1000 {
+			version(t, f.lease(t))
 		}
 		f.broken.Store(true)
 		time.Sleep(day)
@@ -273,7 +273,7 @@ func TestAFirstIssueThatFailsIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, day, 2*day)
 		f.broken.Store(true)
-		l := f.lease(t, "web-1")
+		l := f.lease(t)
 		if _, _, err := secretOf(l, "default"); err == nil {
 			t.Fatal("want the failure")
 		}
@@ -288,7 +288,7 @@ func TestAFirstIssueThatFailsIsTriedAgain(t *testing.T) {
 func TestAReleasedLeaseIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, day, 2*day)
-		l := f.lease(t, "web-1")
+		l := f.lease(t)
 		version(t, l)
 		l.Release()
 		l.Release()
@@ -306,8 +306,8 @@ func TestAShorterRotationTakesEffectAtOnceAndSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 200
 		f := newFleet(t, day, 2*day)
-		for i := range n {
-			version(t, f.lease(t, fmt.Sprint("web-", i)))
+		for range n {
+			version(t, f.lease(t))
 		}
 		time.Sleep(10 * time.Minute)
 		if err := f.SetLifetimes(20*time.Second, 40*time.Second); err != nil {
@@ -331,7 +331,7 @@ func TestAShorterRotationTakesEffectAtOnceAndSpread(t *testing.T) {
 		if now := f.changes.Load(); now < 2*n {
 			t.Errorf("%d renewals after the second round, want at least %d", now, 2*n)
 		}
-		l := f.lease(t, "last")
+		l := f.lease(t)
 		version(t, l)
 		if info := l.Info(); info.NotAfter.Sub(info.NotBefore) != 40*time.Second+backdate {
 			t.Errorf("a new certificate lives from %s to %s", info.NotBefore, info.NotAfter)
@@ -342,7 +342,7 @@ func TestAShorterRotationTakesEffectAtOnceAndSpread(t *testing.T) {
 func TestALongerRotationNeverLetsACertificateExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, 20*time.Second, 40*time.Second)
-		l := f.lease(t, "web-1")
+		l := f.lease(t)
 		version(t, l)
 		if err := f.SetLifetimes(day, 2*day); err != nil {
 			t.Fatal(err)
@@ -357,7 +357,7 @@ func TestALongerRotationNeverLetsACertificateExpire(t *testing.T) {
 func TestEveryRedrawKeepsTheRenewalWithinTheNewWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, day, 2*day)
-		l := f.lease(t, "web-1")
+		l := f.lease(t)
 		held := version(t, l)
 		issued := f.clock.now()
 		if err := f.SetLifetimes(12*time.Hour, day); err != nil {
@@ -388,7 +388,7 @@ func TestNoProxyIsTheControlPlane(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, service := range []string{"control-plane", "", "a/b", ".."} {
-		if _, err := m.Lease(service, "web-1", func() {}); err == nil {
+		if _, err := m.Lease(service, func() {}); err == nil {
 			t.Errorf("service %q got a lease", service)
 		}
 	}
@@ -398,7 +398,7 @@ func TestNoProxyIsTheControlPlane(t *testing.T) {
 // a renewal comes in between.
 func TestACertificateAndWhatIsSaidOfItAreOneLook(t *testing.T) {
 	f := newFleet(t, day, 2*day)
-	l := f.lease(t, "web-1")
+	l := f.lease(t)
 	stop := make(chan struct{})
 	var renewals sync.WaitGroup
 	renewals.Go(func() {

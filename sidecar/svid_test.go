@@ -71,7 +71,7 @@ func secretOf(t *testing.T, ca *sds.CA, service string) *tlsv3.Secret {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lease, err := m.Lease(service, "web-1", func() {})
+	lease, err := m.Lease(service, func() {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -220,7 +220,7 @@ func ask(t *testing.T, service string, creds credentials.TransportCredentials, f
 // svidFiles writes the certificate and the key of a service, and the roots.
 func svidFiles(t *testing.T, issuer *svids.Manager, service string) (pair [2]string, roots string) {
 	t.Helper()
-	lease, err := issuer.Lease(service, service, func() {})
+	lease, err := issuer.Lease(service, func() {})
 	if err != nil {
 		t.Fatal(err)
 	}

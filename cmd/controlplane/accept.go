@@ -35,8 +35,6 @@ func newAcceptCommand() *cobra.Command {
 	}
 	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "mesh file, as given to serve; or a file catalog")
 	cmd.Flags().StringVar(&dataDir, "data-dir", "", "data directory of the control plane (default $CONTROLPLANE_DATA_DIR, $STATE_DIRECTORY, else ./data)")
-	if err := cmd.MarkFlagRequired("file"); err != nil {
-		panic(err) // the flag is defined two lines above
-	}
+	require(cmd, "file")
 	return cmd
 }

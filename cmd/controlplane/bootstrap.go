@@ -182,11 +182,3 @@ func inOneLine(err error) error {
 	}
 	return err
 }
-
-func require(cmd *cobra.Command, flags ...string) {
-	for _, name := range flags {
-		if err := cmd.MarkFlagRequired(name); err != nil {
-			panic(err) // a flag that is not defined
-		}
-	}
-}

@@ -1,16 +1,20 @@
 // Command controlplane serves Envoy configuration made of a Consul catalog and
-// the operators' mesh file. This package owns the command line and the wiring
-// of the rooms; it decides nothing about the mesh.
+// the operators' mesh file. This package owns the command line, the
+// process's own settings, its log and its sockets; it decides nothing about the
+// mesh.
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
+
+	"datapunk.dev/controlplane/yamlfile"
 )
 
 func main() {
@@ -61,3 +65,15 @@ func (e usageError) Unwrap() error { return e.error }
 
 // shownError is an error that the command has printed in a form of its own.
 type shownError struct{ error }
+
+// shown writes what is wrong with a file, each problem with its line.
+func shown(w io.Writer, err error) error {
+	var problems yamlfile.Problems
+	if !errors.As(err, &problems) {
+		return err
+	}
+	for _, p := range problems {
+		p.Format(w)
+	}
+	return shownError{err}
+}

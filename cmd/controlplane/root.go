@@ -59,3 +59,12 @@ func wrapUsage(cmd *cobra.Command) {
 		wrapUsage(sub)
 	}
 }
+
+// require marks flags without which a command does nothing.
+func require(cmd *cobra.Command, flags ...string) {
+	for _, name := range flags {
+		if err := cmd.MarkFlagRequired(name); err != nil {
+			panic(err) // a flag that is not defined
+		}
+	}
+}

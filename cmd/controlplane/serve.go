@@ -41,15 +41,7 @@ func newServeCommand() *cobra.Command {
 				return err
 			}
 			defer out.Close()
-			err = serve(cmd.Context(), log, out.Dropped, s)
-			var problems policy.Problems
-			if !errors.As(err, &problems) {
-				return err
-			}
-			for _, p := range problems {
-				p.Format(out)
-			}
-			return shownError{err}
+			return shown(out, serve(cmd.Context(), log, out.Dropped, s))
 		},
 	}
 	settingsFlags(cmd)
@@ -65,7 +57,7 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 	p, err := control.New(ctx, control.Options{
 		Log: log, ClientLog: clientLog, LogDropped: logDropped, Metrics: registry,
 		Files: s.Files, MeshOptions: policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}, Catalog: s.Catalog,
-		DataDir: s.DataDir, KeepDir: s.keepDir(), Plaintext: s.Plaintext, ServerNames: s.serverNames(), Quorum: s.Quorum,
+		DataDir: s.DataDir, Plaintext: s.Plaintext, ServerNames: s.serverNames(), Quorum: s.Quorum,
 		Streams: 2 * s.MaxConnections,
 	})
 	switch {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -73,25 +74,9 @@ func loadSettings(cmd *cobra.Command) (*settings, error) {
 	if err := v.Unmarshal(&s); err != nil {
 		return nil, usageError{fmt.Errorf("settings: %w", err)}
 	}
-	if s.Environment == "" {
-		s.Environment = os.Getenv("ENV")
-	}
-	if s.DataDir == "" {
-		s.DataDir = os.Getenv("STATE_DIRECTORY")
-	}
-	if s.DataDir == "" {
-		s.DataDir = "data"
-	}
+	s.Environment = cmp.Or(s.Environment, os.Getenv("ENV"))
+	s.DataDir = cmp.Or(s.DataDir, os.Getenv("STATE_DIRECTORY"), "data")
 	return &s, s.check()
-}
-
-// keepDir is where mesh files are kept for the next start. Plaintext xDS has no
-// data directory.
-func (s *settings) keepDir() string {
-	if s.Plaintext {
-		return ""
-	}
-	return s.DataDir
 }
 
 func (s *settings) check() error {
@@ -104,12 +89,13 @@ func (s *settings) check() error {
 	if s.XDSAddress == "unix:" {
 		return usageError{errors.New("--xds-address unix: has no path")}
 	}
-	for flag, addr := range map[string]string{"--xds-address": s.XDSAddress, "--admin-address": s.AdminAddress} {
-		if flag == "--xds-address" && strings.HasPrefix(addr, "unix:") {
-			continue
-		}
-		if _, _, err := net.SplitHostPort(addr); err != nil {
-			return usageError{fmt.Errorf("%s %q: want HOST:PORT: %w", flag, addr, err)}
+	addresses := [][2]string{{"--xds-address", s.XDSAddress}, {"--admin-address", s.AdminAddress}}
+	if strings.HasPrefix(s.XDSAddress, "unix:") {
+		addresses = addresses[1:]
+	}
+	for _, a := range addresses {
+		if _, _, err := net.SplitHostPort(a[1]); err != nil {
+			return usageError{fmt.Errorf("%s %q: want HOST:PORT: %w", a[0], a[1], err)}
 		}
 	}
 	if s.MaxConnections < 1 {
@@ -157,20 +143,21 @@ func (s *settings) serverNames() []string {
 	return []string{host}
 }
 
-// newLogger returns the logger that the settings ask for.
+// newLogger returns the logger that the settings ask for, with a format that is
+// not empty.
 func newLogger(w io.Writer, s *settings) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(s.LogLevel)); err != nil {
 		return nil, usageError{fmt.Errorf("--log-level: %w", err)}
 	}
 	opts := &slog.HandlerOptions{Level: level}
-	switch format := s.LogFormat; {
-	case format == "text", format == "" && isTerminal(w):
+	switch s.LogFormat {
+	case "text":
 		return slog.New(slog.NewTextHandler(w, opts)), nil
-	case format == "json", format == "":
+	case "json":
 		return slog.New(slog.NewJSONHandler(w, opts)), nil
 	default:
-		return nil, usageError{fmt.Errorf("--log-format %q: want text or json", format)}
+		return nil, usageError{fmt.Errorf("--log-format %q: want text or json", s.LogFormat)}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
@@ -12,7 +11,6 @@ import (
 
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/watch/file"
-	"datapunk.dev/controlplane/yamlfile"
 )
 
 func newValidateCommand() *cobra.Command {
@@ -45,27 +43,9 @@ func newValidateCommand() *cobra.Command {
 			return err
 		},
 	}
-	meshFileFlags(cmd, &files, &environment)
+	cmd.Flags().StringArrayVarP(&files, "file", "f", nil, "mesh file; several are merged left to right")
+	cmd.Flags().StringVar(&environment, "environment", "", "environment of the mesh file to merge in")
 	cmd.Flags().StringVar(&catalog, "catalog", "", "a catalog to check too: file:PATH")
+	require(cmd, "file")
 	return cmd
-}
-
-// shown writes what is wrong with a file, each problem with its line.
-func shown(w io.Writer, err error) error {
-	var problems yamlfile.Problems
-	if !errors.As(err, &problems) {
-		return err
-	}
-	for _, p := range problems {
-		p.Format(w)
-	}
-	return shownError{err}
-}
-
-func meshFileFlags(cmd *cobra.Command, files *[]string, environment *string) {
-	cmd.Flags().StringArrayVarP(files, "file", "f", nil, "mesh file; several are merged left to right")
-	cmd.Flags().StringVar(environment, "environment", "", "environment of the mesh file to merge in")
-	if err := cmd.MarkFlagRequired("file"); err != nil {
-		panic(err) // the flag is defined two lines above
-	}
 }

@@ -194,7 +194,7 @@ func identity(proxies int) (identityResult, error) {
 	before := used()
 	minutes := make(map[int64]int)
 	for i := range proxies {
-		lease, err := m.Lease(serviceName(i), fmt.Sprint(i), func() {})
+		lease, err := m.Lease(serviceName(i), func() {})
 		if err != nil {
 			return r, err
 		}

@@ -77,9 +77,6 @@ func New(td spiffeid.TrustDomain, key *ecdsa.PrivateKey) (*Authority, error) {
 // still while a machine is suspended.
 func wallClock() time.Time { return time.Now().Round(0) }
 
-// TrustDomain returns the trust domain that the tokens are for.
-func (t *Authority) TrustDomain() spiffeid.TrustDomain { return t.td }
-
 // Mint returns a token that lets the node act as the service for the lifetime,
 // at most [MaxTTL].
 func (t *Authority) Mint(service, node string, ttl time.Duration) (string, error) {
