@@ -1,12 +1,10 @@
 package control
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -14,6 +12,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+
+	"datapunk.dev/controlplane/internal/testlog"
 )
 
 // panicking panics in whatever is called.
@@ -29,26 +29,8 @@ func (panicking) Watch(*healthpb.HealthCheckRequest, grpc.ServerStreamingServer[
 	panic("stream")
 }
 
-// lockedBuffer is a log that several goroutines write.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
 func TestAPanicInACallEndsThatCallAlone(t *testing.T) {
-	log := &lockedBuffer{}
+	log := &testlog.Buffer{}
 	server := grpc.NewServer(containCalls(slog.New(slog.NewTextHandler(log, nil)))...)
 	healthpb.RegisterHealthServer(server, panicking{})
 	l, err := net.Listen("tcp", "127.0.0.1:0")

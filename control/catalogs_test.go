@@ -1,7 +1,6 @@
 package control
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -37,15 +36,7 @@ func runCatalogs(t *testing.T) *catalogs {
 		c.mu.Unlock()
 	})
 	c.lookupEnv = func(string) (string, bool) { return "", false }
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- c.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
+	run(t, c.Run)
 	return c
 }
 

@@ -2,7 +2,6 @@ package control
 
 import (
 	"bytes"
-	"context"
 	"log/slog"
 	"strings"
 	"testing"
@@ -26,21 +25,8 @@ func panicky(t *testing.T, bad func(in translate.Input) bool) (*Loop, *[]*transl
 		}
 		return translate.Translate(last, in)
 	}
-	run(t, l)
+	run(t, l.Run)
 	return l, &got, &log
-}
-
-func run(t *testing.T, l *Loop) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- l.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 func TestAMeshFileThatPanicsLeavesTheLastOneInForceAndTheCatalogGoesOn(t *testing.T) {
@@ -166,7 +152,7 @@ func TestAPublicationThatPanicsIsMadeGoodByTheNext(t *testing.T) {
 			}
 			got = s
 		}, answered)
-		run(t, l)
+		run(t, l.Run)
 		a, b := resource.Profile{Service: "a"}, resource.Profile{Service: "b"}
 		l.SetFleet(resource.NewFleet(a, b))
 		l.SetMesh(mesh(t, plain))

@@ -24,7 +24,7 @@ func TestConvergenceIsMeasuredFromTheSourceToTheLastACK(t *testing.T) {
 			return acked
 		})
 		l.ObserveConvergence(func(d time.Duration) { measured = append(measured, d) })
-		run(t, l)
+		run(t, l.Run)
 		l.SetMesh(mesh(t, plain))
 		catalog := watch.NewCatalog()
 		change := func(port uint16, ago time.Duration) {

@@ -40,20 +40,26 @@ func service(name string, port uint16) *watch.Service {
 // answered is a fleet that has answered everything.
 func answered(ctx context.Context) <-chan struct{} { return new(fleet).acked(ctx) }
 
-// collect runs a loop in the bubble and returns its snapshots.
-func collect(t *testing.T, log *slog.Logger) (*Loop, *[]*translate.Snapshot) {
+// run runs something until the test ends.
+func run(t *testing.T, f func(context.Context) error) {
 	t.Helper()
-	var got []*translate.Snapshot
-	l := NewLoop(log, func(s *translate.Snapshot) { got = append(got, s) }, answered)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- l.Run(ctx) }()
+	go func() { done <- f(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
+}
+
+// collect runs a loop in the bubble and returns its snapshots.
+func collect(t *testing.T, log *slog.Logger) (*Loop, *[]*translate.Snapshot) {
+	t.Helper()
+	var got []*translate.Snapshot
+	l := NewLoop(log, func(s *translate.Snapshot) { got = append(got, s) }, answered)
+	run(t, l.Run)
 	return l, &got
 }
 

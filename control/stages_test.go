@@ -68,15 +68,7 @@ func startStaged(t *testing.T, file string) *staged {
 		defer s.mu.Unlock()
 		s.stages = append(s.stages, next.Input.Stage)
 	}, s.fleet.acked)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
+	run(t, s.Run)
 	s.SetCatalog(watch.NewCatalog())
 	s.SetMesh(mesh(t, file))
 	synctest.Wait()

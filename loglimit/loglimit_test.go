@@ -9,35 +9,18 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"datapunk.dev/controlplane/internal/testlog"
 )
 
 // logged returns a logger and what it has written.
 func logged() (*slog.Logger, func() []string) {
-	var b lockedBuffer
+	var b testlog.Buffer
 	log := slog.New(New(slog.NewTextHandler(&b, nil)))
 	return log, func() []string { return strings.Split(strings.TrimSpace(b.String()), "\n") }
-}
-
-// lockedBuffer may be read while a timer writes.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 var unsaid = regexp.MustCompile(`not_logged_before=(\d+)`)

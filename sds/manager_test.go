@@ -20,6 +20,8 @@ import (
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
+
+	"datapunk.dev/controlplane/internal/testlog"
 )
 
 const day = 24 * time.Hour
@@ -32,24 +34,7 @@ type fleet struct {
 	clock   *clock
 	changes atomic.Int64 // calls of the leases' changed functions
 	broken  atomic.Bool  // the authority fails
-	log     logged
-}
-
-type logged struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logged) count(what string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.text.String(), what)
+	log     testlog.Buffer
 }
 
 // clock is the bubble's time of day, plus the time that the machine slept.
@@ -253,17 +238,17 @@ func TestTheLogHasAnAuthorityThatIsDownOnceAMinute(t *testing.T) {
 		f.broken.Store(true)
 		time.Sleep(day)
 		synctest.Wait()
-		began, tried := f.log.count("were not renewed"), f.Stats().Failed
+		began, tried := strings.Count(f.log.String(), "were not renewed"), f.Stats().Failed
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		lines, tries := f.log.count("were not renewed")-began, f.Stats().Failed-tried
+		lines, tries := strings.Count(f.log.String(), "were not renewed")-began, f.Stats().Failed-tried
 		if tries < 10_000 || lines < 50 || lines > 61 {
 			t.Errorf("%d lines of %d failures in an hour, want one a minute", lines, tries)
 		}
 		f.broken.Store(false)
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if n := f.log.count("renewed again"); n != 1 {
+		if n := strings.Count(f.log.String(), "renewed again"); n != 1 {
 			t.Errorf("the recovery was logged %d times, want once", n)
 		}
 	})

@@ -26,11 +26,15 @@ import (
 // profiles of the connected proxies, and whatever a resource of theirs needs is
 // there. TestEnvoyAcceptsEveryCase has Envoy construct all of it. What it is,
 // feature by feature, is in features/testdata.
-func TestEveryCaseIsWhole(t *testing.T) {
+func TestEveryCaseIsWhole(t *testing.T) { eachSight(t, check) }
+
+// eachSight looks at all that each proxy of each case sees.
+func eachSight(t *testing.T, look func(*testing.T, *sight)) {
+	t.Helper()
 	for _, in := range cases(t) {
 		t.Run(strings.TrimSuffix(filepath.Base(in), ".in.yaml"), func(t *testing.T) {
 			for v := range sights(Translate(nil, readCase(t, in))) {
-				check(t, v)
+				look(t, v)
 			}
 		})
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -11,38 +10,22 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"datapunk.dev/controlplane/internal/testlog"
 )
 
 // served is a control plane in this process.
 type served struct {
 	t   *testing.T
 	dir string
-	log *lockedBuffer
+	log *testlog.Buffer
 	url string // of the admin address
 
 	stop func() // ends it
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 const oneService = `services: {web: [{id: web-1, address: 127.0.0.1, port: 8080, meta: {mesh_port: "18080"}}]}`
@@ -62,7 +45,7 @@ func startServe(t *testing.T, mesh string) *served {
 // run starts it on what is in its directory.
 func (s *served) run() {
 	s.t.Helper()
-	s.log = &lockedBuffer{}
+	s.log = &testlog.Buffer{}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
