@@ -124,6 +124,28 @@ func TestTheMetricsAreCleanToPromlint(t *testing.T) {
 	}
 }
 
+// Every metric stands in docs/operations.md: in full where it is a sign of
+// something, without the prefix in the list of the others.
+func TestTheMetricsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := make(map[string]bool)
+	for _, w := range regexp.MustCompile(`[a-z_]+`).FindAllString(string(page), -1) {
+		words[strings.TrimPrefix(w, "controlplane_")] = true
+	}
+	names := regexp.MustCompile(`(?m)^# TYPE controlplane_(\w+)`).FindAllStringSubmatch(startServe(t, inFile).get("/metrics"), -1)
+	if len(names) < 20 {
+		t.Fatalf("%d metrics", len(names))
+	}
+	for _, name := range names {
+		if !words[name[1]] {
+			t.Errorf("controlplane_%s is not in docs/operations.md", name[1])
+		}
+	}
+}
+
 func TestProfilesAreServedOnALoopbackAddress(t *testing.T) {
 	s := startServe(t, inFile)
 	if got := s.get("/debug/pprof/goroutine?debug=1"); !strings.Contains(got, "control.(*Loop).Run") {
