@@ -19,12 +19,6 @@ const socketMode = 0o600
 // admin opens the admin interface on a Unix socket, and of it only what shows
 // things: nothing that ends the process, drains it or changes its log.
 func admin(socket string) *bootstrapv3.Admin {
-	exact := func(path string) *matcherv3.StringMatcher {
-		return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: path}}
-	}
-	prefix := func(path string) *matcherv3.StringMatcher {
-		return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: path}}
-	}
 	return &bootstrapv3.Admin{
 		Address: &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: socket, Mode: socketMode}}},
 		AllowPaths: []*matcherv3.StringMatcher{
@@ -36,13 +30,18 @@ func admin(socket string) *bootstrapv3.Admin {
 
 // adminCluster is the admin socket as a cluster, for the metrics listener.
 func adminCluster(socket string) *clusterv3.Cluster {
+	return staticCluster(resource.ClusterMeshAdmin, nil, address{socket: socket})
+}
+
+// staticCluster is a cluster of one endpoint on this machine.
+func staticCluster(name string, at *corev3.Locality, a address) *clusterv3.Cluster {
 	return &clusterv3.Cluster{
-		Name:                 resource.ClusterMeshAdmin,
+		Name:                 name,
 		ConnectTimeout:       durationpb.New(time.Second),
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{
-			ClusterName: resource.ClusterMeshAdmin,
-			Endpoints:   []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{endpoint(address{socket: socket})}}},
+			ClusterName: name,
+			Endpoints:   []*endpointv3.LocalityLbEndpoints{{Locality: at, LbEndpoints: []*endpointv3.LbEndpoint{endpoint(a)}}},
 		},
 	}
 }

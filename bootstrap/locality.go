@@ -2,13 +2,10 @@ package bootstrap
 
 import (
 	"cmp"
-	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"datapunk.dev/controlplane/resource"
 )
@@ -31,19 +28,8 @@ func (o *Options) locality() *corev3.Locality {
 // endpoints before clusters on each stream that it opens, and such a client is
 // sent all endpoints again.
 func localCluster(o *Options) *clusterv3.Cluster {
-	return &clusterv3.Cluster{
-		Name:                 resource.ClusterMeshZone,
-		ConnectTimeout:       durationpb.New(time.Second),
-		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
-		LoadAssignment: &endpointv3.ClusterLoadAssignment{
-			ClusterName: resource.ClusterMeshZone,
-			Endpoints: []*endpointv3.LocalityLbEndpoints{{
-				Locality: o.locality(),
-				// Nobody dials it.
-				LbEndpoints: []*endpointv3.LbEndpoint{endpoint(address{host: cmp.Or(o.Address, "127.0.0.1"), port: o.MeshPort})},
-			}},
-		},
-	}
+	// Nobody dials it.
+	return staticCluster(resource.ClusterMeshZone, o.locality(), address{host: cmp.Or(o.Address, "127.0.0.1"), port: o.MeshPort})
 }
 
 // addLocality says where the proxy is, in all the places that Envoy wants it.

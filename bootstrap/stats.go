@@ -25,12 +25,6 @@ const (
 // answer no question that the others don't. It excludes rather than includes,
 // so that what is new in Envoy is seen.
 func statsConfig() *metricsv3.StatsConfig {
-	contains := func(s string) *matcherv3.StringMatcher {
-		return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Contains{Contains: s}}
-	}
-	prefix := func(s string) *matcherv3.StringMatcher {
-		return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Prefix{Prefix: s}}
-	}
 	return &metricsv3.StatsConfig{
 		StatsTags: []*metricsv3.TagSpecifier{{TagName: subsetTag, TagValue: &metricsv3.TagSpecifier_Regex{Regex: subsetPattern}}},
 		StatsMatcher: &metricsv3.StatsMatcher{StatsMatcher: &metricsv3.StatsMatcher_ExclusionList{ExclusionList: &matcherv3.ListStringMatcher{

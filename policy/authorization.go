@@ -84,11 +84,7 @@ func (s *mapping) checkNotEmpty(name string) {
 // checkDestinations warns of policies that mean something else for a service
 // of TCP than they say.
 func (d *decoder) checkDestinations(authorization *mapping, m *Mesh) {
-	policies, ok := authorization.peek("policies")
-	if !ok || policies.Kind != yamlfile.List {
-		return
-	}
-	items, _ := policies.list()
+	items := authorization.items("policies")
 	for i, p := range m.Authorization.Policies {
 		if !p.OfHTTP() {
 			continue
@@ -111,11 +107,10 @@ func (d *decoder) checkDestinations(authorization *mapping, m *Mesh) {
 // checkTCPCallers warns of policies that make a service of TCP list its callers
 // one by one: the certificates' names that a listener admits cannot except any.
 func (d *decoder) checkTCPCallers(authorization *mapping, m *Mesh) {
-	policies, ok := authorization.peek("policies")
-	if !ok || policies.Kind != yamlfile.List || !m.Authorization.Enabled {
+	if !m.Authorization.Enabled {
 		return
 	}
-	items, _ := policies.list()
+	items := authorization.items("policies")
 	for i, p := range m.Authorization.Policies {
 		for _, name := range m.Names() {
 			if m.Service(name).Protocol == TCP && m.Authorization.listsCallers(p, name, m.MTLS.TrustDomain) {

@@ -96,6 +96,16 @@ func (m *mapping) has(names ...string) bool {
 // got reports whether the key was read, and is right.
 func (m *mapping) got(name string) bool { return slices.Contains(m.good, name) }
 
+// items are those of a list; none if the file has none.
+func (m *mapping) items(name string) []value {
+	v, ok := m.peek(name)
+	if !ok || v.Kind != yamlfile.List {
+		return nil
+	}
+	all, _ := v.list()
+	return all
+}
+
 // peek returns the value of a key, and whether the file has one.
 func (m *mapping) peek(name string) (value, bool) {
 	if m.node == nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -25,6 +26,8 @@ type waiting struct {
 	holds  chan *policy.Hold
 	hangup chan os.Signal
 	meant  atomic.Pointer[string]
+
+	refused atomic.Int64 // files that are none
 }
 
 func watch(t *testing.T, paths ...string) *waiting {
@@ -37,7 +40,7 @@ func watch(t *testing.T, paths ...string) *waiting {
 	watcher := policy.NewWatcher(paths, policy.Options{}, policy.WatcherOptions{
 		Reload: w.hangup, Current: current, Rest: rest,
 		OnMesh:  func(m *policy.Mesh) error { w.taken <- m; return nil },
-		OnError: func(error) {}, // half a file is often none
+		OnError: func(error) { w.refused.Add(1) }, // half a file is often none
 		OnHold:  func(h *policy.Hold) { w.holds <- h },
 		Meant:   func(revision string) bool { p := w.meant.Load(); return p != nil && *p == revision },
 	})
@@ -68,6 +71,15 @@ func (w *waiting) wantHold(part string) *policy.Hold {
 		w.t.Fatalf("no hold, want %q", part)
 	}
 	return nil
+}
+
+func (w *waiting) wantRefused() {
+	w.t.Helper()
+	for end := time.Now().Add(patience); w.refused.Load() == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			w.t.Fatal("the file was not refused")
+		}
+	}
 }
 
 func (w *waiting) wantTaken() *policy.Mesh {
@@ -145,6 +157,42 @@ func TestAnEditThatIsTakenBackWaitsNoMore(t *testing.T) {
 	write(t, path, closed)
 	w.wantHold("")
 	w.wantNothingTaken(2 * rest)
+}
+
+// The file in force is not taken a second time, whatever stood there meanwhile.
+func TestTheFileInForceIsNotTakenAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mesh.yaml")
+	write(t, path, closed)
+	w := watch(t, path)
+	write(t, path, "mesh: {nam: datapunk}\n")
+	w.wantRefused()
+	write(t, path, "mesh: {name: datapunk}\n")
+	w.wantHold("authorization is off")
+	write(t, path, closed)
+	w.wantHold("")
+	w.hangup <- syscall.SIGHUP
+	w.wantNothingTaken(2 * rest)
+}
+
+// What an edit opens is said in one order: who repeats it would say it anew.
+func TestWhatAnEditOpensIsSaidInOneOrder(t *testing.T) {
+	parse := func(services string) *policy.Mesh {
+		m, err := policy.Parse([]policy.File{{Name: "mesh.yaml", Data: []byte(strings.Replace(closed, "mesh:\n", "mesh:\n  services: {"+services+"}\n", 1))}}, policy.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	last, next := parse("a: {}, b: {}, c: {}, d: {}"), parse("a: {protocol: tcp}, b: {protocol: tcp}, c: {protocol: tcp}, d: {protocol: tcp}")
+	first := policy.Opened(last, next)
+	if len(first) != 4 {
+		t.Fatalf("it opens %q", first)
+	}
+	for range 20 {
+		if again := policy.Opened(last, next); !slices.Equal(first, again) {
+			t.Fatalf("it opens %q, and again %q", first, again)
+		}
+	}
 }
 
 // Truncated and written in pieces, with pauses that are longer than any rest;

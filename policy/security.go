@@ -111,22 +111,12 @@ type principalAt struct {
 // principalsOf are the principals of all policies that are right.
 func principalsOf(authorization *mapping) []principalAt {
 	var all []principalAt
-	policies, ok := authorization.peek("policies")
-	if !ok || policies.Kind != yamlfile.List {
-		return nil
-	}
-	items, _ := policies.list()
-	for _, item := range items {
+	for _, item := range authorization.items("policies") {
 		if item.Kind != yamlfile.Map {
 			continue
 		}
 		for _, name := range []string{"principals", "not_principals"} {
-			v, ok := item.mapping().peek(name)
-			if !ok || v.Kind != yamlfile.List {
-				continue
-			}
-			values, _ := v.list()
-			for _, p := range values {
+			for _, p := range item.mapping().items(name) {
 				if p.Kind != yamlfile.Scalar {
 					continue
 				}

@@ -123,7 +123,7 @@ func TestTheKeysThatAreAskedForAreOfTheTable(t *testing.T) {
 			t.Errorf("%v: %s is no key of the table", at, lit.Value)
 		}
 	}
-	methods := []string{"has", "got", "peek", "section", "first", "keyOf", "unknown", "writes", "checkNotEmpty"}
+	methods := []string{"has", "got", "peek", "items", "section", "first", "keyOf", "unknown", "writes", "checkNotEmpty"}
 	sources(t, ".", func(set *token.FileSet, file *ast.File) {
 		ast.Inspect(file, func(n ast.Node) bool {
 			switch n := n.(type) {
