@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"datapunk.dev/controlplane/spelling"
 	"datapunk.dev/controlplane/yamlfile"
@@ -209,7 +211,17 @@ func (v value) text() (text string, ok bool) {
 		}
 		v.fail(CodeUnset, fmt.Sprintf("set it, or write what to take instead: ${%s:-…}", name), "variable %s is not set, so nothing stands there", name)
 	}
+	if strings.ContainsFunc(e.text, unfit) {
+		v.fail(CodeValue, "", "%q holds what is no text: a control character, or a byte that is not UTF-8", e.text)
+		return "", false
+	}
 	return e.text, true
+}
+
+// unfit reports whether a character, by an escape or by a variable, is one that
+// no key means and that Envoy refuses in most places.
+func unfit(c rune) bool {
+	return c == utf8.RuneError || unicode.IsControl(c) && c != '\t' && c != '\n'
 }
 
 // str reads a text. Whether it is one is decided by what is in the file, not
@@ -294,7 +306,7 @@ func (v value) real(most float64, hint string) (float64, bool) {
 }
 
 // duration reads a duration, which always has a unit.
-func (v value) duration(least time.Duration) (time.Duration, bool) {
+func (v value) duration(least, most time.Duration) (time.Duration, bool) {
 	text, ok := v.plain("a duration, such as 250ms or 5m")
 	if !ok {
 		return 0, false
@@ -315,9 +327,19 @@ func (v value) duration(least time.Duration) (time.Duration, bool) {
 	case d < least:
 		v.fail(CodeRange, "", "%s is too short: at least %v", text, least)
 		return 0, false
+	case d > 0 && d < time.Millisecond:
+		// Envoy counts most times in whole milliseconds, and takes none for 0.
+		v.fail(CodeRange, "", "%s is too short: 0, or at least 1ms", text)
+		return 0, false
+	case d > most:
+		v.fail(CodeRange, "", "%s is too long: at most %s", text, hours(most))
+		return 0, false
 	}
 	return d, true
 }
+
+// hours is a long duration as an operator writes it.
+func hours(d time.Duration) string { return strings.TrimSuffix(d.String(), "0m0s") }
 
 // word reads one of some words.
 func (v value) word(words ...string) (string, bool) {

@@ -75,6 +75,11 @@ var mistakes = []struct{ name, text, want string }{
 	// Values.
 	{"a duration without a unit", "  policies: {timeout: {connect: 5}}\n", "3:33 MC1101"},
 	{"a duration in a unit of its own", "  policies: {timeout: {connect: 5 sec}}\n", "3:33 MC1101"},
+	{"a rotation whose double is no duration", "  security: {mtls: {cert_rotation: 2562047h}}\n", "3:36 MC1102"},
+	{"a life beyond the authority's", "  security: {mtls: {cert_ttl: 43801h}}\n", "3:31 MC1102"},
+	{"a duration that Envoy refuses", "  policies: {timeout: {connect: 9223372036s}}\n", "3:33 MC1102"},
+	{"a duration that Envoy takes for none", "  policies: {timeout: {request: 500us}}\n", "3:33 MC1102"},
+	{"a control character by its escape", "  version: \"a\\u0007\"\n", "3:12 MC1104"},
 	{"a duration in days", "  security: {mtls: {cert_rotation: 1d}}\n", "3:36 MC1101"},
 	{"a negative duration", "  policies: {timeout: {idle: -5s}}\n", "3:30 MC1102"},
 	{"no time to connect", "  policies: {timeout: {connect: 0s}}\n", "3:33 MC1102"},

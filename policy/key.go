@@ -49,6 +49,7 @@ type shape struct {
 	form        form
 	least, most float64       // of a number
 	shortest    time.Duration // of a duration
+	longest     time.Duration // of a duration
 	words       []string      // that a word may be
 	soon        []string      // words that are not supported yet
 	pattern     string        // of a text

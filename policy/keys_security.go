@@ -24,11 +24,11 @@ var mtlsKeys = table[MTLS]{"mtls", []row[MTLS]{
 		becomes: "identities, SAN matchers",
 	},
 	{
-		name: "cert_rotation", takes: one(duration(minRotation), func(m *MTLS) *time.Duration { return &m.CertRotation }), def: "24h",
+		name: "cert_rotation", takes: one(durationUpTo(minRotation, longestRotation), func(m *MTLS) *time.Duration { return &m.CertRotation }), def: "24h",
 		says: "the age at which a certificate is replaced at the latest; under 10m is a warning", becomes: "renewal of the secret `default`: no listener and no cluster moves",
 	},
 	{
-		name: "cert_ttl", takes: one(duration(minRotation), func(m *MTLS) *time.Duration { return &m.CertTTL }), unset: "2 × `cert_rotation`",
+		name: "cert_ttl", takes: one(durationUpTo(minRotation, longestLife), func(m *MTLS) *time.Duration { return &m.CertTTL }), unset: "2 × `cert_rotation`",
 		says: "how long it is valid; longer than the rotation", becomes: "the certificate",
 	},
 	{name: "ca", later: true},

@@ -57,10 +57,20 @@ func percentage() parser[float64] {
 	}}
 }
 
-func duration(shortest time.Duration) parser[time.Duration] {
-	return parser[time.Duration]{shape{form: formDuration, shortest: shortest, code: CodeDuration}, func(v value) (time.Duration, bool) {
-		return v.duration(shortest)
-	}}
+// longest bounds every duration, the others those of certificates: the authority
+// lives ten years. Beyond either, Envoy refuses the number or the
+// arithmetic overflows (2^63 ns are 292 years).
+const (
+	longest         = 10 * 365 * 24 * time.Hour
+	longestRotation = 365 * 24 * time.Hour
+	longestLife     = 5 * longestRotation
+)
+
+func duration(shortest time.Duration) parser[time.Duration] { return durationUpTo(shortest, longest) }
+
+func durationUpTo(shortest, longest time.Duration) parser[time.Duration] {
+	s := shape{form: formDuration, shortest: shortest, longest: longest, code: CodeDuration}
+	return parser[time.Duration]{s, func(v value) (time.Duration, bool) { return v.duration(shortest, longest) }}
 }
 
 // word is one of some words.

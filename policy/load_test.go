@@ -128,7 +128,7 @@ func TestFilesWithoutAMesh(t *testing.T) {
 		{"mesh: {}\n", "1:1 MC1006"},
 		{"name: a\n", "1:1 MC1003, 1:1 MC1006"},
 		{"\xff\xfem\x00:\x00 \x001\x00", "1:1 MC1001"},
-		{"mesh: {name: \"\x01\"}", "1:1 MC1001"},
+		{"mesh: {name: \"\x01\"}", "1:15 MC1001"},
 	} {
 		_, err := parse(test.text)
 		if got := strings.Join(places(problems(t, err)), ", "); got != test.want {

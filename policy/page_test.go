@@ -221,10 +221,14 @@ func (s shape) String() string {
 		}
 		return strconv.FormatFloat(s.least, 'f', -1, 64)
 	case formDuration:
+		what := "duration"
 		if s.shortest > 0 {
-			return "duration from " + strings.TrimSuffix(s.shortest.String(), "0s")
+			what += " from " + strings.TrimSuffix(s.shortest.String(), "0s")
 		}
-		return "duration"
+		if s.longest < longest { // the bound of all stands above the tables
+			what += " to " + hours(s.longest)
+		}
+		return what
 	case formWord:
 		return "`" + strings.Join(s.words, "`, `") + "`"
 	case formList:

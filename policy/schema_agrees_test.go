@@ -75,7 +75,9 @@ func TestTheSchemaRefusesWhatDoesNotLoad(t *testing.T) {
 	}
 	beyond := map[string]bool{ // a schema cannot say it
 		"no time to connect": true, "octal": true,
-		"a tag twice": true,
+		"a tag twice":                            true,
+		"a rotation whose double is no duration": true, "a life beyond the authority's": true,
+		"a duration that Envoy refuses": true, "a duration that Envoy takes for none": true,
 	}
 	refused := 0
 	for _, test := range mistakes {

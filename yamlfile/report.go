@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
@@ -40,9 +41,22 @@ func (r *Report) Add(p Problem) {
 			p.Source.Line = len(lines)
 			p.Source.Column = utf8.RuneCountInString(lines[len(lines)-1]) + 1
 		}
-		p.Excerpt = strings.ToValidUTF8(lines[p.Source.Line-1], "\uFFFD")
+		p.Excerpt = shown(lines[p.Source.Line-1])
 	}
 	r.problems = append(r.problems, p)
+}
+
+// shown is a line as a terminal may have it: without bytes that it would obey,
+// and with as many columns.
+func shown(line string) string {
+	var b strings.Builder
+	for _, c := range line {
+		if c != '\t' && unicode.IsControl(c) {
+			c = utf8.RuneError
+		}
+		b.WriteRune(c)
+	}
+	return b.String()
 }
 
 // syntax reports what the YAML parser says.

@@ -112,6 +112,9 @@ type grower struct {
 // or if it is not YAML, which is then reported; and so is a second document,
 // with the hint.
 func (r *Report) Parse(f File, secondDocument string) *Node {
+	if r.characters(f) {
+		return nil
+	}
 	loader, err := yaml.NewLoader(bytes.NewReader(f.Data))
 	if err != nil {
 		r.syntax(f, err)
@@ -123,12 +126,6 @@ func (r *Report) Parse(f File, secondDocument string) *Node {
 		return nil
 	case err != nil:
 		r.syntax(f, err)
-		return nil
-	}
-	if !utf8.Valid(f.Data) {
-		// The parser also takes UTF-16, whose columns and excerpts
-		// would be those of another text.
-		r.Add(Problem{Source: Source{f.Name, 1, 1}, Code: CodeSyntax, Message: "the file is not UTF-8"})
 		return nil
 	}
 	g := &grower{file: f.Name, report: r, growing: make(map[*yaml.Node]bool)}

@@ -62,7 +62,13 @@ func TestWhatIsWrongWithAnyFile(t *testing.T) {
 		{"not YAML", "a: {b\n", "f.yaml:2:1: MC1001: "},
 		{"a tab", "a:\n\tb: 1\n", " = YAML is indented with blanks, never with tabs"},
 		{"a variable within braces", "a: {b: ${C:-d}}\n", " = inside { } and [ ] a value with ${…} must stand in quotes"},
-		{"UTF-16", "\xff\xfea\x00", "f.yaml:1:1: MC1001: the file is not UTF-8"},
+		{"UTF-16", "\xff\xfea\x00", "f.yaml:1:1: MC1001: the file is not UTF-8 but UTF-16\n"},
+		{"Latin-1 in a value", "a: 1\nb: gr\xfcn\n", "f.yaml:2:6: MC1001: the byte 0xFC is not UTF-8\n2 | b: gr\ufffdn\n  |      ^\n  = save the file as UTF-8"},
+		{"Latin-1 in a comment", "a: 1\r\n# gr\xfc\xdf\r\n", "f.yaml:2:5: MC1001: the byte 0xFC is not UTF-8\n2 | # gr\ufffd\ufffd\n  |     ^\n"},
+		{"half a character at the end", "a: 1\nb: \xe2\x82", "f.yaml:2:4: MC1001: the byte 0xE2 is not UTF-8\n"},
+		{"an escape of a terminal", "a: 1\n\n  b: \x1b[31m\n", "f.yaml:3:6: MC1001: the control character U+001B may not stand in a file\n3 |   b: \ufffd[31m\n  |      ^\n  = take it out, or write \\u001B within double quotes\n"},
+		{"a NUL after a multi-byte character", "ä: é\x00\n", "f.yaml:1:5: MC1001: the control character U+0000"},
+		{"on two lines", "a: \x01\x02\nb: \x03\n", "f.yaml:2:4: MC1001: the control character U+0003"},
 		{"a second document", "a: 1\n---\nb: 2\n", "f.yaml:2:1: MC1002: a second document in the file\n2 | ---\n  | ^^^\n  = one is enough"},
 		{"a key twice", "a: 1\na: 2\n", "f.yaml:2:1: MC1004: key \"a\" stands here a second time; the first is in line 1\n2 | a: 2\n  | ^\n"},
 		{"an alias of itself", "a: &x [*x]\n", "f.yaml:1:8: MC1008: the alias *x stands within its own anchor"},
@@ -75,5 +81,24 @@ func TestWhatIsWrongWithAnyFile(t *testing.T) {
 				t.Errorf("got\n%s\nwant\n%s", wrong, test.want)
 			}
 		})
+	}
+}
+
+// A file that is no text at all is said to be so in a few lines.
+func TestABinaryFileIsReportedInAFewLines(t *testing.T) {
+	_, wrong := read(strings.Repeat("\x00\xff\n", 10000))
+	if n := strings.Count(wrong, "MC1001"); n == 0 || n > 20 {
+		t.Errorf("%d problems", n)
+	}
+}
+
+// What YAML allows beyond ASCII is taken as it stands.
+func TestTextIsTakenAsItStands(t *testing.T) {
+	root, wrong := read("\ufeffa: \"grün \u2013 \\u0007 \U0001F600\"\n")
+	if wrong != "" {
+		t.Fatal(wrong)
+	}
+	if f, _ := root.Field("a"); f.Value.Text != "grün \u2013 \a \U0001F600" {
+		t.Errorf("got %q", f.Value.Text)
 	}
 }
