@@ -23,6 +23,8 @@ type Readiness struct {
 	Ready   bool     `json:"ready"`
 	Waiting []string `json:"waiting,omitempty"` // what it waits for, while not ready
 	Holding []string `json:"holding,omitempty"` // where it serves the last good state instead of the newest
+	// Problems are what keeps proxies from being served, though all is well here.
+	Problems []string `json:"problems,omitempty"`
 }
 
 // Sources are where the handlers get what they show.

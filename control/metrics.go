@@ -55,6 +55,8 @@ var (
 		"Resources that failed a check, and whose last good state is served.", nil, nil)
 	descRefused = prometheus.NewDesc("controlplane_xds_clients_refused_total",
 		"Calls to the xDS port refused for want of a valid token.", nil, nil)
+	descContested = prometheus.NewDesc("controlplane_xds_contested_nodes",
+		"node.ids that two proxies use, each ending the streams of the other.", nil, nil)
 	descIssued = prometheus.NewDesc("controlplane_svids_issued_total",
 		"Certificates issued to proxies.", nil, nil)
 	descIssueErrors = prometheus.NewDesc("controlplane_svid_errors_total",
@@ -120,6 +122,7 @@ func (p *Plane) Collect(ch chan<- prometheus.Metric) {
 		gauge(descWatched, float64(s.Services))
 		gauge(descCold, float64(s.Cold))
 	}
+	gauge(descContested, float64(len(p.xds.Contests())))
 	loop := p.loop.Status()
 	counter(descBuilds, float64(loop.Builds))
 	counter(descBuildTime, loop.BuildTime.Seconds())

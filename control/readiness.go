@@ -10,6 +10,8 @@ type Readiness struct {
 	Ready   bool
 	Waiting []string // what it waits for, while not ready
 	Holding []string // where it serves the last good state instead of the newest
+	// Problems are what keeps proxies from being served, though all is well here.
+	Problems []string
 }
 
 // Readiness is not ready until the first snapshot: before that every answer to an
@@ -39,6 +41,9 @@ func (p *Plane) Readiness() Readiness {
 			q.Name, q.Source, p.Quorum, shorten(q.Message)))
 	}
 	r.Holding = append(r.Holding, p.meshHolding()...)
+	for _, c := range p.xds.Contests() {
+		r.Problems = append(r.Problems, c.String())
+	}
 	return r
 }
 

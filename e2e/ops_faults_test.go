@@ -57,6 +57,16 @@ func TestOfTwoEnvoysWithOneNodeIDTheNewestWins(t *testing.T) {
 		}
 		return nil
 	})
+	harness.Eventually(t, "a person sees it", 20*time.Second, func() error {
+		status, ready, err := m.Plane.Readyz()
+		if err != nil || status != 200 || !strings.Contains(strings.Join(ready.Problems, "\n"), `two proxies have the node.id "lake-1"`) {
+			return fmt.Errorf("/readyz: %d, %v, problems %q", status, err, ready.Problems)
+		}
+		if n := m.Metrics()["controlplane_xds_contested_nodes"]; n != 1 {
+			return fmt.Errorf("%v node.ids are contested", n)
+		}
+		return nil
+	})
 	// The older one comes back, and is then the newest, and so on, at the pace of
 	// Envoy's back-off. At no time are both served.
 	if err := twin.Envoy.WaitReady(t.Context(), 15*time.Second); err != nil {

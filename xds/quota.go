@@ -83,16 +83,6 @@ func (s *Server) joinNodeLocked(st *stream, p resource.Profile) error {
 	return nil
 }
 
-// supersede ends a stream for the sake of a newer one of the same node.id.
-func (s *Server) supersede(old, by *stream) {
-	s.metrics.superseded.Inc()
-	if old.host != by.host {
-		s.options.Logger.Warn("a node.id came from another host: its older stream ends", "node", by.node.ID, "service", by.node.Cluster,
-			"peer", by.host, "older", old.host)
-	}
-	old.end(errSuperseded)
-}
-
 // joins reports whether an ADS stream may stand beside an older one of its
 // node.id: some kinds of clients have several of one process.
 func (s *stream) joins(old *stream, p resource.Profile) bool {

@@ -53,6 +53,7 @@ type Server struct {
 	draining bool
 	streams  map[*stream]struct{}
 	nodes    map[string]*nodeStreams // by node.id
+	contests contests
 	rates    *streamRates
 	memory   *nackMemory
 	barriers map[*barrier]struct{} // not passed yet
@@ -80,6 +81,7 @@ func New(o Options) *Server {
 		scopes:      make(map[string]*scopeSlot),
 		streams:     make(map[*stream]struct{}),
 		nodes:       make(map[string]*nodeStreams),
+		contests:    make(contests),
 		rates:       newStreamRates(o.Limits),
 		memory:      newNackMemory(),
 		barriers:    make(map[*barrier]struct{}),

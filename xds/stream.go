@@ -237,7 +237,9 @@ func (s *stream) run(ctx context.Context, requests <-chan *wire.Request, failed 
 			}
 			return err
 		case err := <-s.ended:
-			s.log.Info("stream ended", "err", err)
+			if !errors.Is(err, errContested) { // which was said once, and comes every second
+				s.log.Info("stream ended", "err", err)
+			}
 			return err
 		}
 	}

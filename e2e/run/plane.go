@@ -105,9 +105,10 @@ func (c *ControlPlane) CAFile() string { return filepath.Join(c.options.DataDir,
 
 // Readiness is what /readyz says.
 type Readiness struct {
-	Ready   bool     `json:"ready"`
-	Waiting []string `json:"waiting"`
-	Holding []string `json:"holding"`
+	Ready    bool     `json:"ready"`
+	Waiting  []string `json:"waiting"`
+	Holding  []string `json:"holding"`
+	Problems []string `json:"problems"`
 }
 
 // Readyz returns the status and the body of /readyz.
