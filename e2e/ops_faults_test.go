@@ -60,7 +60,7 @@ func TestOfTwoEnvoysWithOneNodeIDTheNewestWins(t *testing.T) {
 	harness.Eventually(t, "a person sees it", 20*time.Second, func() error {
 		status, ready, err := m.Plane.Readyz()
 		if err != nil || status != 200 || !strings.Contains(strings.Join(ready.Problems, "\n"), `two proxies have the node.id "lake-1"`) {
-			return fmt.Errorf("/readyz: %d, %v, problems %q", status, err, ready.Problems)
+			return fmt.Errorf("/readyz: %d, problems %q: %w", status, ready.Problems, err)
 		}
 		if n := m.Metrics()["controlplane_xds_contested_nodes"]; n != 1 {
 			return fmt.Errorf("%v node.ids are contested", n)
