@@ -76,7 +76,7 @@ type Excluded struct {
 // Service is one service of the catalog, under the catalog's name.
 type Service struct {
 	Name      string
-	Instances []*Instance // ordered by address, port and ID
+	Instances []*Instance // ordered by what is dialed, which no two have alike
 	Excluded  []Excluded  // ordered by ID
 }
 
