@@ -87,6 +87,9 @@ func (s *Service) Equal(o *Service) bool {
 		slices.Equal(s.Excluded, o.Excluded)
 }
 
+// Empty reports whether the catalog has no entry of the service. It may be nil.
+func (s *Service) Empty() bool { return s == nil || len(s.Instances)+len(s.Excluded) == 0 }
+
 // Catalog is one state of the catalog. The zero value is not useful; start
 // from [NewCatalog].
 type Catalog struct {

@@ -22,11 +22,11 @@ type entry struct {
 	}
 	Service struct {
 		ID, Service, Kind, Address, SocketPath string
-		Port                          int
-		Tags                          []string
-		Meta                          map[string]string
-		Weights                       struct{ Passing, Warning int }
-		Locality                      *locality
+		Port                                   int
+		Tags                                   []string
+		Meta                                   map[string]string
+		Weights                                struct{ Passing, Warning int }
+		Locality                               *locality
 	}
 	Checks []check
 }
@@ -67,7 +67,9 @@ func normalise(name string, entries []entry) *watch.Service {
 
 // of reports whether the entry is the service's. Consul compares names without
 // their case, and answers for one with the entries of all that are written alike.
-func (e *entry) of(service string) bool { return e.Service.Service == "" || e.Service.Service == service }
+func (e *entry) of(service string) bool {
+	return e.Service.Service == "" || e.Service.Service == service
+}
 
 // instance returns the instance, or why it cannot be served.
 func (e *entry) instance() (*watch.Instance, string) {
