@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"datapunk.dev/controlplane/consul"
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
 	watchconsul "datapunk.dev/controlplane/watch/consul"
 	"datapunk.dev/controlplane/watch/file"
@@ -35,12 +37,15 @@ type Catalogs struct {
 	publish   func(*watch.Catalog)
 
 	answered func(time.Duration) // see ObserveAnswers
+	sidecars *sidecars
 
 	started chan struct{} // next is one that does not run yet
 
 	mu     sync.Mutex
 	active *source // its catalogs are in force; nil before the first
 	next   *source // has no catalog yet; nil: the file asks for active
+	names  *watch.Names
+	last   *watch.Catalog // published; nil before the first
 }
 
 // source is a source of the catalog, from when the file asks for it until
@@ -64,7 +69,10 @@ type reader interface {
 // at a time. It must not call back. A file catalog whose revision is meant does
 // not wait, whatever it removes.
 func NewCatalogs(log *slog.Logger, override string, meant func(revision string) bool, publish func(*watch.Catalog)) *Catalogs {
-	return &Catalogs{log: log, override: override, lookupEnv: os.LookupEnv, meant: meant, publish: publish, started: make(chan struct{}, 1)}
+	return &Catalogs{
+		log: log, override: override, lookupEnv: os.LookupEnv, meant: meant, publish: publish,
+		started: make(chan struct{}, 1), sidecars: newSidecars(), names: watch.NewNames(),
+	}
 }
 
 // ObserveAnswers has Consul's answers timed. It is called before [Catalogs.Follow].
@@ -96,15 +104,48 @@ func (c *Catalogs) Follow(m *policy.Mesh) error {
 		default: // Run is to look anyway
 		}
 	}
-	for _, s := range []*source{c.active, c.next} {
-		if s == nil {
-			continue
-		}
-		if peer, ok := s.reader.(*watchconsul.Source); ok {
-			peer.SetDemand(demand(m))
-		}
+	services := make(map[string]string)
+	for _, name := range m.Names() {
+		services[name] = m.Service(name).ConsulService
+	}
+	c.sidecars.setServices(services)
+	c.hand(c.names.SetFile(services))
+	for peer := range c.peers() {
+		peer.SetDemand(demand(m))
 	}
 	return nil
+}
+
+// peers iterates over the sources that read Consul.
+func (c *Catalogs) peers() iter.Seq[*watchconsul.Source] {
+	return func(yield func(*watchconsul.Source) bool) {
+		for _, s := range []*source{c.active, c.next} {
+			if s == nil {
+				continue
+			}
+			if peer, ok := s.reader.(*watchconsul.Source); ok && !yield(peer) {
+				return
+			}
+		}
+	}
+}
+
+// SidecarsMoved is told which sidecars came and left. It is what the streams have
+// to say of a removal that the catalog tells of.
+func (c *Catalogs) SidecarsMoved(came, left []resource.Inbound) {
+	c.sidecars.moved(came, left)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for peer := range c.peers() {
+		peer.SidecarsMoved()
+	}
+}
+
+// Remembered is how many services are known though their last instance went.
+func (c *Catalogs) Remembered() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.names.Remembered()
 }
 
 // drop ends the source that has not taken over, if there is one.
@@ -143,24 +184,29 @@ func (c *Catalogs) Status() watch.Status {
 func (c *Catalogs) Consul() (watchconsul.Stats, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, s := range []*source{c.active, c.next} {
-		if s == nil {
-			continue
-		}
-		if peer, ok := s.reader.(*watchconsul.Source); ok {
-			return peer.Stats(), true
-		}
+	for peer := range c.peers() {
+		return peer.Stats(), true
 	}
 	return watchconsul.Stats{}, false
 }
 
+// forgetEvery is how often it is looked for services that had no instance for long.
+const forgetEvery = 10 * time.Minute
+
 // Run runs the sources until ctx ends, or until one fails that cannot go on.
 func (c *Catalogs) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	forget := time.NewTicker(forgetEvery)
+	defer forget.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return g.Wait()
+		case now := <-forget.C:
+			c.mu.Lock()
+			c.hand(c.names.Forget(now))
+			c.mu.Unlock()
+			continue
 		case <-c.started:
 		}
 		c.mu.Lock()
@@ -193,6 +239,16 @@ func (c *Catalogs) take(s *source, catalog *watch.Catalog) {
 	default:
 		return
 	}
+	// What a file does not have, somebody has taken out.
+	c.hand(c.names.Take(catalog, s.target.file == "", time.Now()))
+}
+
+// hand publishes a catalog if it is another one than the last.
+func (c *Catalogs) hand(catalog *watch.Catalog) {
+	if c.active == nil || catalog == c.last {
+		return
+	}
+	c.last = catalog
 	c.publish(catalog)
 }
 
@@ -251,7 +307,9 @@ func (c *Catalogs) open(t target, m *policy.Mesh) (*source, error) {
 		if err != nil {
 			return nil, fmt.Errorf("discovery.consul: %w", err)
 		}
-		peer, err := watchconsul.New(client, watchconsul.Config{Consistency: t.consul.consistency, Answered: c.answered}, demand(m), c.log, publish)
+		peer, err := watchconsul.New(client, watchconsul.Config{
+			Consistency: t.consul.consistency, Answered: c.answered, Sidecar: c.sidecars.of,
+		}, demand(m), c.log, publish)
 		if err != nil {
 			return nil, fmt.Errorf("discovery.consul: %w", err)
 		}

@@ -60,7 +60,7 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.catalogIsMeant, p.loop.SetCatalog)
 	p.observe()
 	xdsOptions := xds.Options{
-		Logger: p.ClientLog, Metrics: p.Metrics, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.Quorum,
+		Logger: p.ClientLog, Metrics: p.Metrics, OnFleet: p.loop.SetFleet, OnInbound: p.catalogs.SidecarsMoved, Locate: p.locate, Quorum: p.Quorum,
 		Limits: xds.Limits{Streams: p.Streams},
 	}
 	if p.svids != nil {

@@ -23,7 +23,7 @@ func (b *build) meshNotes(next *state) []string {
 		if !ok {
 			continue // unservable, and reported as such
 		}
-		if s.entry == nil {
+		if s.entry.Empty() {
 			n.addf("service %s: the catalog has no service %s%s", name, s.settings.ConsulService, n.nearest(s.settings.ConsulService, n.unclaimed))
 		}
 		if other := b.in.Catalog.Service(name); other != nil && s.settings.ConsulService != name && len(b.naming.claims[name]) == 0 {

@@ -149,7 +149,7 @@ func collectorOf(c *compiler, s *watch.Service) (*collector, error) {
 	made := &collector{}
 	var refs []resource.Ref
 	switch {
-	case c.tracing.Endpoint == "" && s != nil:
+	case c.tracing.Endpoint == "" && !s.Empty():
 		cluster.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
 		cluster.EdsClusterConfig = eds()
 		refs = []resource.Ref{resource.Endpoint.Ref(resource.ClusterTracing)}

@@ -76,7 +76,7 @@ type Excluded struct {
 // Service is one service of the catalog, under the catalog's name.
 type Service struct {
 	Name      string
-	Instances []*Instance // ordered by address, port and ID
+	Instances []*Instance // ordered by what is dialed, which no two have alike
 	Excluded  []Excluded  // ordered by ID
 }
 
@@ -86,6 +86,9 @@ func (s *Service) Equal(o *Service) bool {
 		slices.EqualFunc(s.Instances, o.Instances, (*Instance).Equal) &&
 		slices.Equal(s.Excluded, o.Excluded)
 }
+
+// Empty reports whether the catalog has no entry of the service. It may be nil.
+func (s *Service) Empty() bool { return s == nil || len(s.Instances)+len(s.Excluded) == 0 }
 
 // Catalog is one state of the catalog. The zero value is not useful; start
 // from [NewCatalog].

@@ -19,6 +19,10 @@ type Options struct {
 	// OnFleet is told when the set of distinct profiles changes. Calls come one
 	// at a time, from a goroutine that holds up no stream.
 	OnFleet func(*resource.Fleet)
+	// OnInbound is told where proxies take the mesh's connections: which such
+	// places came, with the first stream of a proxy there, and which left with the
+	// last. Calls come as those of OnFleet do.
+	OnInbound func(came, left []resource.Inbound)
 	// Authenticate says who makes a call, from the context that its headers made.
 	// An error refuses the call, before anything of its body is read. It is called
 	// by the goroutine that reads the connection, so it does not wait. Nil is

@@ -58,10 +58,12 @@ type Server struct {
 	memory   *nackMemory
 	barriers map[*barrier]struct{} // not passed yet
 
-	// What OnFleet is told.
+	// What OnFleet and OnInbound are told.
 	fleet     *resource.Fleet               // that OnFleet was last called with
 	moved     map[resource.Profile]struct{} // came or left since
-	reporting bool                          // OnFleet is about to be called, or was in this interval
+	inbound   map[resource.Inbound]int      // how many streams are of a proxy there
+	turned    map[resource.Inbound]bool     // those that came or left since, and which
+	reporting bool                          // they are about to be called, or were in this interval
 }
 
 // New returns a server that refuses streams until [Server.Publish] is called.
@@ -87,6 +89,8 @@ func New(o Options) *Server {
 		barriers:    make(map[*barrier]struct{}),
 		fleet:       resource.NewFleet(),
 		moved:       make(map[resource.Profile]struct{}),
+		inbound:     make(map[resource.Inbound]int),
+		turned:      make(map[resource.Inbound]bool),
 	}
 }
 
@@ -394,6 +398,7 @@ func (s *Server) identify(st *stream, p resource.Profile) error {
 		sl.scope.enter(st)
 	}
 	st.slot = sl
+	s.countInboundLocked(st, 1)
 	for b := range s.barriers {
 		b.enterLocked(st)
 	}
@@ -413,6 +418,7 @@ func (s *Server) leave(st *stream) {
 		s.passLocked(b, st)
 	}
 	s.leaveNodeLocked(st)
+	s.countInboundLocked(st, -1)
 	s.memory.extend(st.node.ID)
 	_ = s.budget.move(st.node.ID, st.counted, wire.Count{})
 	sl := st.slot
@@ -429,44 +435,4 @@ func (s *Server) leave(st *stream) {
 		}
 		s.reportFleetLocked(sl.profile)
 	}
-}
-
-// fleetInterval is the least time between two reports of the fleet: each makes
-// a snapshot, and after a restart ten thousand proxies come at once.
-const fleetInterval = 10 * time.Millisecond
-
-// reportFleetLocked has OnFleet called, since a profile came or left: at once, or with
-// all changes of the interval that is running.
-func (s *Server) reportFleetLocked(p resource.Profile) {
-	if s.options.OnFleet == nil {
-		return
-	}
-	s.moved[p] = struct{}{}
-	if !s.reporting {
-		s.reporting = true
-		go s.report()
-	}
-}
-
-func (s *Server) report() {
-	s.mu.Lock()
-	if len(s.moved) == 0 {
-		s.reporting = false
-		s.mu.Unlock()
-		return
-	}
-	var came, left []resource.Profile
-	for p := range s.moved {
-		if s.slots[p] != nil {
-			came = append(came, p)
-		} else {
-			left = append(left, p)
-		}
-	}
-	clear(s.moved)
-	s.fleet = s.fleet.Update(came, left)
-	fleet := s.fleet
-	s.mu.Unlock()
-	s.options.OnFleet(fleet)
-	time.AfterFunc(fleetInterval, s.report)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/netip"
 	"runtime/debug"
 	"strconv"
 	"sync/atomic"
@@ -37,7 +38,8 @@ type stream struct {
 	only       resource.Type // the one type of a separate discovery service
 	transport  grpc.ServerStream
 	credential *Credential   // nil in plaintext mode
-	host       string        // where the client is, without its port
+	host       string        // where the client is, for the limits
+	from       netip.Addr    // likewise, to the bit; invalid: a Unix socket
 	done       chan struct{} // closed when the stream has ended
 
 	// What other goroutines tell it, and read.
@@ -99,6 +101,9 @@ func (s *Server) serve(p wire.Protocol, gs grpc.ServerStream, typeURL string) (e
 	}
 	if from, ok := peer.FromContext(gs.Context()); ok && from.Addr != nil {
 		st.host = listen.HostOf(from.Addr)
+		if at, err := netip.ParseAddrPort(from.Addr.String()); err == nil {
+			st.from = at.Addr().Unmap()
+		}
 	}
 	if err := s.enter(st); err != nil {
 		return err

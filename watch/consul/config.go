@@ -20,6 +20,9 @@ type Config struct {
 	Wait time.Duration
 	// Guard says which removals are held.
 	Guard Guard
+	// Sidecar says what is known of the sidecar of an instance of a service; nil:
+	// nothing ever is. [Source.SidecarsMoved] says that it would answer otherwise.
+	Sidecar func(service string, i *watch.Instance) watch.Presence
 	// Answered is told how long Consul took for a request that does not block;
 	// nil: nobody is.
 	Answered func(time.Duration)
@@ -37,8 +40,14 @@ type Guard struct {
 	Window time.Duration
 	// Confirm is the time to the first confirming read, and between the two;
 	// 3 s. An agent that restarts is back within that time, and a service that
-	// was scaled to zero is gone after 6 s.
+	// was scaled to zero is gone after 6 s. Where instances stay, or something
+	// else may confirm it, a read after 15 ms comes before them.
 	Confirm time.Duration
+	// Sidecar is for how long an instance is kept that the catalog dropped while
+	// its sidecar is connected; 1 min. An agent that restarts leaves with
+	// everything on it and is back within seconds. What was deregistered by
+	// itself, with its agent staying, is not kept.
+	Sidecar time.Duration
 	// Restored is how long removals are held after Consul's index went back (a
 	// server wiped, or restored from a snapshot); 2 min, two of the periods in
 	// which agents register again what their server does not know.
@@ -108,6 +117,9 @@ func (g Guard) withDefaults() Guard {
 	}
 	if g.Confirm == 0 {
 		g.Confirm = 3 * time.Second
+	}
+	if g.Sidecar == 0 {
+		g.Sidecar = time.Minute
 	}
 	if g.Restored == 0 {
 		g.Restored = 2 * time.Minute

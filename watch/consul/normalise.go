@@ -21,12 +21,12 @@ type entry struct {
 		Locality      *locality
 	}
 	Service struct {
-		ID, Kind, Address, SocketPath string
-		Port                          int
-		Tags                          []string
-		Meta                          map[string]string
-		Weights                       struct{ Passing, Warning int }
-		Locality                      *locality
+		ID, Service, Kind, Address, SocketPath string
+		Port                                   int
+		Tags                                   []string
+		Meta                                   map[string]string
+		Weights                                struct{ Passing, Warning int }
+		Locality                               *locality
 	}
 	Checks []check
 }
@@ -47,21 +47,28 @@ const (
 // normalise makes a service of its entries. What cannot be served is left out
 // with the reason.
 func normalise(name string, entries []entry) *watch.Service {
-	s := &watch.Service{Name: name, Instances: make([]*watch.Instance, 0, len(entries))}
+	s := &watch.Service{Name: name}
+	instances := make([]*watch.Instance, 0, len(entries))
 	for i := range entries {
 		e := &entries[i]
-		instance, reason := e.instance()
-		if reason != "" {
-			s.Excluded = append(s.Excluded, watch.Excluded{ID: e.Service.ID, Reason: reason})
+		if !e.of(name) {
 			continue
 		}
-		s.Instances = append(s.Instances, instance)
+		instance, reason := e.instance()
+		if reason != "" {
+			s.Exclude(e.Service.ID, reason)
+			continue
+		}
+		instances = append(instances, instance)
 	}
-	s.Instances = watch.Distinct(s.Instances)
-	slices.SortFunc(s.Excluded, func(a, b watch.Excluded) int {
-		return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Reason, b.Reason))
-	})
+	s.SetInstances(instances)
 	return s
+}
+
+// of reports whether the entry is the service's. Consul compares names without
+// their case, and answers for one with the entries of all that are written alike.
+func (e *entry) of(service string) bool {
+	return e.Service.Service == "" || e.Service.Service == service
 }
 
 // instance returns the instance, or why it cannot be served.
@@ -75,14 +82,23 @@ func (e *entry) instance() (*watch.Instance, string) {
 		Health: health(e.Checks), Zone: e.zone(), Tags: tags(e.Service.Tags), Meta: meta(e.Service.Meta),
 	}
 	i.Weight = e.weight(i.Health)
-	if text, ok := e.Service.Meta[watch.MetaMeshPort]; ok {
-		port, err := strconv.ParseUint(text, 10, 16)
-		if err != nil || port == 0 {
-			return nil, fmt.Sprintf("meta mesh_port %.20q is not a port", text)
-		}
-		i.MeshPort = uint16(port)
+	if i.MeshPort, reason = e.meshPort(); reason != "" {
+		return nil, reason
 	}
 	return i, ""
+}
+
+// meshPort is where the instance's sidecar takes mTLS, 0 if it has none.
+func (e *entry) meshPort() (uint16, string) {
+	text, ok := e.Service.Meta[watch.MetaMeshPort]
+	if !ok {
+		return 0, ""
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || port == 0 {
+		return 0, fmt.Sprintf("meta mesh_port %.20q is not a port", text)
+	}
+	return uint16(port), ""
 }
 
 func (e *entry) address() (netip.Addr, string) {

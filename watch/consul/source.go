@@ -33,6 +33,7 @@ type Source struct {
 
 	events    chan func()
 	demanded  chan struct{} // wanted has changed
+	moved     chan struct{} // what is known of sidecars has changed
 	mu        sync.Mutex
 	wanted    Demand
 	sawCanary atomic.Bool // the token could once see Consul's own service
@@ -51,6 +52,7 @@ type Source struct {
 	unsynced  int // services without a first answer
 	instances int // in all services
 	removals  removals
+	holding   map[*service]struct{} // those with a hold
 	cold      int
 	stopCold  context.CancelFunc
 	dirty     map[string]struct{} // changed since the last catalog
@@ -74,6 +76,7 @@ type service struct {
 
 	synced bool
 	known  *watch.Service      // what readers have of it; nil before the first answer
+	from   map[place]origin    // the entries that its instances are
 	nodes  map[string]struct{} // where its instances run
 	index  uint64              // of the last answer that was believed
 	whole  time.Time           // when an answer last lacked nothing
@@ -93,8 +96,10 @@ func New(client *consul.Client, cfg Config, demand Demand, log *slog.Logger, pub
 		readSlots:   make(chan struct{}, maxReads),
 		events:      make(chan func()),
 		demanded:    make(chan struct{}, 1),
+		moved:       make(chan struct{}, 1),
 		wanted:      demand.clone(),
 		services:    make(map[string]*service),
+		holding:     make(map[*service]struct{}),
 		dirty:       make(map[string]struct{}),
 		heldNow:     make(map[string]struct{}),
 		releasedNow: make(map[string]map[string]struct{}),
@@ -131,6 +136,8 @@ func (s *Source) Run(ctx context.Context) error {
 			s.step(f)
 		case <-s.demanded:
 			s.step(s.applyDemand)
+		case <-s.moved:
+			s.step(s.reconsider)
 		}
 		s.drain()
 		s.step(s.emit)
@@ -236,8 +243,21 @@ func (s *Source) tookList(listed map[string]struct{}, a *consul.Answer) {
 		s.restored = time.Now()
 		s.log.Warn("Consul's index went back: removals are held", "from", s.listIndex, "to", a.Index, "for", s.cfg.Guard.Restored)
 	}
+	before := s.listed
 	s.listed, s.listIndex, s.http2 = listed, a.Index, a.HTTP2
 	s.reconcile()
+	var left []*service
+	for name := range before {
+		svc := s.services[name]
+		if _, stays := listed[name]; !stays && svc != nil && svc.hold == nil && svc.known != nil && len(svc.known.Instances) > 0 {
+			left = append(left, svc)
+		}
+	}
+	if len(left) <= maxPrompt {
+		for _, svc := range left {
+			s.recheck(svc)
+		}
+	}
 }
 
 // reconcile watches what is wanted and drops what is not.
@@ -283,7 +303,7 @@ func (s *Source) follow(svc *service, cold bool) {
 		if err := a.Decode(&entries); err != nil {
 			return err
 		}
-		seen, on := normalise(svc.name, entries), nodes(entries)
+		seen, on := readEntries(svc.name, entries, a.Index), nodes(entries)
 		taken := make(chan error, 1)
 		err := s.do(ctx, func() {
 			taken <- s.contained(func() error {
@@ -293,7 +313,7 @@ func (s *Source) follow(svc *service, cold bool) {
 				if ctx.Err() == nil {
 					s.health.succeeded(svc.about) // a status that is ready lacks no answer
 					svc.nodes = on
-					s.answered(svc, seen, a.Index)
+					s.answered(svc, seen)
 				}
 				return nil
 			})
@@ -332,13 +352,13 @@ func (s *Source) believable(svc *service, a *consul.Answer, entries int) bool {
 func healthPath(service string) string { return "/v1/health/service/" + url.PathEscape(service) }
 
 // answered takes an answer of a service's watch.
-func (s *Source) answered(svc *service, seen *watch.Service, index uint64) {
+func (s *Source) answered(svc *service, seen answer) {
 	if !svc.synced {
 		svc.synced = true
 		s.unsynced--
-		s.accept(svc, seen, index)
+		s.accept(svc, seen)
 	} else {
-		s.judge(svc, seen, index)
+		s.judge(svc, seen)
 	}
 	s.settle(svc)
 }
@@ -352,13 +372,14 @@ func (s *Source) settle(svc *service) {
 }
 
 // accept believes an answer.
-func (s *Source) accept(svc *service, seen *watch.Service, index uint64) {
-	s.setKnown(svc, seen)
-	svc.index, svc.whole = index, time.Now()
+func (s *Source) accept(svc *service, seen answer) {
+	s.setKnown(svc, seen.service, seen.from)
+	svc.index, svc.whole = seen.index, time.Now()
 }
 
 // setKnown changes what readers have of a service.
-func (s *Source) setKnown(svc *service, known *watch.Service) {
+func (s *Source) setKnown(svc *service, known *watch.Service, from map[place]origin) {
+	svc.from = from
 	if svc.known != nil {
 		if svc.known.Equal(known) {
 			return

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"datapunk.dev/controlplane/watch"
@@ -172,13 +173,14 @@ func keep(catalog *watch.Catalog, services []*watch.Service) []*watch.Service {
 			ids[i.ID] = true
 		}
 		merged := *s
-		merged.Instances = append([]*watch.Instance(nil), s.Instances...)
+		instances := slices.Clone(s.Instances)
 		for _, i := range known.Instances {
 			if !ids[i.ID] {
-				merged.Instances = append(merged.Instances, i)
+				instances = append(instances, i)
 			}
 		}
-		merged.Instances = watch.Distinct(merged.Instances)
+		merged.Excluded = slices.Clone(s.Excluded)
+		merged.SetInstances(instances)
 		both = append(both, &merged)
 	}
 	return both

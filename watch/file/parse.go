@@ -102,7 +102,7 @@ func (p *parser) service(name string, n *yamlfile.Node) *watch.Service {
 		lines[i.ID] = item.Source.Line
 		s.Instances = append(s.Instances, i)
 	}
-	s.Instances = watch.Distinct(s.Instances)
+	s.SetInstances(s.Instances)
 	return s
 }
 
