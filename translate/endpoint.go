@@ -65,8 +65,16 @@ func targetsOf(g *globals, s *watch.Service) (targets []target, notes []string) 
 	for _, x := range s.Excluded {
 		notes = append(notes, fmt.Sprintf("catalog service %s: instance %s is left out: %s", s.Name, x.ID, x.Reason))
 	}
-	outside := 0
+	outside, closed := 0, 0
 	for _, i := range s.Instances {
+		// Somebody said that nothing new is to go there. What Envoy is told of
+		// as draining it calls all the same once it doubts what it knows of
+		// health (panic_threshold), so it is told nothing: what is under way
+		// goes on, and the others are counted by themselves.
+		if i.Health == watch.Maintenance || i.Weight == 0 {
+			closed++
+			continue
+		}
 		port := i.Port
 		switch {
 		case i.MeshPort != 0:
@@ -83,6 +91,9 @@ func targetsOf(g *globals, s *watch.Service) (targets []target, notes []string) 
 	}
 	if outside > 0 && !g.collects(s) {
 		notes = append(notes, fmt.Sprintf("catalog service %s: %d of %d instances have no meta mesh_port and get no traffic while mTLS is strict", s.Name, outside, len(s.Instances)))
+	}
+	if closed > 0 && len(targets) == 0 {
+		notes = append(notes, fmt.Sprintf("catalog service %s: nothing can be called, and %d of %d instances are in maintenance or have weight 0: calls are answered 503", s.Name, closed, len(s.Instances)))
 	}
 	slices.SortFunc(targets, compareTargets)
 	// Of one address and port that is registered twice, the better health
@@ -133,18 +144,8 @@ func targetOf(i *watch.Instance, port uint16) target {
 	case watch.Passing:
 	case watch.Warning:
 		t.rank = 1
-	case watch.Maintenance:
-		t.health, t.rank = corev3.HealthStatus_DRAINING, 2
 	default:
-		t.health, t.rank = corev3.HealthStatus_UNHEALTHY, 3
-	}
-	// Envoy refuses a weight of 0, and it means that no new call should go
-	// there.
-	if t.weight == 0 {
-		t.weight = 1
-		if t.health == corev3.HealthStatus_HEALTHY {
-			t.health, t.rank = corev3.HealthStatus_DRAINING, 2
-		}
+		t.health, t.rank = corev3.HealthStatus_UNHEALTHY, 2
 	}
 	return t
 }

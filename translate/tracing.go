@@ -184,7 +184,7 @@ func collectorOf(c *compiler, s *watch.Service) (*collector, error) {
 func collectorEndpoints(s *watch.Service, port uint16) (*resource.Resource, error) {
 	var group []*endpointv3.LbEndpoint
 	for _, i := range s.Instances {
-		if i.Health > watch.Warning || !i.Address.IsValid() {
+		if i.Health > watch.Warning || i.Weight == 0 || !i.Address.IsValid() {
 			continue
 		}
 		at := port

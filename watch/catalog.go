@@ -53,7 +53,7 @@ type Instance struct {
 	Address  netip.Addr
 	Port     uint16 // the application's port
 	MeshPort uint16 // the sidecar's mTLS port (meta mesh_port); 0: not in the mesh
-	Weight   uint32 // 0 drains
+	Weight   uint32 // 0: nothing new goes there, as in maintenance
 	Health   Health
 	Zone     string
 	Tags     []string // sorted
