@@ -10,7 +10,7 @@ import (
 // works in place.
 func Distinct(instances []*Instance) []*Instance {
 	slices.SortFunc(instances, func(a, b *Instance) int {
-		if c := a.Address.Compare(b.Address); c != 0 {
+		if c := cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Host, b.Host)); c != 0 {
 			return c
 		}
 		if c := cmp.Compare(a.Port, b.Port); c != 0 {
@@ -19,6 +19,6 @@ func Distinct(instances []*Instance) []*Instance {
 		return cmp.Or(cmp.Compare(a.Health, b.Health), cmp.Compare(a.ID, b.ID), cmp.Compare(a.MeshPort, b.MeshPort))
 	})
 	return slices.CompactFunc(instances, func(a, b *Instance) bool {
-		return a.Address == b.Address && a.Port == b.Port
+		return a.Address == b.Address && a.Host == b.Host && a.Port == b.Port
 	})
 }

@@ -20,9 +20,14 @@ import (
 const meshLeast = 3
 
 // place tells instances of a service apart; [watch.Distinct] makes it unique.
-type place = netip.AddrPort
+type place struct {
+	address netip.AddrPort
+	host    string
+}
 
-func at(i *watch.Instance) place { return netip.AddrPortFrom(i.Address, i.Port) }
+func at(i *watch.Instance) place {
+	return place{netip.AddrPortFrom(i.Address, i.Port), i.Host}
+}
 
 // hold is the removal of instances that is not believed yet.
 type hold struct {
