@@ -188,10 +188,10 @@ func proxylessListener(host *virtualHost, keys []string) (*resource.Resource, er
 func proxylessCluster(c *compiler, to destination, keys []string, targets []target) (*resource.Resource, error) {
 	var d builder
 	cluster := &clusterv3.Cluster{
-		Name:                 to.name,
-		LoadBalancingPolicy:  proxylessBalancing(&d, to.balancing, to.hashesHeader),
-		CircuitBreakers:      circuitBreakers(c, to.breakers),
-		OutlierDetection:     outlierDetection(&d, c, to.outliers),
+		Name:                to.name,
+		LoadBalancingPolicy: proxylessBalancing(&d, to.balancing, to.hashesHeader),
+		CircuitBreakers:     circuitBreakers(c, to.breakers),
+		OutlierDetection:    outlierDetection(&d, c, to.outliers),
 	}
 	if c.dial == tlsStrict {
 		cluster.TransportSocket = proxylessTLS(&d, c.identity(to.service))

@@ -57,7 +57,7 @@ func proxylessSnapshot(t *testing.T, mtls bool, greeters ...*watch.Instance) (*S
 	t.Helper()
 	profile := resource.Profile{Service: "client", Kind: resource.Proxyless}
 	in := Input{
-		Mesh: parse(t, fmt.Sprintf(proxylessFile, mtls)),
+		Mesh:    parse(t, fmt.Sprintf(proxylessFile, mtls)),
 		Catalog: watch.NewCatalog().Update([]*watch.Service{{Name: "greeter", Instances: greeters}}, nil),
 		Fleet:   resource.NewFleet(profile),
 	}
