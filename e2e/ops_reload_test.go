@@ -275,7 +275,9 @@ func TestFileCatalogIsFollowedAndABadOneKeepsTheLastGood(t *testing.T) {
 	m.SetHealth("lake-2", run.Critical)
 	hosts(map[string]string{"lake-1": "HEALTHY", "lake-2": "UNHEALTHY"})
 	m.SetHealth("lake-2", run.Maintenance)
-	hosts(map[string]string{"lake-1": "HEALTHY", "lake-2": "DRAINING"})
+	hosts(map[string]string{"lake-1": "HEALTHY"})
+	m.SetHealth("lake-2", run.Passing)
+	hosts(map[string]string{"lake-1": "HEALTHY", "lake-2": "HEALTHY"})
 	m.Deregister("lake-2")
 	hosts(map[string]string{"lake-1": "HEALTHY"})
 	// Written in place, and not by rename as the steps above.

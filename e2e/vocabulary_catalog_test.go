@@ -88,7 +88,13 @@ func TestWhatConsulSaysOfAnInstanceIsWhatItGets(t *testing.T) {
 			}
 			return nil
 		})
-		becomes(t, "lake-1", run.Maintenance, "DRAINING", 3)
+		m.SetHealth("lake-1", run.Maintenance)
+		harness.Eventually(t, "lake-1 is no endpoint", 5*time.Second, func() error {
+			if _, err := endpointOf("lake-1"); err == nil {
+				return errors.New("it is one")
+			}
+			return nil
+		})
 		before := apps["lake-1"].Count()
 		if r := load.Do(t.Context()); r.Failed() > 0 || r.Instances["lake-2"] != r.Requests {
 			t.Errorf("new requests: %s", r)

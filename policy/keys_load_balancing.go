@@ -25,7 +25,7 @@ var balancingKeys = table[LoadBalancing]{"balancing", []row[LoadBalancing]{
 	},
 	{
 		name: "panic_threshold", takes: one(percentage(), func(l *LoadBalancing) *float64 { return &l.PanicThreshold }), def: "50",
-		says: "percentage of healthy instances below which all are used; 0: never", becomes: "Cluster `common_lb_config.healthy_panic_threshold`",
+		says: "percentage of healthy instances below which the unhealthy are called too; 0: never. Those in maintenance or of weight 0 are never called, and not counted", becomes: "Cluster `common_lb_config.healthy_panic_threshold`",
 	},
 	{name: "locality", later: true},
 }}

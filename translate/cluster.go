@@ -17,7 +17,8 @@ import (
 const localConnectTimeout = time.Second
 
 // serviceCluster is the cluster of a destination, the same bytes in every proxy.
-func serviceCluster(c *compiler, to destination, keys []string) (*resource.Resource, error) {
+// The targets matter to one that resolves them.
+func serviceCluster(c *compiler, to destination, keys []string, targets []target) (*resource.Resource, error) {
 	var d builder
 	mode := c.upstreamHTTP(to.protocol)
 	cluster := &clusterv3.Cluster{
@@ -39,7 +40,13 @@ func serviceCluster(c *compiler, to destination, keys []string) (*resource.Resou
 	if to.checked {
 		cluster.HealthChecks = healthChecks(&d, to.checks, mode)
 	}
-	refs := []resource.Ref{resource.Endpoint.Ref(to.name)}
+	var refs []resource.Ref
+	if to.resolves {
+		checkWeights(&d, targets)
+		resolve(&d, cluster, assignmentOf(c.globals, to.name, targets))
+	} else {
+		refs = append(refs, resource.Endpoint.Ref(to.name))
+	}
 	if c.dial != tlsOff {
 		refs = append(refs, resource.Secret.Ref(resource.SecretIdentity), resource.Secret.Ref(resource.SecretRoots))
 		c.secure(&d, cluster, to)

@@ -17,7 +17,8 @@ import (
 
 // target is one endpoint of an assignment.
 type target struct {
-	address netip.AddrPort
+	address netip.AddrPort // of a name: the port alone
+	host    string         // a name to resolve, in the place of an IP address
 	zone    string
 	weight  uint32
 	health  corev3.HealthStatus
@@ -26,14 +27,17 @@ type target struct {
 }
 
 // endpoints is the assignment of a service, empty if the catalog does not
-// have it: an explicit nothing, so that no proxy waits for it. The notes say
-// which instances are left out, and why.
-func endpoints(g *globals, name string, s *watch.Service) (*resource.Resource, []string, error) {
-	targets, notes := targetsOf(g, s)
+// have it: an explicit nothing, so that no proxy waits for it.
+func endpoints(g *globals, name string, targets []target) (*resource.Resource, error) {
 	var d builder
 	checkWeights(&d, targets)
-	r, err := d.finish(resource.Endpoint, name, assignmentOf(g, name, targets), nil, nil)
-	return r, notes, err
+	return d.finish(resource.Endpoint, name, assignmentOf(g, name, targets), nil, nil)
+}
+
+// anyName reports whether a target is a name. No assignment can have one: its
+// cluster resolves it.
+func anyName(targets []target) bool {
+	return slices.ContainsFunc(targets, func(t target) bool { return t.host != "" })
 }
 
 // assignmentOf groups the targets by their zones.
@@ -57,7 +61,8 @@ func assignmentOf(g *globals, name string, targets []target) *endpointv3.Cluster
 	return assignment
 }
 
-// targetsOf picks the instances that can be dialed, by zone and address.
+// targetsOf picks the instances that can be dialed, by zone and address. The
+// notes say which are left out, and why.
 func targetsOf(g *globals, s *watch.Service) (targets []target, notes []string) {
 	if s == nil {
 		return nil, nil
@@ -65,8 +70,16 @@ func targetsOf(g *globals, s *watch.Service) (targets []target, notes []string) 
 	for _, x := range s.Excluded {
 		notes = append(notes, fmt.Sprintf("catalog service %s: instance %s is left out: %s", s.Name, x.ID, x.Reason))
 	}
-	outside := 0
+	outside, closed := 0, 0
 	for _, i := range s.Instances {
+		// Somebody said that nothing new is to go there. What Envoy is told of
+		// as draining it calls all the same once it doubts what it knows of
+		// health (panic_threshold), so it is told nothing: what is under way
+		// goes on, and the others are counted by themselves.
+		if i.Health == watch.Maintenance || i.Weight == 0 {
+			closed++
+			continue
+		}
 		port := i.Port
 		switch {
 		case i.MeshPort != 0:
@@ -75,7 +88,7 @@ func targetsOf(g *globals, s *watch.Service) (targets []target, notes []string) 
 			outside++
 			continue
 		}
-		if port == 0 || !i.Address.IsValid() || i.Address.IsUnspecified() || i.Address.Zone() != "" {
+		if port == 0 || i.Host == "" && !i.Address.IsValid() || i.Address.IsUnspecified() || i.Address.Zone() != "" {
 			notes = append(notes, fmt.Sprintf("catalog service %s: instance %s is left out: no address and port to dial", s.Name, i.ID))
 			continue
 		}
@@ -84,19 +97,27 @@ func targetsOf(g *globals, s *watch.Service) (targets []target, notes []string) 
 	if outside > 0 && !g.collects(s) {
 		notes = append(notes, fmt.Sprintf("catalog service %s: %d of %d instances have no meta mesh_port and get no traffic while mTLS is strict", s.Name, outside, len(s.Instances)))
 	}
+	if closed > 0 && len(targets) == 0 {
+		notes = append(notes, fmt.Sprintf("catalog service %s: nothing can be called, and %d of %d instances are in maintenance or have weight 0: calls are answered 503", s.Name, closed, len(s.Instances)))
+	}
 	slices.SortFunc(targets, compareTargets)
 	// Of one address and port that is registered twice, the better health
 	// stands first; whichever zone it came with.
-	seen := make(map[netip.AddrPort]int, len(targets))
+	type place struct {
+		address netip.AddrPort
+		host    string
+	}
+	seen := make(map[place]int, len(targets))
 	kept := targets[:0]
 	for _, t := range targets {
-		if at, twice := seen[t.address]; twice {
+		here := place{t.address, t.host}
+		if at, twice := seen[here]; twice {
 			if t.rank < kept[at].rank {
 				kept[at] = t
 			}
 			continue
 		}
-		seen[t.address] = len(kept)
+		seen[here] = len(kept)
 		kept = append(kept, t)
 	}
 	slices.SortFunc(kept, compareTargets)
@@ -104,7 +125,7 @@ func targetsOf(g *globals, s *watch.Service) (targets []target, notes []string) 
 }
 
 func compareTargets(a, b target) int {
-	return cmp.Or(cmp.Compare(a.zone, b.zone), a.address.Compare(b.address), cmp.Compare(a.rank, b.rank),
+	return cmp.Or(cmp.Compare(a.zone, b.zone), a.address.Compare(b.address), cmp.Compare(a.host, b.host), cmp.Compare(a.rank, b.rank),
 		cmp.Compare(b.weight, a.weight), compareBool(b.inMesh, a.inMesh))
 }
 
@@ -124,6 +145,7 @@ func compareBool(a, b bool) int {
 func targetOf(i *watch.Instance, port uint16) target {
 	t := target{
 		address: netip.AddrPortFrom(i.Address.Unmap(), port),
+		host:    i.Host,
 		zone:    i.Zone,
 		weight:  i.Weight,
 		health:  corev3.HealthStatus_HEALTHY,
@@ -133,18 +155,8 @@ func targetOf(i *watch.Instance, port uint16) target {
 	case watch.Passing:
 	case watch.Warning:
 		t.rank = 1
-	case watch.Maintenance:
-		t.health, t.rank = corev3.HealthStatus_DRAINING, 2
 	default:
-		t.health, t.rank = corev3.HealthStatus_UNHEALTHY, 3
-	}
-	// Envoy refuses a weight of 0, and it means that no new call should go
-	// there.
-	if t.weight == 0 {
-		t.weight = 1
-		if t.health == corev3.HealthStatus_HEALTHY {
-			t.health, t.rank = corev3.HealthStatus_DRAINING, 2
-		}
+		t.health, t.rank = corev3.HealthStatus_UNHEALTHY, 2
 	}
 	return t
 }
@@ -161,9 +173,13 @@ func checkWeights(d *builder, targets []target) {
 }
 
 func (t target) endpoint(g *globals) *endpointv3.LbEndpoint {
+	host := t.host
+	if host == "" {
+		host = t.address.Addr().String()
+	}
 	e := &endpointv3.LbEndpoint{
 		HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{
-			Address: socketAddress(t.address.Addr().String(), t.address.Port()),
+			Address: socketAddress(host, t.address.Port()),
 		}},
 		HealthStatus:        t.health,
 		LoadBalancingWeight: u32(t.weight),

@@ -30,6 +30,7 @@ func outboundHTTP(d *builder, c *compiler, s *policy.Service) *hcmv3.HttpConnect
 	// What the application says of certificates is not evidence.
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE
 	m.HttpFilters = []*hcmv3.HttpFilter{router(d)}
+	m.LocalReplyConfig = localReplies()
 	return m
 }
 

@@ -50,7 +50,8 @@ func balancingPolicy(d *builder, name string, config message) *clusterv3.LoadBal
 
 // commonLoadBalancing holds for every policy. Percent is the share of healthy
 // instances below which a proxy uses all of them, on the ground that it is its
-// view which is broken.
+// view which is broken. Those that somebody closed are not among them: see
+// targetsOf.
 func commonLoadBalancing(percent float64) *clusterv3.Cluster_CommonLbConfig {
 	return &clusterv3.Cluster_CommonLbConfig{
 		HealthyPanicThreshold: &typev3.Percent{Value: percent},

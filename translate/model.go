@@ -18,6 +18,7 @@ type destination struct {
 	name      string // of the cluster and of its assignment
 	service   string // whose identity its instances have to prove
 	instances string // the catalog's service whose instances it has
+	resolves  bool   // some of them are names, for each proxy to resolve
 
 	protocol       policy.Protocol
 	connectTimeout time.Duration

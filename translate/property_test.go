@@ -160,8 +160,12 @@ func (w *world) editCatalog(t *rapid.T, name string) {
 	}
 	s := &watch.Service{Name: name}
 	for i := range count {
+		address, host := netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), ""
+		if rapid.IntRange(0, 3).Draw(t, "named") == 0 {
+			address, host = netip.Addr{}, fmt.Sprintf("i%d.example", i)
+		}
 		s.Instances = append(s.Instances, &watch.Instance{
-			ID: fmt.Sprint(i), Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), Port: 8080,
+			ID: fmt.Sprint(i), Address: address, Host: host, Port: 8080,
 			MeshPort: rapid.SampledFrom([]uint16{0, 15008}).Draw(t, "mesh_port"),
 			Weight:   rapid.Uint32Range(0, 2).Draw(t, "weight"),
 			Health:   watch.Health(rapid.IntRange(0, 3).Draw(t, "health")),

@@ -1,7 +1,10 @@
 package translate
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
+	"strings"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -17,7 +20,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"datapunk.dev/controlplane/resource"
-	"datapunk.dev/controlplane/watch"
 )
 
 // proxyless is a service as gRPC's own xDS clients are served it. They dial
@@ -30,6 +32,7 @@ type proxyless struct {
 	listener            *resource.Resource
 	clusters, endpoints []*resource.Resource
 	held                []Held
+	notes               []string // about instances that these clients do not call
 }
 
 // member is what a scope takes of it.
@@ -61,7 +64,7 @@ func (b *build) proxylessMember(s *service) member {
 	if s.host.virtualHost != nil {
 		after.make(b.c, before)
 	}
-	b.report("proxyless/"+name, after.held, nil)
+	b.report("proxyless/"+name, after.held, after.notes)
 	b.proxyless.Put(name, after)
 	return after.member()
 }
@@ -76,15 +79,22 @@ func (p *proxyless) make(c *compiler, before *proxyless) {
 		}
 		return r
 	}
+	targets, left := proxylessTargets(p.of.targets)
+	if len(left) > 0 {
+		p.notes = append(p.notes, fmt.Sprintf("service %s: clients with gRPC's own xDS do not call %s: they take addresses, or else one name", name, strings.Join(left, ", ")))
+	}
 	whole := true
 	for _, to := range p.of.clusters {
-		r, err := proxylessCluster(c, to.destination, to.keys)
+		r, err := proxylessCluster(c, to.destination, to.keys, targets)
 		if r = keep(r, named(before.clusters, to.name), err, resource.Cluster, to.keys); r != nil {
 			p.clusters = append(p.clusters, r)
 		} else {
 			whole = false
 		}
-		r, err = proxylessEndpoints(c.globals, to.name, p.of.entry)
+		if anyName(targets) {
+			continue
+		}
+		r, err = proxylessEndpoints(c.globals, to.name, targets)
 		if r = keep(r, named(before.endpoints, to.name), err, resource.Endpoint, nil); r != nil {
 			p.endpoints = append(p.endpoints, r)
 		}
@@ -175,20 +185,48 @@ func proxylessListener(host *virtualHost, keys []string) (*resource.Resource, er
 // proxylessCluster has the settings that gRPC's clients honor. They cannot
 // tell an instance in the mesh from another, so in permissive mode, where both
 // take plaintext, they speak that.
-func proxylessCluster(c *compiler, to destination, keys []string) (*resource.Resource, error) {
+func proxylessCluster(c *compiler, to destination, keys []string, targets []target) (*resource.Resource, error) {
 	var d builder
 	cluster := &clusterv3.Cluster{
-		Name:                 to.name,
-		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
-		EdsClusterConfig:     eds(),
-		LoadBalancingPolicy:  proxylessBalancing(&d, to.balancing, to.hashesHeader),
-		CircuitBreakers:      circuitBreakers(c, to.breakers),
-		OutlierDetection:     outlierDetection(&d, c, to.outliers),
+		Name:                to.name,
+		LoadBalancingPolicy: proxylessBalancing(&d, to.balancing, to.hashesHeader),
+		CircuitBreakers:     circuitBreakers(c, to.breakers),
+		OutlierDetection:    outlierDetection(&d, c, to.outliers),
 	}
 	if c.dial == tlsStrict {
 		cluster.TransportSocket = proxylessTLS(&d, c.identity(to.service))
 	}
+	if anyName(targets) {
+		cluster.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_LOGICAL_DNS}
+		cluster.LoadAssignment = fixedAssignment(to.name, targets[0].host, targets[0].address.Port())
+		return d.finish(resource.Cluster, to.name, cluster, keys, nil)
+	}
+	cluster.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
+	cluster.EdsClusterConfig = eds()
 	return d.finish(resource.Cluster, to.name, cluster, keys, []resource.Ref{resource.Endpoint.Ref(to.name)})
+}
+
+// proxylessTargets are those that gRPC's clients can be given: an assignment
+// has addresses, and a cluster one name, of which they call every address. The
+// others are left out.
+func proxylessTargets(all []target) (targets []target, left []string) {
+	var names []target
+	for _, t := range all {
+		if t.host == "" {
+			targets = append(targets, t)
+		} else {
+			names = append(names, t)
+		}
+	}
+	if len(targets) == 0 && len(names) > 0 {
+		best := slices.MinFunc(names, func(a, b target) int { return cmp.Compare(a.rank, b.rank) })
+		targets = []target{best}
+		names = slices.DeleteFunc(names, func(t target) bool { return t == best })
+	}
+	for _, t := range names {
+		left = append(left, t.host)
+	}
+	return targets, left
 }
 
 // proxylessTLS is how a proxyless client dials a service. It has its
@@ -234,8 +272,7 @@ func proxylessBalancing(d *builder, name string, hashesHeader bool) *clusterv3.L
 // proxylessEndpoints are the assignment with what gRPC's clients insist on: a
 // locality has an identity and a weight, without which it is refused or passed
 // over.
-func proxylessEndpoints(g *globals, name string, entry *watch.Service) (*resource.Resource, error) {
-	targets, _ := targetsOf(g, entry)
+func proxylessEndpoints(g *globals, name string, targets []target) (*resource.Resource, error) {
 	assignment := assignmentOf(g, name, targets)
 	for _, group := range assignment.Endpoints {
 		if group.Locality == nil {

@@ -49,13 +49,17 @@ const proxylessFile = `mesh:
 
 func proxylessView(t *testing.T, mtls bool, port uint16) *sight {
 	t.Helper()
+	_, view := proxylessSnapshot(t, mtls, &watch.Instance{ID: "1", Address: netip.MustParseAddr(loopback), MeshPort: port, Weight: 1})
+	return view
+}
+
+func proxylessSnapshot(t *testing.T, mtls bool, greeters ...*watch.Instance) (*Snapshot, *sight) {
+	t.Helper()
 	profile := resource.Profile{Service: "client", Kind: resource.Proxyless}
 	in := Input{
-		Mesh: parse(t, fmt.Sprintf(proxylessFile, mtls)),
-		Catalog: watch.NewCatalog().Update([]*watch.Service{{Name: "greeter", Instances: []*watch.Instance{
-			{ID: "1", Address: netip.MustParseAddr(loopback), MeshPort: port, Weight: 1},
-		}}}, nil),
-		Fleet: resource.NewFleet(profile),
+		Mesh:    parse(t, fmt.Sprintf(proxylessFile, mtls)),
+		Catalog: watch.NewCatalog().Update([]*watch.Service{{Name: "greeter", Instances: greeters}}, nil),
+		Fleet:   resource.NewFleet(profile),
 	}
 	if mtls {
 		in.Roots = testRoots(t)
@@ -64,7 +68,7 @@ func proxylessView(t *testing.T, mtls bool, port uint16) *sight {
 	if len(snapshot.Held) > 0 {
 		t.Fatalf("held: %+v", snapshot.Held)
 	}
-	return sightOf(snapshot, profile)
+	return snapshot, sightOf(snapshot, profile)
 }
 
 // TestProxylessClientCallsAService has gRPC's own xDS client take the view, and
@@ -77,6 +81,37 @@ func TestProxylessClientCallsAService(t *testing.T) {
 		if empty := service == "hashed"; (err != nil) != empty {
 			t.Errorf("%s: %v", service, err)
 		}
+	}
+}
+
+// TestProxylessClientCallsAServiceByName: gRPC takes one name for a cluster, or
+// addresses. What it cannot be given is left out, and said.
+func TestProxylessClientCallsAServiceByName(t *testing.T) {
+	app := listen(t, insecure.NewCredentials())
+	byName := func(host string, health watch.Health) *watch.Instance {
+		return &watch.Instance{ID: host, Host: host, MeshPort: app.Port(), Weight: 1, Health: health}
+	}
+	address := &watch.Instance{ID: "address", Address: netip.MustParseAddr(loopback), MeshPort: app.Port(), Weight: 1}
+	for _, tt := range []struct {
+		what      string
+		instances []*watch.Instance
+		left      string
+	}{
+		{"one name", []*watch.Instance{byName("localhost", watch.Passing)}, ""},
+		{"a healthy name of two", []*watch.Instance{byName("gone.invalid", watch.Critical), byName("localhost", watch.Passing)}, "gone.invalid"},
+		{"an address beside a name", []*watch.Instance{address, byName("gone.invalid", watch.Passing)}, "gone.invalid"},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			snapshot, view := proxylessSnapshot(t, false, tt.instances...)
+			check(t, view)
+			if err := ask(t, "greeter", insecure.NewCredentials(), xdsResolver(t, view, "{}")); err != nil {
+				t.Error(err)
+			}
+			notes := strings.Join(snapshot.Notes, "\n")
+			if said := strings.Contains(notes, "do not call "+tt.left+": "); tt.left != "" && !said || tt.left == "" && strings.Contains(notes, "do not call") {
+				t.Errorf("notes: %s", notes)
+			}
+		})
 	}
 }
 

@@ -16,6 +16,7 @@ type service struct {
 	settings *policy.Service
 	entry    *watch.Service // the catalog's; nil if it has none
 
+	targets  []target
 	clusters []cluster
 	host     *host
 	left     []string // notes about instances left out
@@ -70,23 +71,28 @@ func (b *build) service(name string, before *service) *service {
 		after.host = makeHost(settings, before.host)
 	}
 	keys := clusterKeys(settings)
+	after.targets, after.left = before.targets, before.left
+	if !sameEntry {
+		after.targets, after.left = targetsOf(b.c.globals, entry)
+	}
 	for _, d := range destinationsOf(settings) {
+		d.resolves = anyName(after.targets)
 		last := before.cluster(d.name)
 		c := cluster{destination: d, keys: keys}
-		if last != nil && b.sameTransport && last.destination == d && slices.Equal(last.keys, keys) {
+		sameInstances := last != nil && sameEntry && last.instances == d.instances
+		if last != nil && b.sameTransport && last.destination == d && slices.Equal(last.keys, keys) && (!d.resolves || sameInstances) {
 			c.cluster, c.clusterErr = last.cluster, last.clusterErr
 		} else {
-			c.makeCluster(b.c, last)
+			c.makeCluster(b.c, after.targets, last)
 		}
-		if last != nil && sameEntry && last.instances == d.instances {
+		switch {
+		case d.resolves:
+		case sameInstances && !last.resolves:
 			c.endpoints, c.endpointsErr = last.endpoints, last.endpointsErr
-		} else {
-			after.left = append(after.left, c.makeEndpoints(b.c, entry, last)...)
+		default:
+			c.makeEndpoints(b.c, after.targets, last)
 		}
 		after.clusters = append(after.clusters, c)
-	}
-	if sameEntry {
-		after.left = before.left
 	}
 	b.report("service/"+name, after.held(), after.left)
 	return after
@@ -152,20 +158,18 @@ func (c change) redials() bool {
 }
 
 // makeCluster makes the cluster; the last good one stays if it can not be made.
-func (c *cluster) makeCluster(compiler *compiler, last *cluster) {
-	if c.cluster, c.clusterErr = serviceCluster(compiler, c.destination, c.keys); c.clusterErr != nil && last != nil {
+func (c *cluster) makeCluster(compiler *compiler, targets []target, last *cluster) {
+	if c.cluster, c.clusterErr = serviceCluster(compiler, c.destination, c.keys, targets); c.clusterErr != nil && last != nil {
 		c.cluster = last.cluster
 	}
 }
 
 // makeEndpoints makes the assignment; the last good one stays if it can not be
-// made. It returns notes about instances left out.
-func (c *cluster) makeEndpoints(compiler *compiler, entry *watch.Service, last *cluster) (left []string) {
-	c.endpoints, left, c.endpointsErr = endpoints(compiler.globals, c.name, entry)
-	if c.endpointsErr != nil && last != nil {
+// made.
+func (c *cluster) makeEndpoints(compiler *compiler, targets []target, last *cluster) {
+	if c.endpoints, c.endpointsErr = endpoints(compiler.globals, c.name, targets); c.endpointsErr != nil && last != nil {
 		c.endpoints = last.endpoints
 	}
-	return left
 }
 
 // makeHost makes the virtual host of a service; the last good one stays if it

@@ -150,11 +150,17 @@ func collectorOf(c *compiler, s *watch.Service) (*collector, error) {
 	var refs []resource.Ref
 	switch {
 	case c.tracing.Endpoint == "" && !s.Empty():
+		assignment, names := collectorAssignment(s, port)
+		if names {
+			resolve(&d, cluster, assignment)
+			break
+		}
 		cluster.ClusterDiscoveryType = &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS}
 		cluster.EdsClusterConfig = eds()
 		refs = []resource.Ref{resource.Endpoint.Ref(resource.ClusterTracing)}
+		var ofEndpoints builder
 		var err error
-		if made.endpoints, err = collectorEndpoints(s, port); err != nil {
+		if made.endpoints, err = ofEndpoints.finish(resource.Endpoint, resource.ClusterTracing, assignment, nil, nil); err != nil {
 			return nil, err
 		}
 	default:
@@ -179,28 +185,33 @@ func collectorOf(c *compiler, s *watch.Service) (*collector, error) {
 	return made, nil
 }
 
-// collectorEndpoints dials the collector in plaintext; at the port that its
-// meta names, if it takes OTLP.
-func collectorEndpoints(s *watch.Service, port uint16) (*resource.Resource, error) {
+// collectorAssignment dials the collector in plaintext; at the port that its
+// meta names, if it takes OTLP. It reports whether an instance is a name.
+func collectorAssignment(s *watch.Service, port uint16) (assignment *endpointv3.ClusterLoadAssignment, names bool) {
 	var group []*endpointv3.LbEndpoint
 	for _, i := range s.Instances {
-		if i.Health > watch.Warning || !i.Address.IsValid() {
+		host := i.Host
+		switch {
+		case i.Health > watch.Warning, i.Weight == 0, host == "" && !i.Address.IsValid():
 			continue
+		case host == "":
+			host = i.Address.Unmap().String()
+		default:
+			names = true
 		}
 		at := port
 		if p, err := strconv.ParseUint(i.Meta["otlp_port"], 10, 16); err == nil && p > 0 && port == otlpPort {
 			at = uint16(p)
 		}
 		group = append(group, &endpointv3.LbEndpoint{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
-			Endpoint: &endpointv3.Endpoint{Address: socketAddress(i.Address.Unmap().String(), at)},
+			Endpoint: &endpointv3.Endpoint{Address: socketAddress(host, at)},
 		}})
 	}
-	assignment := &endpointv3.ClusterLoadAssignment{ClusterName: resource.ClusterTracing}
+	assignment = &endpointv3.ClusterLoadAssignment{ClusterName: resource.ClusterTracing}
 	if len(group) > 0 {
 		assignment.Endpoints = []*endpointv3.LocalityLbEndpoints{{LbEndpoints: group}}
 	}
-	var d builder
-	return d.finish(resource.Endpoint, resource.ClusterTracing, assignment, nil, nil)
+	return assignment, names
 }
 
 // splitEndpoint reads HOST:PORT, or HOST with the protocol's usual port.

@@ -51,9 +51,10 @@ func (h Health) String() string {
 type Instance struct {
 	ID       string
 	Address  netip.Addr
+	Host     string // the name to resolve where there is no Address, as [Hostname] has it
 	Port     uint16 // the application's port
 	MeshPort uint16 // the sidecar's mTLS port (meta mesh_port); 0: not in the mesh
-	Weight   uint32 // 0 drains
+	Weight   uint32 // 0: nothing new goes there, as in maintenance
 	Health   Health
 	Zone     string
 	Tags     []string // sorted
@@ -62,7 +63,7 @@ type Instance struct {
 
 // Equal reports whether two instances are the same to every reader.
 func (i *Instance) Equal(o *Instance) bool {
-	return i.ID == o.ID && i.Address == o.Address && i.Port == o.Port && i.MeshPort == o.MeshPort &&
+	return i.ID == o.ID && i.Address == o.Address && i.Host == o.Host && i.Port == o.Port && i.MeshPort == o.MeshPort &&
 		i.Weight == o.Weight && i.Health == o.Health && i.Zone == o.Zone &&
 		slices.Equal(i.Tags, o.Tags) && maps.Equal(i.Meta, o.Meta)
 }

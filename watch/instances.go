@@ -3,19 +3,40 @@ package watch
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 )
 
 // Dialed is where callers reach the instance: its sidecar, if it has one, else
 // the application. It tells instances of a service apart, for two containers of
 // one machine may have one address and application's port.
-func (i *Instance) Dialed() netip.AddrPort {
+func (i *Instance) Dialed() Place {
 	port := i.Port
 	if i.MeshPort != 0 {
 		port = i.MeshPort
 	}
-	return netip.AddrPortFrom(i.Address, port)
+	return Place{netip.AddrPortFrom(i.Address, port), i.Host}
+}
+
+// Place is an address and a port, or a port of a host that is known by name.
+type Place struct {
+	netip.AddrPort
+	Host string
+}
+
+// Compare orders places by address, host and port.
+func (p Place) Compare(o Place) int {
+	return cmp.Or(p.Addr().Compare(o.Addr()), cmp.Compare(p.Host, o.Host), cmp.Compare(p.Port(), o.Port()))
+}
+
+// String is HOST:PORT.
+func (p Place) String() string {
+	if p.Host != "" {
+		return net.JoinHostPort(p.Host, strconv.Itoa(int(p.Port())))
+	}
+	return p.AddrPort.String()
 }
 
 // SetInstances gives the service those of the instances that differ in what is

@@ -20,6 +20,7 @@ type Instance struct {
 	Port     int    // the app's
 	MeshPort int    // 0: not in the mesh
 	Weight   int    // 1 if 0
+	NoWeight bool   // weight 0: nothing new is to go there
 	Zone     string
 	Tags     []string
 	Meta     map[string]string // added to mesh_port
@@ -41,7 +42,10 @@ func (i Instance) withDefaults() Instance {
 	if i.Address == "" {
 		i.Address = "127.0.0.1"
 	}
-	if i.Weight == 0 {
+	switch {
+	case i.NoWeight:
+		i.Weight = 0
+	case i.Weight == 0:
 		i.Weight = 1
 	}
 	if i.Health == "" {

@@ -73,12 +73,12 @@ func (e *entry) of(service string) bool {
 
 // instance returns the instance, or why it cannot be served.
 func (e *entry) instance() (*watch.Instance, string) {
-	addr, reason := e.address()
+	addr, host, reason := e.address()
 	if reason != "" {
 		return nil, reason
 	}
 	i := &watch.Instance{
-		ID: e.Service.ID, Address: addr, Port: uint16(e.Service.Port),
+		ID: e.Service.ID, Address: addr, Host: host, Port: uint16(e.Service.Port),
 		Health: health(e.Checks), Zone: e.zone(), Tags: tags(e.Service.Tags), Meta: meta(e.Service.Meta),
 	}
 	i.Weight = e.weight(i.Health)
@@ -101,24 +101,31 @@ func (e *entry) meshPort() (uint16, string) {
 	return uint16(port), ""
 }
 
-func (e *entry) address() (netip.Addr, string) {
+// address is where the instance is: an IP address, or a host name that each
+// proxy resolves, or neither for the reason.
+func (e *entry) address() (addr netip.Addr, host, reason string) {
 	switch {
 	case e.Service.Kind != "":
-		return netip.Addr{}, fmt.Sprintf("it is a %s", e.Service.Kind)
+		return addr, "", fmt.Sprintf("it is a %s", e.Service.Kind)
 	case e.Service.SocketPath != "":
-		return netip.Addr{}, "it listens on a socket"
+		return addr, "", "it listens on a socket"
 	case e.Service.Port < 1 || e.Service.Port > 65535:
-		return netip.Addr{}, fmt.Sprintf("port %d", e.Service.Port)
+		return addr, "", fmt.Sprintf("port %d", e.Service.Port)
 	}
 	text := cmp.Or(e.Service.Address, e.Node.Address)
 	addr, err := netip.ParseAddr(text)
 	switch {
-	case err != nil, addr.Zone() != "":
-		return netip.Addr{}, fmt.Sprintf("address %.80q is not an IP address", text)
+	case err != nil:
+		if host, reason = watch.Hostname(text); reason != "" {
+			reason = fmt.Sprintf("address %.80q %s", text, reason)
+		}
+		return netip.Addr{}, host, reason
+	case addr.Zone() != "":
+		return netip.Addr{}, "", fmt.Sprintf("address %.80q is not an IP address that others can reach", text)
 	case addr.IsUnspecified(), addr.IsMulticast():
-		return netip.Addr{}, fmt.Sprintf("nothing can connect to address %s", addr)
+		return netip.Addr{}, "", fmt.Sprintf("nothing can connect to address %s", addr)
 	}
-	return addr.Unmap(), ""
+	return addr.Unmap(), "", ""
 }
 
 // health is what the checks of an instance and of its node amount to.

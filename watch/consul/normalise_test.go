@@ -65,11 +65,13 @@ func TestNormaliseExcluded(t *testing.T) {
 		want string // the reason; empty: it is served
 	}{
 		{func(*entry) {}, ""},
-		{func(e *entry) { e.Service.Address = "lake.internal" }, `address "lake.internal" is not an IP address`},
-		{func(e *entry) { e.Service.Address, e.Node.Address = "", "node.internal" }, `address "node.internal" is not an IP address`},
-		{func(e *entry) { e.Service.Address, e.Node.Address = "", "" }, `address "" is not an IP address`},
+		{func(e *entry) { e.Service.Address = "lake.internal" }, ""},
+		{func(e *entry) { e.Service.Address, e.Node.Address = "", "node.internal" }, ""},
+		{func(e *entry) { e.Service.Address = "lake internal" }, `address "lake internal" is neither an IP address nor a host name`},
+		{func(e *entry) { e.Service.Address = "10.0.0.256" }, `address "10.0.0.256" is neither an IP address nor a host name: it ends in a number`},
+		{func(e *entry) { e.Service.Address, e.Node.Address = "", "" }, `address "" is neither an IP address nor a host name`},
 		{func(e *entry) { e.Service.Address = "0.0.0.0" }, "nothing can connect to address 0.0.0.0"},
-		{func(e *entry) { e.Service.Address = "fe80::1%eth0" }, `address "fe80::1%eth0" is not an IP address`},
+		{func(e *entry) { e.Service.Address = "fe80::1%eth0" }, `address "fe80::1%eth0" is not an IP address that others can reach`},
 		{func(e *entry) { e.Service.Address = "::ffff:10.0.0.1" }, ""},
 		{func(e *entry) { e.Service.Port = 0 }, "port 0"},
 		{func(e *entry) { e.Service.Port = 70000 }, "port 70000"},
@@ -128,6 +130,20 @@ func TestNormaliseZone(t *testing.T) {
 		if got := normalise("lake", []entry{at1("10.0.0.1", tt.edit)}).Instances[0].Zone; got != tt.want {
 			t.Errorf("zone %q, want %q", got, tt.want)
 		}
+	}
+}
+
+// A host name is kept for the proxies to resolve, in one spelling.
+func TestNormaliseHostname(t *testing.T) {
+	a := at1("Lake.Internal.")
+	b := at1("lake.internal", status("critical"))
+	c := at1("other.internal")
+	s := normalise("lake", []entry{a, b, c})
+	if len(s.Instances) != 2 || s.Instances[0].Host != "lake.internal" || s.Instances[0].Health != watch.Passing || s.Instances[1].Host != "other.internal" {
+		t.Errorf("got %+v", s.Instances)
+	}
+	if s.Instances[0].Address.IsValid() {
+		t.Errorf("it has an address: %v", s.Instances[0].Address)
 	}
 }
 

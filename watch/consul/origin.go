@@ -11,7 +11,7 @@ import (
 
 // place tells instances of a service apart: what is dialed. [watch.Distinct]
 // makes it unique.
-type place = netip.AddrPort
+type place = watch.Place
 
 func at(i *watch.Instance) place { return i.Dialed() }
 
@@ -33,7 +33,7 @@ func readEntries(name string, entries []entry, index uint64) answer {
 	a := answer{normalise(name, entries), make(map[place]origin, len(entries)), index}
 	for i := range entries {
 		e := &entries[i]
-		addr, reason := e.address()
+		addr, host, reason := e.address()
 		if reason != "" || !e.of(name) {
 			continue
 		}
@@ -41,7 +41,7 @@ func readEntries(name string, entries []entry, index uint64) answer {
 		if port == 0 {
 			port = uint16(e.Service.Port)
 		}
-		p := netip.AddrPortFrom(addr, port)
+		p := place{AddrPort: netip.AddrPortFrom(addr, port), Host: host}
 		if _, twice := a.from[p]; !twice {
 			a.from[p] = originOf(e.Node.Node, e.Service.ID)
 		}

@@ -118,7 +118,7 @@ func (p *parser) instance(n *yamlfile.Node) *watch.Instance {
 				p.fail(value, yamlfile.CodeValue, "id: must not be empty")
 			}
 		case "address":
-			i.Address = p.address(value)
+			i.Address, i.Host = p.address(value)
 		case "port":
 			i.Port = uint16(p.number(value, "port", 1, 65535))
 		case "weight":
@@ -149,16 +149,22 @@ func (p *parser) instance(n *yamlfile.Node) *watch.Instance {
 	return i
 }
 
-func (p *parser) address(n *yamlfile.Node) netip.Addr {
+func (p *parser) address(n *yamlfile.Node) (netip.Addr, string) {
 	text := p.text(n, "address")
 	a, err := netip.ParseAddr(text)
 	switch {
-	case err != nil || a.Zone() != "":
-		p.fail(n, yamlfile.CodeValue, "address: %q is not an IP address", text)
+	case err != nil:
+		host, reason := watch.Hostname(text)
+		if reason != "" {
+			p.fail(n, yamlfile.CodeValue, "address: %q %s", text, reason)
+		}
+		return netip.Addr{}, host
+	case a.Zone() != "":
+		p.fail(n, yamlfile.CodeValue, "address: %q is not an IP address that others can reach", text)
 	case a.IsUnspecified():
 		p.fail(n, yamlfile.CodeValue, "address: nothing can connect to %s", a)
 	}
-	return a.Unmap()
+	return a.Unmap(), ""
 }
 
 func (p *parser) health(n *yamlfile.Node) watch.Health {

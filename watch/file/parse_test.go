@@ -93,7 +93,7 @@ func TestParseMistakes(t *testing.T) {
 		{"every field", `services:
   a:
     - id: ""
-      address: lake.internal
+      address: 10.0.0.256
       port: 0
       weight: -1
       health: fine
@@ -105,7 +105,7 @@ func TestParseMistakes(t *testing.T) {
     - {id: b, address: "fe80::1%eth0", port: 80}
 `, []string{
 			"c.yaml:3:11: MC1104: id: must not be empty",
-			`c.yaml:4:16: MC1104: address: "lake.internal" is not an IP address`,
+			`c.yaml:4:16: MC1104: address: "10.0.0.256" is neither an IP address nor a host name: it ends in a number`,
 			`c.yaml:5:13: MC1102: port: must be a number from 1 to 65535, not "0"`,
 			`c.yaml:6:15: MC1102: weight: must be a number from 0 to 65535, not "-1"`,
 			`c.yaml:7:15: MC1103: health: "fine" is none of`,
@@ -115,7 +115,7 @@ func TestParseMistakes(t *testing.T) {
 			"c.yaml:10:35: MC1005: meta x: must be text, not a map",
 			`c.yaml:11:7: MC1003: unknown key "Port"`,
 			"c.yaml:12:24: MC1104: address: nothing can connect to 0.0.0.0",
-			`c.yaml:13:24: MC1104: address: "fe80::1%eth0" is not an IP address`,
+			`c.yaml:13:24: MC1104: address: "fe80::1%eth0" is not an IP address that others can reach`,
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
