@@ -15,6 +15,7 @@ type query struct {
 	path       string // escaped
 	filter     string
 	index      uint64 // blocks until the catalog is past it; 0: answers at once
+	leader     bool   // no other server is to answer
 	consistent bool   // needs the leader, and its quorum's word that it is one
 }
 
@@ -42,7 +43,7 @@ func (s *Source) request(q query) consul.Request {
 	switch {
 	case q.consistent:
 		r.Params.Set("consistent", "")
-	case s.cfg.Consistency != "default":
+	case s.cfg.Consistency != "default" && !(q.leader && s.cfg.Consistency == "stale"):
 		r.Params.Set(s.cfg.Consistency, "")
 	}
 	if q.filter != "" {
