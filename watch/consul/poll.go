@@ -36,6 +36,7 @@ func (s *Source) poll(ctx context.Context, about *subject, q query, limit *rate.
 		q.index = last
 		a, err := s.get(ctx, q)
 		if err == nil {
+			q.expect = len(a.Body)
 			err = s.contained(func() error { return take(a) })
 		}
 		if ctx.Err() != nil {
@@ -76,6 +77,7 @@ func (s *Source) reread(ctx context.Context, svc *service, q query, take func(*c
 		began := time.Now()
 		a, err := s.read(ctx, q)
 		if err == nil {
+			q.expect = len(a.Body)
 			err = s.contained(func() error { return take(a) })
 		}
 		if ctx.Err() != nil {

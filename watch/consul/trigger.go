@@ -119,6 +119,7 @@ func (s *Source) readAll(ctx context.Context, t *trigger) {
 	defer s.health.forget(about)
 	reader := newCheckReader(s.seed)
 	limit := rate.NewLimiter(pollRate, pollBurst)
+	q := query{path: "/v1/health/state/any"}
 	var wait backoff
 	for {
 		select {
@@ -132,7 +133,7 @@ func (s *Source) readAll(ctx context.Context, t *trigger) {
 		}
 		for {
 			began := time.Now()
-			a, err := s.read(ctx, query{path: "/v1/health/state/any"})
+			a, err := s.read(ctx, q)
 			var now *checks
 			if err == nil {
 				err = s.contained(func() (err error) { now, err = reader.read(a.Body, a.Index); return err })
@@ -141,6 +142,7 @@ func (s *Source) readAll(ctx context.Context, t *trigger) {
 				return
 			}
 			if err == nil {
+				q.expect = len(a.Body)
 				wait.reset()
 				s.health.succeeded(about)
 				if s.do(ctx, func() { s.tell(t, every, now) }) != nil || limit.Wait(ctx) != nil || !sleep(ctx, pauses*time.Since(began)) {
