@@ -31,6 +31,7 @@ type Request struct {
 	Params url.Values    // beside the datacenter's
 	Body   []byte        // JSON, or the value of a key
 	Wait   time.Duration // how long a blocking query may take when nothing changes
+	Expect int           // about how large the answer is; 0: not known
 }
 
 // Answer is what a 200 said.
@@ -131,7 +132,7 @@ func (c *Client) Do(ctx context.Context, r Request) (*Answer, error) {
 		return nil, transportError(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	body, err := readBody(resp.Body, r.Expect)
 	switch {
 	case err != nil:
 		return nil, transportError(err)
@@ -155,6 +156,16 @@ func (c *Client) Do(ctx context.Context, r Request) (*Answer, error) {
 		a.Index = max(index, 1)
 	}
 	return a, nil
+}
+
+// readBody reads a body of up to one byte more than may be.
+func readBody(body io.Reader, expect int) ([]byte, error) {
+	var b bytes.Buffer
+	if expect > 0 {
+		b.Grow(min(expect+expect/16, maxBody) + bytes.MinRead) // what it reads into when it is at the end
+	}
+	_, err := b.ReadFrom(io.LimitReader(body, maxBody+1))
+	return b.Bytes(), err
 }
 
 func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"datapunk.dev/controlplane/internal/consulagent"
 	"datapunk.dev/controlplane/internal/tool"
+	"datapunk.dev/controlplane/watch"
 )
 
 // agent is a Consul in development mode that serves its own xDS.
@@ -66,7 +68,23 @@ func (a *agent) register(w world) error {
 			g.Go(func() error { return a.put(s, k, 0) })
 		}
 	}
+	if w.Callers {
+		for name, stream := range w.clients() {
+			g.Go(func() error { return a.putCaller(name, stream) })
+		}
+	}
 	return g.Wait()
+}
+
+// change makes the nth change of a service, of the world's kind.
+func (a *agent) change(service, n int) error {
+	switch a.w.Change {
+	case "check":
+		return a.setHealth(service, []string{"passing", "critical"}[n%2])
+	case "instance":
+		return a.join(service, n)
+	}
+	return a.move(service, n)
 }
 
 // move re-registers the first instance of a service with another port.
@@ -76,17 +94,37 @@ func (a *agent) move(service, n int) error { return a.put(service, 0, n) }
 // meshes want it: in Consul's it speaks mTLS itself (Connect native), in ours a
 // sidecar listens on its mesh_port.
 func (a *agent) put(s, k, n int) error {
-	in := a.w.service(s, n).Instances[k]
+	return a.registerInstance(serviceName(s), a.w.service(s, n).Instances[k], n > 0)
+}
+
+// join registers one more instance of a service, at its nth place.
+func (a *agent) join(s, n int) error {
+	in := a.w.service(s, n).Instances[0]
+	in.ID += "-" + strconv.Itoa(n)
+	return a.registerInstance(serviceName(s), in, false)
+}
+
+// putCaller registers the service of a stream.
+func (a *agent) putCaller(name string, stream int) error {
+	p := a.w.profile(stream)
+	address, err := netip.ParseAddr(p.Address)
+	if err != nil {
+		return err
+	}
+	return a.registerInstance(name, &watch.Instance{ID: name, Address: address, MeshPort: p.MeshPort}, false)
+}
+
+func (a *agent) registerInstance(service string, in *watch.Instance, again bool) error {
 	node := in.ID + "-node"
 	_, err := a.API.Catalog().Register(&api.CatalogRegistration{
-		Node: node, Address: in.Address.String(), SkipNodeUpdate: n > 0,
+		Node: node, Address: in.Address.String(), SkipNodeUpdate: again,
 		Service: &api.AgentService{
-			ID: in.ID, Service: serviceName(s), Address: in.Address.String(), Port: int(in.MeshPort),
+			ID: in.ID, Service: service, Address: in.Address.String(), Port: int(in.MeshPort),
 			Meta:    map[string]string{"mesh_port": strconv.Itoa(int(in.MeshPort))},
 			Connect: &api.AgentServiceConnect{Native: true},
 			Weights: api.AgentWeights{Passing: 1, Warning: 1},
 		},
-		Check: &api.AgentCheck{Node: node, CheckID: "check:" + in.ID, Name: "up", Status: api.HealthPassing, ServiceID: in.ID, ServiceName: serviceName(s)},
+		Check: &api.AgentCheck{Node: node, CheckID: "check:" + in.ID, Name: "up", Status: api.HealthPassing, ServiceID: in.ID, ServiceName: service},
 	}, nil)
 	return err
 }

@@ -33,6 +33,13 @@ type result struct {
 	ClientCPU   float64 `json:"client_cpu_s"` // of the streams, in the whole run
 	Others      float64 `json:"other_cores"`  // that something else used during the changes
 	BesideCPU   float64 `json:"consul_cpu_s"` // of the Consul that feeds the server, a change
+
+	// Of a world with an agent:
+	P99ACK      float64 `json:"p99_ack_ms"`
+	Connections int     `json:"connections"`
+	TooMany     uint64  `json:"too_many"`     // answers 429
+	Idle        float64 `json:"idle_percent"` // of a core, with nothing to do
+	BesideIdle  float64 `json:"consul_idle_percent"`
 }
 
 // settle is how long a server is left alone before it is looked at.
@@ -45,6 +52,7 @@ type measurement struct {
 	world    world
 	changes  int
 	profiles string // a directory for CPU profiles; empty: none
+	idle     time.Duration
 }
 
 // do runs it: all streams connect, and then one endpoint changes, of one
@@ -103,6 +111,9 @@ func (r *result) run(ctx context.Context, m measurement, s *subject, w world) er
 		return err
 	}
 	if err := stopProfile(); err != nil {
+		return err
+	}
+	if err := r.rest(s, m.idle); err != nil {
 		return err
 	}
 	if err := f.failed.Load(); err != nil {
@@ -184,7 +195,11 @@ func (r *result) change(ctx context.Context, s *subject, f *fleet, changes int) 
 		if streams == 0 {
 			continue // no stream has it
 		}
-		now.begin(service, n, streams)
+		place := n
+		if r.World.Change == "check" {
+			place = 0 // it stays where it is
+		}
+		now.begin(service, place, streams)
 		if err := s.change(service, n); err != nil {
 			return err
 		}
@@ -216,8 +231,31 @@ func (r *result) change(ctx context.Context, s *subject, f *fleet, changes int) 
 	r.ChangeCPU, r.ChangeKB, r.ChangeAlloc, r.BesideCPU = cpu/each, bytes/each/1e3, allocs/each, beside/each
 	r.Subscribers = float64(subscribers) / each
 	r.P50, r.P99, r.Last = percentile(now.latencies, 50), percentile(now.latencies, 99), percentile(lasts, 50)
-	r.LastACK, r.WorstACK = percentile(acks, 50), percentile(acks, 100)
+	r.LastACK, r.P99ACK, r.WorstACK = percentile(acks, 50), percentile(acks, 99), percentile(acks, 100)
 	return nil
+}
+
+// rest is what a server and the Consul beside it take when nothing changes, and
+// what they have taken of each other.
+func (r *result) rest(s *subject, idle time.Duration) error {
+	if idle == 0 || s.beside == nil {
+		return nil
+	}
+	before, besideBefore, err := s.usages()
+	if err != nil {
+		return err
+	}
+	time.Sleep(idle)
+	after, besideAfter, err := s.usages()
+	if err != nil {
+		return err
+	}
+	r.Idle = (after.CPU - before.CPU) / idle.Seconds() * 100
+	r.BesideIdle = (besideAfter.CPU - besideBefore.CPU) / idle.Seconds() * 100
+	r.TooMany = after.TooMany
+	s.beside.client.CloseIdleConnections() // they are not the server's
+	r.Connections, err = connectionsTo(s.beside.HTTP)
+	return err
 }
 
 // usages are those of the server and of the Consul beside it.

@@ -22,6 +22,7 @@ var (
 		sideBySide("every stream asks for 10 of its own", world{Services: 1000, Instances: 10, Streams: 200, Scope: 10}, 5, "ours", "floor"),
 		throughConsul("through Consul: 100 services, 10 a stream", sidecars(10, 10), 10, "ours+consul", "consul"),
 		throughConsul("through Consul: 100 services, 10 a stream", sidecars(100, 10), 10, "ours+consul"),
+		plainAgent("a plain agent: 200 services", callers(100, 10), 10, 10*time.Second),
 		atARate("20 changes a second", sidecars(100, 0), 20, 10, "ours"),
 		atARate("1,000 changes a second", sidecars(100, 0), 1000, 5, "ours"),
 	}
@@ -43,6 +44,9 @@ var (
 		throughConsul("through Consul: 100 services, all to each stream", sidecars(10, 0), 20, "ours+consul", "consul"),
 		throughConsul("through Consul: 100 services, all to each stream", sidecars(100, 0), 20, "ours+consul", "consul"),
 		throughConsul("through Consul: 100 services, all to each stream", sidecars(1000, 0), 20, "ours+consul"),
+		plainAgent("a plain agent: 200 services", callers(100, 10), 100, 30*time.Second),
+		plainAgent("a plain agent: 1,000 services", callers(500, 10), 100, 30*time.Second),
+		plainAgent("a plain agent: 5,000 services", callers(2500, 2), 50, 30*time.Second),
 		atARate("20 changes a second", sidecars(500, 0), 20, 60, "ours", "ours+consul", "floor"),
 		atARate("20 a second, to a smaller fleet", sidecars(100, 0), 20, 20, "ours+consul", "consul"),
 		atARate("1,000 changes a second", sidecars(500, 0), 1000, 60, "ours", "ours+consul"),
@@ -65,6 +69,11 @@ func ports(w world) world { w.Ports = true; return w }
 // sidecars is the fleet that other meshes were measured with.
 func sidecars(streams, scope int) world {
 	return world{Services: 100, Instances: 10, Streams: streams, Scope: scope, Replicas: true}
+}
+
+// callers is services, and as many that call ten of them each, all in Consul.
+func callers(services, instances int) world {
+	return world{Services: services, Instances: instances, Streams: services, Scope: 10, Callers: true}
 }
 
 func (w world) String() string {
@@ -145,6 +154,30 @@ func throughConsul(title string, w world, changes int, kinds ...string) experime
 			out.line(r)
 			out.row(kind, "%.2f", r.SyncCPU, "%.1f", r.SyncWall, "%.0f", r.RSS, "%.0f", r.Subscribers, "%.1f", r.P50, "%.1f", r.P99,
 				"%.1f", r.LastACK, "%.1f", r.WorstACK, "%.1f", r.ChangeCPU*1e3, "%.1f", r.BesideCPU*1e3, "%.1f", r.ClientCPU, "%.2f", r.Others)
+		}
+		return nil
+	}}
+}
+
+// plainAgent is a catalog in a Consul with its default limits, by HTTP/1.1: fewer
+// connections than services.
+func plainAgent(title string, w world, changes int, idle time.Duration) experiment {
+	return experiment{title, func(ctx context.Context, title string, out *report) error {
+		out.table(title+": "+w.String(),
+			"what changes", "p50 ms", "p99 ms", "ACK of the last, p50 ms", "p99 ms", "change, CPU ms", "of Consul beside",
+			"connections", "answers 429", "idle, % of a core", "of Consul", "first sync, CPU s", "RSS MB", "other cores")
+		for _, change := range []string{"check", "instance", ""} {
+			w.Change = change
+			r, err := measurement{title: title + " " + change, kind: "ours+agent", world: w, changes: changes, profiles: out.profiles, idle: idle}.do(ctx)
+			if err != nil {
+				return err
+			}
+			out.line(r)
+			if change == "" {
+				change = "port"
+			}
+			out.row(change, "%.1f", r.P50, "%.1f", r.P99, "%.1f", r.LastACK, "%.1f", r.P99ACK, "%.1f", r.ChangeCPU*1e3, "%.1f", r.BesideCPU*1e3,
+				"%d", r.Connections, "%d", r.TooMany, "%.2f", r.Idle, "%.2f", r.BesideIdle, "%.2f", r.SyncCPU, "%.0f", r.RSS, "%.2f", r.Others)
 		}
 		return nil
 	}}

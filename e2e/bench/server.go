@@ -53,6 +53,8 @@ type usage struct {
 	RSS     int64   `json:"rss"` // in bytes
 	Mallocs uint64  `json:"mallocs"`
 	Alloc   uint64  `json:"alloc"` // in bytes
+
+	TooMany uint64 `json:"too_many"` // answers 429 of Consul
 }
 
 // serve is the server process: xDS on one port, and on the other what the
@@ -97,7 +99,12 @@ func serve(kind string, w world) error {
 		case returned:
 			debug.FreeOSMemory()
 		}
-		_ = json.NewEncoder(rw).Encode(used())
+		u := used()
+		if o, ok := s.(*ours); ok && o.catalogs != nil {
+			stats, _ := o.catalogs.Consul()
+			u.TooMany = stats.TooMany
+		}
+		_ = json.NewEncoder(rw).Encode(u)
 	})
 	var profile *os.File
 	mux.HandleFunc("POST /profile", func(rw http.ResponseWriter, r *http.Request) {
@@ -177,6 +184,8 @@ type ours struct {
 	loop *control.Loop
 	xds  *xds.Server
 
+	catalogs *control.Catalogs // nil: the catalog is in the process
+
 	mu      sync.Mutex
 	catalog *watch.Catalog
 }
@@ -200,6 +209,7 @@ func newOurs(w world) (*ours, error) {
 		if err := catalogs.Follow(m); err != nil {
 			return nil, err
 		}
+		o.catalogs = catalogs
 		go func() { _ = catalogs.Run(context.Background()) }()
 	} else {
 		o.catalog = w.catalog()

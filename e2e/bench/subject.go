@@ -50,6 +50,7 @@ type subject struct {
 //	ours+tls, floor+tls             the same over TLS 1.3
 //	ours+sotw, snapshot+sotw        the same, asked by the SotW variant
 //	ours+consul                     the catalog is in a Consul beside
+//	ours+agent                      the same, with an agent's default limits
 //	consul                          Consul's own mesh
 func startSubject(ctx context.Context, kind string, w *world) (*subject, error) {
 	base, mode, _ := strings.Cut(kind, "+")
@@ -79,8 +80,12 @@ func startSubject(ctx context.Context, kind string, w *world) (*subject, error) 
 			if creds, err = clientTLS(dir); err != nil {
 				return nil, err
 			}
-		case "consul":
-			a, err := startAgent(ctx, consulagent.Options{MaxConns: manyConns})
+		case "consul", "agent":
+			options := consulagent.Options{MaxConns: manyConns}
+			if mode == "agent" {
+				options.MaxConns = 0
+			}
+			a, err := startAgent(ctx, options)
 			if err != nil {
 				return nil, err
 			}
@@ -99,7 +104,7 @@ func startSubject(ctx context.Context, kind string, w *world) (*subject, error) 
 		cleanup = append([]func(){s.stop}, cleanup...)
 		s.kind, s.creds = kind, creds
 		if s.beside = beside; beside != nil {
-			s.change = beside.move
+			s.change = beside.change
 		}
 		s.stop = stop
 		return s, nil

@@ -36,6 +36,12 @@ type world struct {
 	SotW    bool   `json:"sotw,omitempty"`     // the streams' variant of the protocol
 	DataDir string `json:"data_dir,omitempty"` // the authority's, for TLS; empty: plaintext
 	Consul  string `json:"consul,omitempty"`   // where the catalog is; empty: in the server
+
+	// Change is what changes in a Consul: its first instance moves to another
+	// port (""), one more joins ("instance"), or a check flips ("check").
+	Change string `json:"change,omitempty"`
+	// Callers: the services of the streams are in Consul too, with an instance each.
+	Callers bool `json:"callers,omitempty"`
 }
 
 // seedFile is the mesh file, from the root of the repository.

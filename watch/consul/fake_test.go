@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -60,7 +62,13 @@ func (f *fakeConsul) set(name string, entries ...entry) {
 	defer f.mu.Unlock()
 	f.index++
 	f.indexes[name] = f.index
-	f.entries[name] = entries
+	f.entries[name] = nil
+	for _, e := range entries {
+		if e.Node.Node == "n1" { // no two services have an instance of the same ID there
+			e.Node.Node += "-" + name
+		}
+		f.entries[name] = append(f.entries[name], e)
+	}
 	if len(entries) == 0 {
 		delete(f.entries, name)
 	}
@@ -173,20 +181,21 @@ func (f *fakeConsul) answer(req *http.Request) (*http.Response, uint64) {
 			index = at
 		}
 	case req.URL.Path == "/v1/health/state/any":
-		type wire struct{ Node, CheckID, Status, ServiceName string }
-		all := []wire{}
+		all := make(map[[2]string]wireCheck)
 		for name, entries := range f.entries {
 			for _, e := range entries {
 				for _, c := range e.Checks {
-					if c.CheckID == "serfHealth" { // the node's own
-						all = append(all, wire{e.Node.Node, c.CheckID, c.Status, ""})
-						continue
+					w := wireCheck{Node: e.Node.Node, CheckID: c.CheckID, Status: c.Status}
+					if c.CheckID != "serfHealth" && c.CheckID != "_node_maintenance" { // the node's own
+						w.ServiceID, w.ServiceName = e.Service.ID, name
 					}
-					all = append(all, wire{e.Node.Node, name + e.Service.ID + c.CheckID, c.Status, name})
+					if req.URL.Query().Get("filter") != `Status != "passing"` || w.Status != "passing" {
+						all[[2]string{w.Node, w.CheckID}] = w
+					}
 				}
 			}
 		}
-		body = all
+		body = slices.AppendSeq([]wireCheck{}, maps.Values(all))
 	default:
 		list := make(map[string][]string)
 		meshOnly := strings.Contains(req.URL.Query().Get("filter"), watch.MetaMeshPort)
@@ -223,6 +232,9 @@ func reply(status int, body string, header http.Header) *http.Response {
 	return &http.Response{StatusCode: status, ProtoMajor: 1, Header: header, Body: io.NopCloser(strings.NewReader(body))}
 }
 
+// wireCheck is an element of /v1/health/state/any.
+type wireCheck struct{ Node, CheckID, Status, Output, ServiceID, ServiceName string }
+
 // at1 is an instance in the mesh at an address, with a passing check.
 func at1(address string, edit ...func(*entry)) entry {
 	var e entry
@@ -230,7 +242,7 @@ func at1(address string, edit ...func(*entry)) entry {
 	e.Service.ID, e.Service.Address, e.Service.Port = address, address, 80
 	e.Service.Meta = map[string]string{watch.MetaMeshPort: "15006"}
 	e.Service.Weights.Passing, e.Service.Weights.Warning = 1, 1
-	e.Checks = []check{{CheckID: "c", Status: "passing"}}
+	e.Checks = []check{{CheckID: "service:" + address, Status: "passing"}}
 	for _, f := range edit {
 		f(&e)
 	}

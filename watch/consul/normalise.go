@@ -192,12 +192,3 @@ func meta(in map[string]string) map[string]string {
 	}
 	return out
 }
-
-// nodes are where a service's instances run, for a change of a node's check.
-func nodes(entries []entry) map[string]struct{} {
-	set := make(map[string]struct{}, len(entries))
-	for i := range entries {
-		set[entries[i].Node.Node] = struct{}{}
-	}
-	return set
-}

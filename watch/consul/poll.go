@@ -27,16 +27,16 @@ const (
 
 // poll follows one blocking query until ctx ends, and hands each answer to
 // take. An answer that take refuses counts as an error.
-func (s *Source) poll(ctx context.Context, about *subject, q query, take func(*consul.Answer) error) {
+func (s *Source) poll(ctx context.Context, about *subject, q query, limit *rate.Limiter, take func(*consul.Answer) error) {
 	var (
-		limit = rate.NewLimiter(pollRate, pollBurst)
-		wait  backoff
-		last  uint64
+		wait backoff
+		last uint64
 	)
 	for {
 		q.index = last
 		a, err := s.get(ctx, q)
 		if err == nil {
+			q.expect = len(a.Body)
 			err = s.contained(func() error { return take(a) })
 		}
 		if ctx.Err() != nil {
@@ -70,37 +70,39 @@ func (s *Source) poll(ctx context.Context, about *subject, q query, take func(*c
 
 // reread reads a service that has no connection of its own, now and whenever
 // it is poked, and once a wait besides.
-func (s *Source) reread(ctx context.Context, about *subject, q query, poked <-chan struct{}, take func(*consul.Answer) error) {
+func (s *Source) reread(ctx context.Context, svc *service, q query, take func(*consul.Answer) error) {
 	limit := rate.NewLimiter(pollRate, pollBurst)
 	var wait backoff
 	for {
+		began := time.Now()
 		a, err := s.read(ctx, q)
 		if err == nil {
+			q.expect = len(a.Body)
 			err = s.contained(func() error { return take(a) })
 		}
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
-			s.health.failed(about, err)
+			s.health.failed(svc.about, err)
 			if !sleep(ctx, wait.next(err)) {
 				return
 			}
 			continue
 		}
 		wait.reset()
-		s.health.succeeded(about)
+		s.health.succeeded(svc.about)
+		var behind bool
+		if s.do(ctx, func() { behind = s.behind(svc, began, q.leader) }) != nil {
+			return
+		}
+		if q.leader = behind; behind {
+			continue
+		}
 		if limit.Wait(ctx) != nil {
 			return
 		}
-		period := time.NewTimer(s.cfg.Wait - rand.N(s.cfg.Wait/8))
-		select {
-		case <-ctx.Done():
-		case <-poked:
-		case <-period.C:
-		}
-		period.Stop()
-		if ctx.Err() != nil {
+		if !sleepUntil(ctx, s.cfg.Wait-rand.N(s.cfg.Wait/8), svc.poked) {
 			return
 		}
 	}
@@ -146,4 +148,17 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	case <-t.C:
 		return true
 	}
+}
+
+// sleepUntil is sleep that ends at once when it is asked to.
+func sleepUntil(ctx context.Context, d time.Duration, asked <-chan struct{}) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-asked:
+	case <-t.C:
+	}
+	return true
 }

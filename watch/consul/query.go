@@ -14,7 +14,9 @@ import (
 type query struct {
 	path       string // escaped
 	filter     string
+	expect     int    // about how large the answer is
 	index      uint64 // blocks until the catalog is past it; 0: answers at once
+	leader     bool   // no other server is to answer
 	consistent bool   // needs the leader, and its quorum's word that it is one
 }
 
@@ -38,11 +40,11 @@ func (s *Source) get(ctx context.Context, q query) (*consul.Answer, error) {
 }
 
 func (s *Source) request(q query) consul.Request {
-	r := consul.Request{Path: q.path, Params: url.Values{}}
+	r := consul.Request{Path: q.path, Params: url.Values{}, Expect: q.expect}
 	switch {
 	case q.consistent:
 		r.Params.Set("consistent", "")
-	case s.cfg.Consistency != "default":
+	case s.cfg.Consistency != "default" && !(q.leader && s.cfg.Consistency == "stale"):
 		r.Params.Set(s.cfg.Consistency, "")
 	}
 	if q.filter != "" {

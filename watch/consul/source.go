@@ -2,6 +2,7 @@ package consul
 
 import (
 	"context"
+	"hash/maphash"
 	"log/slog"
 	"maps"
 	"net/url"
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"datapunk.dev/controlplane/consul"
 	"datapunk.dev/controlplane/watch"
@@ -45,6 +48,7 @@ type Source struct {
 	named     map[string]struct{}
 	listed    map[string]struct{} // nil: there was no list yet
 	listIndex uint64
+	tags      map[string]uint64 // a hash of those that the list has of each service
 	stopList  context.CancelFunc
 	restored  time.Time // when the list's index last went back
 	http2     bool
@@ -54,7 +58,10 @@ type Source struct {
 	removals  removals
 	holding   map[*service]struct{} // those with a hold
 	cold      int
-	stopCold  context.CancelFunc
+	trigger   *trigger // nil: every service has a watch of its own
+	owners    map[instanceKey]*service
+	seed      maphash.Seed
+	advised   bool
 	dirty     map[string]struct{} // changed since the last catalog
 	learned   time.Time           // when the first of them was told of
 	catalog   *watch.Catalog
@@ -75,12 +82,20 @@ type service struct {
 	release context.CancelFunc // stops its loop, to start another
 
 	synced bool
-	known  *watch.Service      // what readers have of it; nil before the first answer
-	from   map[place]origin    // the entries that its instances are
-	nodes  map[string]struct{} // where its instances run
-	index  uint64              // of the last answer that was believed
-	whole  time.Time           // when an answer last lacked nothing
+	known  *watch.Service   // what readers have of it; nil before the first answer
+	from   map[place]origin // the entries that its instances are
+	index  uint64           // of the last answer that was believed
+	whole  time.Time        // when an answer last lacked nothing
 	hold   *hold
+
+	// What services without a watch of their own are read again for, and who gets
+	// one: see trigger and watches.
+	seen           seenChecks
+	at             uint64    // the index of the last answer
+	read           time.Time // when the last read that does not block began
+	excused        [2]excuse
+	activity       activity
+	claims, yields bool
 }
 
 // New returns a source that hands each new catalog to publish. An error means
@@ -104,6 +119,8 @@ func New(client *consul.Client, cfg Config, demand Demand, log *slog.Logger, pub
 		heldNow:     make(map[string]struct{}),
 		releasedNow: make(map[string]map[string]struct{}),
 		catalog:     watch.NewCatalog(),
+		owners:      make(map[instanceKey]*service),
+		seed:        maphash.MakeSeed(),
 	}
 	s.health = newQueryHealth(log, &s.stats)
 	return s, nil
@@ -195,15 +212,15 @@ func (s *Source) followList(filter string) {
 	about := s.health.expect("list of services")
 	s.stopList = func() { cancel(); s.health.forget(about) }
 	s.wg.Go(func() {
-		s.poll(ctx, about, query{path: "/v1/catalog/services", filter: filter}, func(a *consul.Answer) error {
-			listed, err := s.readList(a)
+		s.poll(ctx, about, query{path: "/v1/catalog/services", filter: filter}, rate.NewLimiter(pollRate, pollBurst), func(a *consul.Answer) error {
+			listed, tags, err := s.readList(a)
 			if err != nil {
 				return err
 			}
 			return s.do(ctx, func() {
 				if ctx.Err() == nil { // not another demand's by now
 					s.health.succeeded(about) // its services may answer before poll has gone on
-					s.tookList(listed, a)
+					s.tookList(listed, tags, a)
 				}
 			})
 		})
@@ -213,38 +230,40 @@ func (s *Source) followList(filter string) {
 // errNoCanary is the list of a Consul that has no servers, which there is not.
 var errNoCanary = &refusal{"not even Consul's own service is in its answer: the token may have no rights"}
 
-// readList returns the names of a list that can be believed.
-func (s *Source) readList(a *consul.Answer) (map[string]struct{}, error) {
+// readList returns the names of a list that can be believed, and a hash of each
+// one's tags.
+func (s *Source) readList(a *consul.Answer) (map[string]struct{}, map[string]uint64, error) {
 	var list map[string][]string
 	if err := a.Decode(&list); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	_, seen := list[canary]
 	switch {
 	case seen:
 		s.sawCanary.Store(true)
 	case len(list) == 0 && !a.KnownLeader:
-		return nil, &refusal{"no leader"}
+		return nil, nil, &refusal{"no leader"}
 	case len(list) == 0, s.sawCanary.Load():
-		return nil, errNoCanary
+		return nil, nil, errNoCanary
 	}
 	delete(list, canary)
-	listed := make(map[string]struct{}, len(list))
-	for name := range list {
-		listed[name] = struct{}{}
+	listed, hashes := make(map[string]struct{}, len(list)), make(map[string]uint64, len(list))
+	for name, tags := range list {
+		listed[name], hashes[name] = struct{}{}, tagsHash(s.seed, tags)
 	}
-	return listed, nil
+	return listed, hashes, nil
 }
 
 // tookList starts what is new. What is gone from the list stays until its own
 // watch agrees.
-func (s *Source) tookList(listed map[string]struct{}, a *consul.Answer) {
+func (s *Source) tookList(listed map[string]struct{}, tags map[string]uint64, a *consul.Answer) {
 	if a.Index < s.listIndex {
 		s.restored = time.Now()
 		s.log.Warn("Consul's index went back: removals are held", "from", s.listIndex, "to", a.Index, "for", s.cfg.Guard.Restored)
 	}
 	before := s.listed
-	s.listed, s.listIndex, s.http2 = listed, a.Index, a.HTTP2
+	s.tagsMoved(s.tags, tags, a.Index)
+	s.listed, s.tags, s.listIndex, s.http2 = listed, tags, a.Index, a.HTTP2
 	s.reconcile()
 	var left []*service
 	for name := range before {
@@ -265,11 +284,11 @@ func (s *Source) reconcile() {
 	if s.listed == nil {
 		return // a Consul that has not answered is not asked a thousand questions
 	}
-	// In this order, those wanted by name come first to a connection.
+	crowded := s.crowded()
 	for _, set := range []map[string]struct{}{s.named, s.listed} {
 		for _, name := range slices.Sorted(maps.Keys(set)) {
 			if s.services[name] == nil {
-				s.start(name)
+				s.start(name, crowded)
 			}
 		}
 	}
@@ -279,14 +298,14 @@ func (s *Source) reconcile() {
 	s.balance()
 }
 
-// start watches a service.
-func (s *Source) start(name string) {
+// start watches a service, with a connection of its own or without.
+func (s *Source) start(name string, cold bool) {
 	svc := &service{name: name, about: s.health.expect("service " + name), poked: make(chan struct{}, 1)}
 	svc.ctx, svc.stop = context.WithCancel(s.ctx)
 	s.services[name] = svc
 	s.unsynced++
 	s.stats.services.Add(1)
-	s.follow(svc, !s.http2 && len(s.services)-s.cold > s.client.MaxConnections()-spare)
+	s.follow(svc, cold)
 }
 
 // follow starts the loop of a service, with a connection of its own or without.
@@ -303,7 +322,11 @@ func (s *Source) follow(svc *service, cold bool) {
 		if err := a.Decode(&entries); err != nil {
 			return err
 		}
-		seen, on := readEntries(svc.name, entries, a.Index), nodes(entries)
+		seen := readEntries(svc.name, entries, a.Index)
+		var checks seenChecks
+		if !a.HTTP2 { // or there is no service without a watch
+			checks = checksOf(s.seed, entries)
+		}
 		taken := make(chan error, 1)
 		err := s.do(ctx, func() {
 			taken <- s.contained(func() error {
@@ -312,8 +335,9 @@ func (s *Source) follow(svc *service, cold bool) {
 				}
 				if ctx.Err() == nil {
 					s.health.succeeded(svc.about) // a status that is ready lacks no answer
-					svc.nodes = on
+					s.took(svc, checks, a.Index)
 					s.answered(svc, seen)
+					s.yield(svc)
 				}
 				return nil
 			})
@@ -331,10 +355,10 @@ func (s *Source) follow(svc *service, cold bool) {
 	s.wg.Go(func() {
 		defer release()
 		if cold {
-			s.reread(ctx, svc.about, q, svc.poked, take)
+			s.reread(ctx, svc, q, take)
 			return
 		}
-		s.poll(ctx, svc.about, q, take)
+		s.poll(ctx, svc.about, q, rate.NewLimiter(pollRate, pollBurst), take)
 	})
 }
 
@@ -357,6 +381,7 @@ func (s *Source) answered(svc *service, seen answer) {
 		svc.synced = true
 		s.unsynced--
 		s.accept(svc, seen)
+		s.balance()
 	} else {
 		s.judge(svc, seen)
 	}
@@ -385,9 +410,11 @@ func (s *Source) setKnown(svc *service, known *watch.Service, from map[place]ori
 			return
 		}
 		s.instances -= len(svc.known.Instances)
+		svc.activity.note(time.Now())
 	}
 	s.instances += len(known.Instances)
 	svc.known = known
+	s.claim(svc)
 	s.changed(svc.name)
 }
 
@@ -410,6 +437,7 @@ func (s *Source) dropUnwanted(svc *service) bool {
 	svc.stop()
 	s.health.forget(svc.about)
 	delete(s.services, svc.name)
+	s.took(svc, seenChecks{}, 0)
 	s.stats.services.Add(-1)
 	if !svc.synced {
 		s.unsynced--

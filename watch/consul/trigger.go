@@ -2,151 +2,310 @@ package consul
 
 import (
 	"context"
+	"hash/maphash"
 	"slices"
+	"time"
+
+	"golang.org/x/time/rate"
 
 	"datapunk.dev/controlplane/consul"
 )
 
-// checkState is what a change of matters to an instance.
-type checkState struct{ service, status string }
+// Services without a watch of their own share these reads:
+//
+//   - One blocking query on the checks that do not pass. From them follows the
+//     health of every instance, and they are few.
+//   - The list of services moves with each registration, of whatever service. Its
+//     answer has the services and their tags. When neither these nor a watch tell
+//     whose it was, all checks are read once: an instance that came or went has
+//     changed them. When that does not tell either (a port, a weight, metadata),
+//     the services are read one after the other.
+//
+// What an answer says of a service is compared with what the service's own last
+// answer said, not with the answer before: so nothing is missed that was and was
+// not between two answers, or while a watch went from one service to another.
 
-type checkKey struct{ node, id string }
+const (
+	// triggerRate is how often a second the checks that do not pass are read.
+	triggerRate  = 10
+	triggerBurst = 10
 
-// checks are all checks of the datacenter, as far as they matter.
-type checks map[checkKey]checkState
+	// explain is how long a change of the list waits for a watch to tell whose it
+	// was, which takes 2 to 3 ms, the list's own answer not less.
+	explain = 5 * time.Millisecond
 
-// readChecks reads an answer of /v1/health/state/any.
-func readChecks(a *consul.Answer) (checks, error) {
-	var list []struct{ Node, CheckID, Status, ServiceName string }
-	if err := a.Decode(&list); err != nil {
-		return nil, err
-	}
-	all := make(checks, len(list))
-	for _, c := range list {
-		all[checkKey{c.Node, c.CheckID}] = checkState{c.ServiceName, c.Status}
-	}
-	return all, nil
+	// later is how long all checks may wait to be read when nothing says that they
+	// have to be.
+	later = time.Second
+
+	// pauses is how many times as long as it took to read all checks their next
+	// reading waits.
+	pauses = 10
+
+	// unexplained is how long a change stays so before the services are read one
+	// after the other, and sweepRate how many of them a second.
+	unexplained = 250 * time.Millisecond
+	sweepRate   = 50
+	sweepBurst  = 64
+)
+
+// trigger is what has services read again that have no watch of their own.
+type trigger struct {
+	ctx  context.Context
+	stop context.CancelFunc
+	told [2]*checks // the last answers, by kind; nil: none yet
+	// suspect is an index of the list that no service has been seen to have; 0: none.
+	suspect uint64
+	since   time.Time     // it was told of
+	all     chan struct{} // asks for all checks
+	later   chan struct{} // asks for them, without hurry
+	sweep   chan struct{} // asks for the services, one after the other
 }
 
-// since returns the services, and the nodes for checks of a whole node, that
-// differ between old and c.
-func (c checks) since(old checks) (services, nodes map[string]struct{}) {
-	services, nodes = make(map[string]struct{}), make(map[string]struct{})
-	changed := func(k checkKey, st checkState) {
-		if st.service != "" {
-			services[st.service] = struct{}{}
-		} else {
-			nodes[k.node] = struct{}{}
-		}
+// The kinds of answers about checks.
+const (
+	failing = iota // those that do not pass
+	every
+)
+
+func (s sums) of(kind int) uint64 {
+	if kind == failing {
+		return s.failing
 	}
-	for k, st := range c {
-		if was, ok := old[k]; !ok || was != st {
-			changed(k, st)
-		}
-	}
-	for k, st := range old {
-		if now, ok := c[k]; !ok || now.service != st.service {
-			changed(k, st)
-		}
-	}
-	return services, nodes
+	return s.all
 }
 
-// balance gives free connections to services that share the trigger, those
-// that are wanted by name first, and runs the trigger while any does.
-func (s *Source) balance() {
-	free := s.client.MaxConnections() - spare - (len(s.services) - s.cold)
-	if s.http2 {
-		free = s.cold
-	}
-	if s.cold > 0 && free > 0 {
-		var cold []*service
-		for _, svc := range s.services {
-			if svc.cold {
-				cold = append(cold, svc)
-			}
-		}
-		slices.SortFunc(cold, s.byDemand)
-		for _, svc := range cold[:min(free, len(cold))] {
-			svc.release()
-			s.cold--
-			s.stats.cold.Add(-1)
-			s.follow(svc, false)
-		}
-	}
-	switch {
-	case s.cold > 0 && s.stopCold == nil:
-		s.followChecks()
-	case s.cold == 0 && s.stopCold != nil:
-		s.stopCold()
-		s.stopCold = nil
-	}
-	switch {
-	case s.http2:
-		s.health.setMode("http2")
-	case s.cold > 0:
-		s.health.setMode("http1+trigger")
-	default:
-		s.health.setMode("http1")
-	}
-}
+// excuse is a difference that stays: the service's answer came from the leader,
+// after the checks'.
+type excuse struct{ want, have uint64 }
 
-// byDemand orders services wanted by name before those of the list.
-func (s *Source) byDemand(a, b *service) int {
-	_, an := s.named[a.name]
-	_, bn := s.named[b.name]
-	switch {
-	case an && !bn:
-		return -1
-	case bn && !an:
-		return 1
-	case a.name < b.name:
-		return -1
-	}
-	return 1
-}
-
-// followChecks watches all checks and has cold services read again.
-func (s *Source) followChecks() {
+// startTrigger starts the reads.
+func (s *Source) startTrigger() {
 	ctx, cancel := context.WithCancel(s.ctx)
-	about := s.health.expect("all checks")
-	s.stopCold = func() { cancel(); s.health.forget(about) }
-	var last checks
+	about := s.health.expect("checks that do not pass")
+	t := &trigger{
+		stop: func() { cancel(); s.health.forget(about) },
+		ctx:  ctx,
+		all:  make(chan struct{}, 1), later: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
+	}
+	s.trigger = t
+	ask(t.all) // what was missed before
+	q := query{path: "/v1/health/state/any", filter: `Status != "passing"`}
+	reader := newCheckReader(s.seed)
 	s.wg.Go(func() {
-		s.poll(ctx, about, query{path: "/v1/health/state/any"}, func(a *consul.Answer) error {
-			now, err := readChecks(a)
+		s.poll(ctx, about, q, rate.NewLimiter(triggerRate, triggerBurst), func(a *consul.Answer) error {
+			now, err := reader.read(a.Body, a.Index)
 			if err != nil {
 				return err
 			}
-			services, nodes := now.since(last)
-			last = now
-			if len(services)+len(nodes) == 0 {
-				return nil
-			}
-			return s.do(ctx, func() { s.poke(services, nodes) })
+			return s.do(ctx, func() { s.tell(t, failing, now) })
 		})
 	})
+	s.wg.Go(func() { s.readAll(ctx, t) })
+	s.wg.Go(func() { s.readInTurn(ctx, t) })
 }
 
-// poke has the cold services read again whose checks changed: their own, or
-// those of a node that they run on.
-func (s *Source) poke(changed, onNodes map[string]struct{}) {
-	for _, svc := range s.services {
-		if !svc.cold {
-			continue
-		}
-		_, hit := changed[svc.name]
-		for node := range onNodes {
-			if _, on := svc.nodes[node]; on {
-				hit = true
-				break
+// ask is for a channel of one.
+func ask(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// readAll reads all checks whenever it is asked to.
+func (s *Source) readAll(ctx context.Context, t *trigger) {
+	about := s.health.expect("all checks")
+	defer s.health.forget(about)
+	reader := newCheckReader(s.seed)
+	limit := rate.NewLimiter(pollRate, pollBurst)
+	q := query{path: "/v1/health/state/any"}
+	var wait backoff
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.all:
+		case <-t.later:
+			if !sleepUntil(ctx, later, t.all) {
+				return
 			}
 		}
-		if hit {
-			select {
-			case svc.poked <- struct{}{}:
-			default: // it is to read again anyway
+		for {
+			began := time.Now()
+			a, err := s.read(ctx, q)
+			var now *checks
+			if err == nil {
+				err = s.contained(func() (err error) { now, err = reader.read(a.Body, a.Index); return err })
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			if err == nil {
+				q.expect = len(a.Body)
+				wait.reset()
+				s.health.succeeded(about)
+				if s.do(ctx, func() { s.tell(t, every, now) }) != nil || limit.Wait(ctx) != nil || !sleep(ctx, pauses*time.Since(began)) {
+					return
+				}
+				break
+			}
+			s.health.failed(about, err)
+			if !sleep(ctx, wait.next(err)) {
+				return
 			}
 		}
 	}
+}
+
+// readInTurn has the services read, those that change first, until it is known
+// whose change it was.
+func (s *Source) readInTurn(ctx context.Context, t *trigger) {
+	limit := rate.NewLimiter(sweepRate, sweepBurst)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.sweep:
+		}
+		if !sleep(ctx, unexplained) {
+			return
+		}
+		var queue []*service
+		if s.do(ctx, func() { queue = s.unread(t) }) != nil {
+			return
+		}
+		for done := false; len(queue) > 0 && !done; queue = queue[1:] {
+			if limit.Wait(ctx) != nil || s.do(ctx, func() {
+				if done = t.suspect == 0; !done && queue[0].cold && queue[0].read.Before(t.since) {
+					ask(queue[0].poked)
+				}
+			}) != nil {
+				return
+			}
+		}
+	}
+}
+
+// unread are the services that have not been read since a change came that
+// nothing explains.
+func (s *Source) unread(t *trigger) []*service {
+	if t.suspect == 0 {
+		return nil
+	}
+	return slices.DeleteFunc(s.coldest(s.cold), func(svc *service) bool { return !svc.read.Before(t.since) })
+}
+
+// tell takes an answer about checks.
+func (s *Source) tell(t *trigger, kind int, now *checks) {
+	if s.trigger != t {
+		return
+	}
+	last := t.told[kind]
+	t.told[kind] = now
+	// Consul lost its state, or it is another that answers: what indexes say of
+	// before and after is not known.
+	back := last != nil && now.index < last.index
+	for _, svc := range s.services {
+		if svc.cold && svc.synced && (back || s.differs(svc, kind)) {
+			ask(svc.poked)
+		}
+	}
+}
+
+// differs reports whether an answer about checks, no older than the service's
+// own last one, says something else of its checks.
+func (s *Source) differs(svc *service, kind int) bool {
+	told := s.trigger.told[kind]
+	if told == nil || told.index < svc.at {
+		return false
+	}
+	want, have := told.want(svc.name, &svc.seen, s.isKnown), svc.seen.of(kind)
+	if want == have {
+		return false
+	}
+	return svc.excused[kind] != excuse{want, have}
+}
+
+func (s *Source) isKnown(key instanceKey) bool { return s.owners[key] != nil }
+
+// took takes what a service's answer says of its checks.
+func (s *Source) took(svc *service, seen seenChecks, index uint64) {
+	for key := range svc.seen.instances {
+		if s.owners[key] == svc {
+			delete(s.owners, key)
+		}
+	}
+	for key := range seen.instances {
+		s.owners[key] = svc
+	}
+	svc.seen, svc.at = seen, index
+	if s.trigger != nil && s.trigger.suspect == index {
+		s.trigger.suspect = 0
+	}
+}
+
+// behind reports whether a service without a watch has to be read again, from
+// the leader: a server that is behind has not yet seen what the checks say. If
+// the leader does not say so either, then they are of something else (a token
+// that sees only some of them, a service that was renamed under its ID).
+func (s *Source) behind(svc *service, began time.Time, leader bool) bool {
+	svc.read = began
+	leader = leader || s.cfg.Consistency != "stale"
+	if s.trigger == nil || !svc.cold || !svc.synced {
+		return false
+	}
+	behind := false
+	for kind := range s.trigger.told {
+		if !s.differs(svc, kind) {
+			continue
+		}
+		if behind = true; leader {
+			svc.excused[kind] = excuse{s.trigger.told[kind].want(svc.name, &svc.seen, s.isKnown), svc.seen.of(kind)}
+		}
+	}
+	return behind && !leader
+}
+
+// tagsMoved takes a change of the list: those services that it shows to be other
+// ones are read again, and it is looked for the others' change.
+func (s *Source) tagsMoved(old, now map[string]uint64, index uint64) {
+	t := s.trigger
+	if t == nil || old == nil || index == s.listIndex {
+		return
+	}
+	for name, svc := range s.services {
+		was, had := old[name]
+		is, has := now[name]
+		if svc.cold && (had != has || was != is) {
+			ask(svc.poked)
+		}
+	}
+	told := time.Now()
+	s.wg.Go(func() {
+		if sleep(t.ctx, explain) {
+			_ = s.do(t.ctx, func() { s.suspect(t, index, told) })
+		}
+	})
+}
+
+// suspect looks for a change of the list that no service has been seen to have.
+func (s *Source) suspect(t *trigger, index uint64, told time.Time) {
+	for _, svc := range s.services {
+		if svc.at == index {
+			ask(t.later) // there may have been others just before it
+			return
+		}
+	}
+	t.suspect, t.since = index, told
+	ask(t.all)
+	ask(t.sweep)
+}
+
+// tagsHash is of a service's tags, in any order.
+func tagsHash(seed maphash.Seed, tags []string) (sum uint64) {
+	for _, tag := range tags {
+		sum += maphash.String(seed, tag)
+	}
+	return sum
 }
