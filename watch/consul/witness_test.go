@@ -1,6 +1,7 @@
 package consul
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -289,4 +290,31 @@ func TestAnInstanceThatGetsAnotherNameLeavesTheOldService(t *testing.T) {
 			synctest.Wait()
 		})
 	}
+}
+
+// Consul compares names without their case, and answers for each with the entries
+// of all.
+func TestAnEntryCountsUnderItsOwnNameAlone(t *testing.T) {
+	named := func(name string) func(*entry) { return func(e *entry) { e.Service.Service = name } }
+	bubble(t, func(t *testing.T) {
+		fake := newFake()
+		lake := []entry{at1("10.0.0.1", named("lake")), at1("10.0.0.2", named("lake"))}
+		both := append(slices.Clone(lake), at1("10.0.0.3", named("Lake")))
+		fake.set("lake", both...)
+		fake.set("Lake", both...)
+		r := start(t, fake, Demand{MeshOnly: true})
+		r.want("lake", 2)
+		r.want("Lake", 1)
+		// The wrong spelling goes; what is asked for it goes on to be answered.
+		fake.lock(func() {
+			fake.index++
+			for _, name := range []string{"lake", "Lake"} {
+				fake.entries[name], fake.indexes[name] = lake, fake.index
+			}
+			fake.wake()
+		})
+		time.Sleep(confirmed)
+		r.want("lake", 2)
+		r.want("Lake", -1)
+	})
 }
