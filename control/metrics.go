@@ -27,6 +27,10 @@ var (
 		"1 while the catalog's source is read whole and without failure; else the last good catalog is served.", nil, nil)
 	descHeld = prometheus.NewDesc("controlplane_catalog_held",
 		"Services with removals that are held back until they are confirmed.", nil, nil)
+	descLeftOut = prometheus.NewDesc("controlplane_catalog_left_out",
+		"Entries of the catalog that are not served as instances of their own; the log says which, and why.", nil, nil)
+	descWithout = prometheus.NewDesc("controlplane_catalog_remembered_services",
+		"Services without an instance that are known because they had one.", nil, nil)
 	descQueries = prometheus.NewDesc("controlplane_consul_queries_total",
 		"Requests sent to Consul by the current source.", nil, nil)
 	descQueryErrors = prometheus.NewDesc("controlplane_consul_query_errors_total",
@@ -113,6 +117,7 @@ func (p *Plane) Collect(ch chan<- prometheus.Metric) {
 	source := p.catalogs.Status()
 	gauge(descReady, number(source.Ready && len(source.Waiting) == 0))
 	gauge(descHeld, float64(source.HeldServices))
+	gauge(descWithout, float64(p.catalogs.Remembered()))
 	if s, ok := p.catalogs.Consul(); ok {
 		counter(descQueries, float64(s.Queries))
 		counter(descQueryErrors, float64(s.Errors))
@@ -130,6 +135,11 @@ func (p *Plane) Collect(ch chan<- prometheus.Metric) {
 	gauge(descFailing, number(loop.Failure != nil))
 	if loop.Snapshot != nil {
 		gauge(descResourcesHeld, float64(len(loop.Snapshot.Held)))
+		left := 0
+		for s := range loop.Snapshot.Input.Catalog.Services() {
+			left += len(s.Excluded)
+		}
+		gauge(descLeftOut, float64(left))
 	}
 	if p.svids != nil {
 		s := p.svids.Stats()

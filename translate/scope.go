@@ -186,6 +186,13 @@ func (b *build) outbound(s *scope) *resource.Resource {
 	seen := make(map[string]struct{})
 	taken := make(map[string]string, len(members))
 	var notes []string
+	for _, member := range members { // what the file names comes before what it does not
+		if _, inFile := b.naming.file[member.settings.Name]; inFile && member.routed() != nil {
+			if lower := strings.ToLower(member.settings.Name); taken[lower] == "" {
+				taken[lower] = member.settings.Name
+			}
+		}
+	}
 	for _, member := range members {
 		host := member.routed()
 		if host == nil {
@@ -195,7 +202,7 @@ func (b *build) outbound(s *scope) *resource.Resource {
 		// Envoy compares domains in lower case, and refuses the whole
 		// configuration when one comes twice.
 		lower := strings.ToLower(name)
-		if other, ok := taken[lower]; ok {
+		if other, ok := taken[lower]; ok && other != name {
 			notes = append(notes, "service "+name+" cannot be called over HTTP: hosts are compared in lower case, and "+other+" has its name")
 			continue
 		}

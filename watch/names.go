@@ -127,7 +127,7 @@ func (n *Names) Take(c *Catalog, remember bool, now time.Time) *Catalog {
 			n.drop(key)
 		}
 	}
-	if len(n.gone) > rememberLeast {
+	if len(n.gone) > n.room() {
 		n.forget(now, folded)
 	}
 	n.update(folded)
@@ -159,9 +159,12 @@ func (n *Names) drop(key string) {
 	delete(n.gone, key)
 }
 
+// room is how many services may be remembered.
+func (n *Names) room() int { return max(rememberLeast, n.most-n.source.Len()) }
+
 // forget drops what was remembered for long, and the oldest of what is too many.
 func (n *Names) forget(now time.Time, folded map[string]struct{}) {
-	over := len(n.gone) - max(rememberLeast, n.most-n.source.Len())
+	over := len(n.gone) - n.room()
 	keys := slices.SortedFunc(maps.Keys(n.gone), func(a, b string) int {
 		return cmp.Or(n.gone[a].since.Compare(n.gone[b].since), cmp.Compare(a, b))
 	})

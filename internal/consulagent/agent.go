@@ -1,4 +1,4 @@
-// Package consulagent runs a real Consul server for tests, the demo and the
+// Package consulagent runs real Consul agents for tests, the demo and the
 // bench: with or without ACLs, TLS, a leader, or state on disk. It owns how the
 // agent is set up, its start, end and restart, and a registration that nobody
 // has to feed. It decides nothing about what is right, and it is linked into
@@ -35,6 +35,9 @@ type Options struct {
 	Datacenter string       // dc1 if empty
 	Client     *http.Client // of the API; one that keeps no connection if nil
 
+	Node string // "agent" if empty
+	Join *Agent // a server; then the agent is a client, with its services on disk
+
 	ACLs              bool   // denies by default; the API has [ManagementToken]
 	CertFile, KeyFile string // serves HTTPS too, and HTTP/2 on it
 	GRPC              bool   // serves Consul's own xDS, without TLS
@@ -43,7 +46,7 @@ type Options struct {
 	MaxConns          int    // that one client may open; 0: Consul's default, 200
 }
 
-// Agent is a Consul server.
+// Agent is a Consul server, or a client of one.
 type Agent struct {
 	*tool.Process
 	HTTP, HTTPS, GRPC string // host and port; empty where it does not serve
@@ -51,6 +54,7 @@ type Agent struct {
 
 	options Options
 	args    []string
+	serf    string // where others join it
 }
 
 // Start starts an agent on ports of its own and waits until it has a leader,
@@ -61,13 +65,16 @@ func Start(ctx context.Context, o Options) (*Agent, error) {
 		return nil, err
 	}
 	on := func(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
-	a := &Agent{HTTP: on(p[0]), options: o}
+	if o.Node == "" {
+		o.Node = "agent"
+	}
+	a := &Agent{HTTP: on(p[0]), options: o, serf: on(p[4])}
 	config := &api.Config{Address: a.HTTP, Scheme: "http", HttpClient: o.Client}
 	if o.Client == nil {
 		config.HttpClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	}
 	a.args = []string{
-		"agent", "-node=agent", "-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=warn", "-dns-port=-1", "-grpc-tls-port=-1",
+		"agent", "-node=" + o.Node, "-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=warn", "-dns-port=-1", "-grpc-tls-port=-1",
 		fmt.Sprintf("-http-port=%d", p[0]), fmt.Sprintf("-server-port=%d", p[3]),
 		fmt.Sprintf("-serf-lan-port=%d", p[4]), fmt.Sprintf("-serf-wan-port=%d", p[5]),
 	}
@@ -77,6 +84,9 @@ func Start(ctx context.Context, o Options) (*Agent, error) {
 	switch {
 	case o.NoLeader:
 		add("-bootstrap-expect=3")
+	case o.Join != nil:
+		add("-retry-join=%s", o.Join.serf)
+		add("-retry-interval=1s")
 	case o.State:
 		add("-bootstrap-expect=1")
 	default:
@@ -84,6 +94,8 @@ func Start(ctx context.Context, o Options) (*Agent, error) {
 	}
 	if o.NoLeader || o.State {
 		add("-server")
+	}
+	if o.NoLeader || o.State || o.Join != nil {
 		add("-data-dir=%s", filepath.Join(o.Dir, "data"))
 	}
 	if o.Datacenter != "" {
@@ -167,9 +179,21 @@ func (a *Agent) serving(ctx context.Context) error {
 		_, err := a.API.Agent().NodeName()
 		return err
 	}
+	if a.options.Join != nil {
+		return a.joined(ctx)
+	}
 	entries, _, err := a.API.Health().Service("consul", "", true, (&api.QueryOptions{}).WithContext(ctx))
 	if err == nil && len(entries) == 0 {
 		err = errors.New("the server is not in its catalog")
+	}
+	return err
+}
+
+// joined is nil when a client is in the catalog.
+func (a *Agent) joined(ctx context.Context) error {
+	checks, _, err := a.API.Health().Node(a.options.Node, (&api.QueryOptions{}).WithContext(ctx))
+	if err == nil && len(checks) == 0 {
+		err = errors.New("the client is not in the catalog")
 	}
 	return err
 }

@@ -31,6 +31,8 @@ type fakeConsul struct {
 	indexes  map[string]uint64        // of the last change of each service
 	changed  map[string]chan struct{} // of each path that is waited for; closed at a change
 	hook     func(*http.Request) (*http.Response, error)
+	reads    map[string]uint64 // what a read that does not block is told instead of indexes
+	created  map[string]uint64 // when nodes were, those that are there; 1 if they have entries only
 	noLeader bool
 	noCanary bool
 	http2    bool
@@ -53,7 +55,7 @@ type request struct {
 }
 
 func newFake() *fakeConsul {
-	return &fakeConsul{index: 10, entries: make(map[string][]entry), indexes: make(map[string]uint64), changed: make(map[string]chan struct{})}
+	return &fakeConsul{index: 10, entries: make(map[string][]entry), indexes: make(map[string]uint64), reads: make(map[string]uint64), created: make(map[string]uint64), changed: make(map[string]chan struct{})}
 }
 
 // set replaces the instances of a service; none removes it.
@@ -73,6 +75,34 @@ func (f *fakeConsul) set(name string, entries ...entry) {
 		delete(f.entries, name)
 	}
 	for _, path := range []string{healthPath(name), "/v1/catalog/services", "/v1/health/state/any"} {
+		f.wakePath(path)
+	}
+}
+
+// rename registers a service's entry under another name. As with Consul, no index
+// of the service moves that loses it; its streaming backend, if that answers what
+// blocks, tells of the change nevertheless.
+func (f *fakeConsul) rename(id, from, to string, streaming bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.index++
+	i := slices.IndexFunc(f.entries[from], func(e entry) bool { return e.Service.ID == id })
+	e := f.entries[from][i]
+	f.entries[from] = slices.Delete(slices.Clone(f.entries[from]), i, i+1)
+	f.entries[to] = append(slices.Clone(f.entries[to]), e)
+	f.indexes[to] = f.index
+	paths := []string{healthPath(to), "/v1/catalog/services", "/v1/health/state/any"}
+	if streaming {
+		if f.reads[from] == 0 {
+			f.reads[from] = f.indexes[from]
+		}
+		f.indexes[from] = f.index
+		paths = append(paths, healthPath(from))
+	}
+	if len(f.entries[from]) == 0 {
+		delete(f.entries, from)
+	}
+	for _, path := range paths {
 		f.wakePath(path)
 	}
 }
@@ -180,6 +210,11 @@ func (f *fakeConsul) answer(req *http.Request) (*http.Response, uint64) {
 		if at, ok := f.indexes[name]; ok {
 			index = at
 		}
+		if at, ok := f.reads[name]; ok && !req.URL.Query().Has("index") {
+			index = at
+		}
+	case strings.HasPrefix(req.URL.Path, "/v1/catalog/node-services/"):
+		body = f.node(strings.TrimPrefix(req.URL.Path, "/v1/catalog/node-services/"))
 	case req.URL.Path == "/v1/health/state/any":
 		all := make(map[[2]string]wireCheck)
 		for name, entries := range f.entries {
@@ -225,6 +260,29 @@ func (f *fakeConsul) answer(req *http.Request) (*http.Response, uint64) {
 	return resp, index
 }
 
+// node is what a node has.
+func (f *fakeConsul) node(name string) any {
+	var node struct {
+		Node     *struct{ CreateIndex uint64 }
+		Services []struct{ ID, Service string }
+	}
+	if at, ok := f.created[name]; ok {
+		node.Node = &struct{ CreateIndex uint64 }{at}
+	}
+	for service, entries := range f.entries {
+		for _, e := range entries {
+			if e.Node.Node != name {
+				continue
+			}
+			if node.Node == nil {
+				node.Node = &struct{ CreateIndex uint64 }{1}
+			}
+			node.Services = append(node.Services, struct{ ID, Service string }{e.Service.ID, service})
+		}
+	}
+	return node
+}
+
 func reply(status int, body string, header http.Header) *http.Response {
 	if header == nil {
 		header = make(http.Header)
@@ -258,6 +316,9 @@ func many(n int) []entry {
 	return out
 }
 
+// on puts an instance on a node of its own.
+func on(node string) func(*entry) { return func(e *entry) { e.Node.Node = node } }
+
 func status(s string) func(*entry) { return func(e *entry) { e.Checks[0].Status = s } }
 
 // run is a source at work on a fake Consul.
@@ -269,6 +330,28 @@ type run struct {
 
 	mu       sync.Mutex
 	catalogs []*watch.Catalog
+	sidecars map[string]watch.Presence // by the ID of the instance
+}
+
+// sidecar is what the source is told of sidecars.
+func (r *run) sidecar(_ string, i *watch.Instance) watch.Presence {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.sidecars[i.ID]
+}
+
+// sidecarsAre sets what is known of the sidecars of instances.
+func (r *run) sidecarsAre(p watch.Presence, ids ...string) {
+	r.mu.Lock()
+	if r.sidecars == nil {
+		r.sidecars = make(map[string]watch.Presence)
+	}
+	for _, id := range ids {
+		r.sidecars[id] = p
+	}
+	r.mu.Unlock()
+	r.SidecarsMoved()
+	synctest.Wait()
 }
 
 // newSource returns a source of a fake Consul.
@@ -290,7 +373,7 @@ func start(t *testing.T, fake *fakeConsul, demand Demand) *run {
 	t.Helper()
 	r := &run{t: t, fake: fake, logs: new(bytes.Buffer)}
 	log := slog.New(slog.NewTextHandler(&locked{&r.mu, r.logs}, nil))
-	r.Source = newSource(t, fake, Config{}, demand, log, func(c *watch.Catalog) {
+	r.Source = newSource(t, fake, Config{Sidecar: r.sidecar}, demand, log, func(c *watch.Catalog) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.catalogs = append(r.catalogs, c)
