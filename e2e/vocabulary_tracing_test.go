@@ -111,7 +111,7 @@ func TestSpansGoWhereTheFileSays(t *testing.T) {
 
 	t.Run("none at a rate of 0, all at 1", func(t *testing.T) {
 		call(t)
-		edit(t, "listener", "endpoint: '"+otlp.Addr()+"', sampling_rate: 1")
+		edit(t, "route", "endpoint: '"+otlp.Addr()+"', sampling_rate: 1")
 		call(t)
 		harness.Eventually(t, "the spans after the edit have arrived", 12*time.Second, func() error {
 			made, serves := len(spansOf(otlp, "nexus", trace.Span_SPAN_KIND_CLIENT)), len(spansOf(otlp, "lake_service", trace.Span_SPAN_KIND_SERVER))

@@ -70,6 +70,7 @@ type build struct {
 	runtime       *resource.Set
 	meshChanged   bool // anything of the mesh file, or the stage
 	sameTransport bool // clusters and assignments are made as in base
+	sameSampling  bool // so are the routes, as far as tracing goes
 	sameGlobals   bool
 	rootsChanged  bool
 	membership    bool // a service came or went
@@ -159,6 +160,7 @@ func begin(base *state, before, in Input) *build {
 	}
 	b.sameGlobals = g == base.globals
 	b.sameTransport = base.globals != nil && g.sameTransport(base.globals)
+	b.sameSampling = base.globals != nil && samplingOf(g.tracing) == samplingOf(base.globals.tracing)
 	b.c = newCompiler(g)
 	b.roots, b.rootsSet = base.roots, base.rootsSet
 	if b.rootsChanged || base.globals == nil || (g.tls == tlsOff) != (base.globals.tls == tlsOff) {
@@ -244,7 +246,7 @@ func (b *build) candidates() map[string]struct{} {
 // sameDefaults reports whether a service that the file does not name is made
 // as it was.
 func (b *build) sameDefaults() bool {
-	return b.sameTransport && sameSettings(b.base.mesh.Service(""), b.in.Mesh.Service(""))
+	return b.sameTransport && b.sameSampling && sameSettings(b.base.mesh.Service(""), b.in.Mesh.Service(""))
 }
 
 func (b *build) allNames(names map[string]struct{}) {

@@ -45,6 +45,7 @@ type route struct {
 	match match
 	to    []weightedDestination
 	span  string // the name of the spans
+	begin sampling
 
 	timeout        time.Duration // of the request with all its tries; 0: none
 	callerDeadline bool          // gRPC: the caller's own holds, however long it is
@@ -100,7 +101,7 @@ func destinationsOf(s *policy.Service) []destination {
 // not speak it. gRPC's routes come first, then those of ordinary requests. Where
 // the file names the methods that may be tried again, each has a route with
 // retries for these and one without for the rest.
-func virtualHostOf(s *policy.Service) *virtualHost {
+func virtualHostOf(s *policy.Service, begin sampling) *virtualHost {
 	if s.Protocol == policy.TCP {
 		return nil
 	}
@@ -108,6 +109,7 @@ func virtualHostOf(s *policy.Service) *virtualHost {
 		to:         []weightedDestination{{s.Name, 100}},
 		match:      match{prefix: "/"},
 		span:       s.Name,
+		begin:      begin,
 		streamIdle: s.Timeout.StreamIdle,
 		hash:       s.LoadBalancing.HashPolicy,
 	}

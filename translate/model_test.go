@@ -17,24 +17,24 @@ func TestTheModelIsWhatResourcesAreMadeOf(t *testing.T) {
 	if destinationsOf(a)[0] != destinationsOf(b)[0] {
 		t.Error("other retries make another cluster")
 	}
-	if virtualHostOf(a).equal(virtualHostOf(b)) {
+	if virtualHostOf(a, sampling{}).equal(virtualHostOf(b, sampling{})) {
 		t.Error("other retries make the same virtual host")
 	}
 	b.Retry, b.CircuitBreakers.MaxRequests = a.Retry, 7
 	if destinationsOf(a)[0] == destinationsOf(b)[0] {
 		t.Error("another circuit breaker makes the same cluster")
 	}
-	if !virtualHostOf(a).equal(virtualHostOf(b)) {
+	if !virtualHostOf(a, sampling{}).equal(virtualHostOf(b, sampling{})) {
 		t.Error("another circuit breaker makes another virtual host")
 	}
-	if virtualHostOf(&policy.Service{Name: "db", Protocol: policy.TCP}) != nil {
+	if virtualHostOf(&policy.Service{Name: "db", Protocol: policy.TCP}, sampling{}) != nil {
 		t.Error("a service of TCP has a virtual host")
 	}
 }
 
 // A route may lead to several clusters, each with its share.
 func TestARouteSplitsItsRequests(t *testing.T) {
-	h := virtualHostOf(&policy.Service{Name: "web", Protocol: policy.HTTP})
+	h := virtualHostOf(&policy.Service{Name: "web", Protocol: policy.HTTP}, sampling{})
 	for i := range h.routes {
 		h.routes[i].to = []weightedDestination{{"web|canary", 5}, {"web", 95}}
 	}

@@ -74,7 +74,7 @@ func (b *build) inboundConfiguration(r rules) (*resource.Resource, error) {
 	if audit := b.c.auditRules(&d, r); audit != nil {
 		override(filterAudit, audit)
 	}
-	made, err := finishInbound(&d, overrides, r.keys)
+	made, err := finishInbound(&d, samplingOf(b.c.globals.tracing), overrides, r.keys)
 	if err != nil {
 		return nil, err
 	}
@@ -86,20 +86,20 @@ func (b *build) inboundConfiguration(r rules) (*resource.Resource, error) {
 // are. It stands in for a configuration that could never be made, since
 // without any the proxy would not open a single listener.
 func closedConfiguration() *resource.Resource {
-	closed, err := finishInbound(&builder{}, nil, []string{policy.KeyAuthorization})
+	closed, err := finishInbound(&builder{}, sampling{}, nil, []string{policy.KeyAuthorization})
 	if err != nil {
 		panic(fmt.Sprintf("a constant is not valid: %v", err))
 	}
 	return closed
 }
 
-func finishInbound(d *builder, overrides map[string]*anypb.Any, keys []string) (*resource.Resource, error) {
+func finishInbound(d *builder, begin sampling, overrides map[string]*anypb.Any, keys []string) (*resource.Resource, error) {
 	return d.finish(resource.Route, routeInbound, &routev3.RouteConfiguration{
 		Name: routeInbound,
 		VirtualHosts: []*routev3.VirtualHost{{
 			Name:    "all",
 			Domains: []string{"*"},
-			Routes:  localRoutes(),
+			Routes:  localRoutes(begin),
 		}},
 		TypedPerFilterConfig: overrides,
 	}, keys, []resource.Ref{resource.Cluster.Ref(resource.ClusterLocalApp), resource.Cluster.Ref(resource.ClusterLocalAppGRPC)})

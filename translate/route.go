@@ -63,6 +63,7 @@ func outboundRoute(d *builder, r route) *routev3.Route {
 		Name:      r.name,
 		Match:     out,
 		Decorator: decorator(r.span),
+		Tracing:   r.begin.tracing(),
 		Action:    &routev3.Route_Route{Route: action},
 	}
 }
@@ -118,17 +119,18 @@ func outboundConfiguration(hosts [][]byte, keys []string, refs []resource.Ref) *
 
 // localRoutes lead from the inbound listener to the application. They have no
 // timeout: the caller's sidecar has one, and knows the operator's wishes.
-func localRoutes() []*routev3.Route {
+func localRoutes(begin sampling) []*routev3.Route {
 	return []*routev3.Route{
-		localRoute("grpc", resource.ClusterLocalAppGRPC, &routev3.RouteMatch_GrpcRouteMatchOptions{}),
-		localRoute("http", resource.ClusterLocalApp, nil),
+		localRoute("grpc", resource.ClusterLocalAppGRPC, begin, &routev3.RouteMatch_GrpcRouteMatchOptions{}),
+		localRoute("http", resource.ClusterLocalApp, begin, nil),
 	}
 }
 
-func localRoute(name, cluster string, grpc *routev3.RouteMatch_GrpcRouteMatchOptions) *routev3.Route {
+func localRoute(name, cluster string, begin sampling, grpc *routev3.RouteMatch_GrpcRouteMatchOptions) *routev3.Route {
 	return &routev3.Route{
-		Name:  name,
-		Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}, Grpc: grpc},
+		Name:    name,
+		Tracing: begin.tracing(),
+		Match:   &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}, Grpc: grpc},
 		Action: &routev3.Route_Route{Route: &routev3.RouteAction{
 			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: cluster},
 			Timeout:          &durationpb.Duration{},

@@ -58,7 +58,7 @@ func (b *build) service(name string, before *service) *service {
 	if before != nil && sameSettings(before.settings, settings) {
 		settings = before.settings
 	}
-	sameModel := before != nil && before.settings == settings && b.sameTransport
+	sameModel := before != nil && before.settings == settings && b.sameTransport && b.sameSampling
 	sameEntry := before != nil && before.entry == entry && b.sameTransport && b.c.collects(entry) == b.base.globals.collects(entry)
 	if sameModel && sameEntry {
 		return before
@@ -68,7 +68,7 @@ func (b *build) service(name string, before *service) *service {
 	}
 	after := &service{settings: settings, entry: entry, host: before.host}
 	if !sameModel {
-		after.host = makeHost(settings, before.host)
+		after.host = makeHost(settings, samplingOf(b.c.globals.tracing), before.host)
 	}
 	keys := clusterKeys(settings)
 	after.targets, after.left = before.targets, before.left
@@ -174,8 +174,11 @@ func (c *cluster) makeEndpoints(compiler *compiler, targets []target, last *clus
 
 // makeHost makes the virtual host of a service; the last good one stays if it
 // can not be made, and if it is the same.
-func makeHost(s *policy.Service, last *host) *host {
-	h := &host{virtualHost: virtualHostOf(s), keys: s.Keys(policy.SettingRetry, policy.SettingTimeout, policy.SettingLoadBalancing, policy.SettingProtocol)}
+func makeHost(s *policy.Service, begin sampling, last *host) *host {
+	h := &host{virtualHost: virtualHostOf(s, begin), keys: s.Keys(policy.SettingRetry, policy.SettingTimeout, policy.SettingLoadBalancing, policy.SettingProtocol)}
+	if begin.on {
+		h.keys = append(h.keys, policy.KeyTracing)
+	}
 	if h.equal(last.virtualHost) && slices.Equal(h.keys, last.keys) {
 		return last
 	}

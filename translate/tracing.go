@@ -63,7 +63,7 @@ func spans(d *builder, c *compiler, service string) *hcmv3.HttpConnectionManager
 	}
 	spans := &hcmv3.HttpConnectionManager_Tracing{
 		ClientSampling:   &typev3.Percent{Value: 100},
-		RandomSampling:   &typev3.Percent{Value: t.SamplingRate * 100},
+		RandomSampling:   &typev3.Percent{}, // the routes say it: see sampling
 		OverallSampling:  &typev3.Percent{Value: 100},
 		MaxPathTagLength: u32(maxPathTag),
 		Provider:         provider,

@@ -92,7 +92,7 @@ func TestEditMovesWhatItTouches(t *testing.T) {
 		{"- refused-stream", "- reset", []string{"route outbound"}},
 		{"idle: 5m", "idle: 6m", slices.Concat([]string{"cluster lake_service", "cluster local_app", "cluster local_app_grpc", "cluster nexus", "cluster stream_service"}, http)},
 		{"connect: 5s", "connect: 4s", clusters},
-		{"sampling_rate: 0.1", "sampling_rate: 0.2", http},
+		{"sampling_rate: 0.1", "sampling_rate: 0.2", []string{"route inbound", "route outbound"}},
 		{`"environment"`, `"env"`, http},
 		{"scrape_interval: 15s", "scrape_interval: 20s", nil},
 		{`path: "/metrics"`, `path: "/stats"`, []string{"listener metrics"}},
