@@ -6,6 +6,7 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"datapunk.dev/controlplane/resource"
 )
@@ -59,12 +60,19 @@ func outboundRoute(d *builder, r route) *routev3.Route {
 	if len(r.match.methods) > 0 {
 		out.Headers = []*routev3.HeaderMatcher{onlyMethods(d, r.match.methods)}
 	}
-	return &routev3.Route{
+	if r.match.unsized {
+		out.Headers = append(out.Headers, unsized(d)...)
+	}
+	made := &routev3.Route{
 		Name:      r.name,
 		Match:     out,
 		Decorator: decorator(r.span),
 		Action:    &routev3.Route_Route{Route: action},
 	}
+	if r.retry != nil && r.keeps > connectionBuffer {
+		made.RequestBodyBufferLimit = wrapperspb.UInt64(r.keeps)
+	}
+	return made
 }
 
 // lead sets where a route leads to.
@@ -119,19 +127,21 @@ func outboundConfiguration(hosts [][]byte, keys []string, refs []resource.Ref) *
 // localRoutes lead from the inbound listener to the application. They have no
 // timeout: the caller's sidecar has one, and knows the operator's wishes.
 func localRoutes() []*routev3.Route {
-	return []*routev3.Route{
-		localRoute("grpc", resource.ClusterLocalAppGRPC, &routev3.RouteMatch_GrpcRouteMatchOptions{}),
-		localRoute("http", resource.ClusterLocalApp, nil),
-	}
+	grpc := localRoute("grpc", resource.ClusterLocalAppGRPC, false)
+	grpc.Match.Grpc = &routev3.RouteMatch_GrpcRouteMatchOptions{}
+	safe := localRoute("http-safe", resource.ClusterLocalApp, true)
+	safe.Match.Headers = []*routev3.HeaderMatcher{headerMatch(":method", regex("GET|HEAD|OPTIONS|TRACE"))}
+	return []*routev3.Route{grpc, safe, localRoute("http", resource.ClusterLocalApp, false)}
 }
 
-func localRoute(name, cluster string, grpc *routev3.RouteMatch_GrpcRouteMatchOptions) *routev3.Route {
+func localRoute(name, cluster string, safe bool) *routev3.Route {
 	return &routev3.Route{
 		Name:  name,
-		Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}, Grpc: grpc},
+		Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
 		Action: &routev3.Route_Route{Route: &routev3.RouteAction{
 			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: cluster},
 			Timeout:          &durationpb.Duration{},
+			RetryPolicy:      retryToApplication(safe),
 		}},
 	}
 }

@@ -2,6 +2,7 @@ package translate
 
 import (
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"strconv"
@@ -12,6 +13,8 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	tracev3 "github.com/envoyproxy/go-control-plane/envoy/config/trace/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	uuidv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
+	samplersv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/tracers/opentelemetry/samplers/v3"
 	tracingv3 "github.com/envoyproxy/go-control-plane/envoy/type/tracing/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
@@ -42,31 +45,18 @@ func spans(d *builder, c *compiler, service string) *hcmv3.HttpConnectionManager
 	if !c.traced {
 		return nil
 	}
-	provider := &tracev3.Tracing_Http{}
-	if t.Provider == zipkin {
-		provider.Name = "envoy.tracers.zipkin"
-		provider.ConfigType = &tracev3.Tracing_Http_TypedConfig{TypedConfig: d.pack(&tracev3.ZipkinConfig{
-			CollectorCluster:         resource.ClusterTracing,
-			CollectorEndpoint:        "/api/v2/spans",
-			CollectorEndpointVersion: tracev3.ZipkinConfig_HTTP_JSON,
-			TraceId_128Bit:           true,
-		})}
-	} else {
-		provider.Name = "envoy.tracers.opentelemetry"
-		provider.ConfigType = &tracev3.Tracing_Http_TypedConfig{TypedConfig: d.pack(&tracev3.OpenTelemetryConfig{
-			GrpcService: &corev3.GrpcService{
-				TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: resource.ClusterTracing}},
-				Timeout:         duration(spanTimeout),
-			},
-			ServiceName: service,
-		})}
-	}
 	spans := &hcmv3.HttpConnectionManager_Tracing{
 		ClientSampling:   &typev3.Percent{Value: 100},
-		RandomSampling:   &typev3.Percent{Value: t.SamplingRate * 100},
+		RandomSampling:   &typev3.Percent{Value: 100},
 		OverallSampling:  &typev3.Percent{Value: 100},
 		MaxPathTagLength: u32(maxPathTag),
-		Provider:         provider,
+	}
+	if t.Provider == zipkin {
+		// Envoy rolls the dice where no header says what was decided.
+		spans.RandomSampling.Value = t.SamplingRate * 100
+		spans.Provider = zipkinTracer(d)
+	} else {
+		spans.Provider = openTelemetryTracer(d, service, t.SamplingRate)
 	}
 	for _, tag := range t.Tags {
 		switch {
@@ -84,6 +74,59 @@ func spans(d *builder, c *compiler, service string) *hcmv3.HttpConnectionManager
 		}
 	}
 	return spans
+}
+
+// zipkinTracer reads B3 in all its forms, and traceparent where there is none of
+// them; it writes both. Either brings the decision of whoever began the trace.
+func zipkinTracer(d *builder) *tracev3.Tracing_Http {
+	return &tracev3.Tracing_Http{
+		Name: "envoy.tracers.zipkin",
+		ConfigType: &tracev3.Tracing_Http_TypedConfig{TypedConfig: d.pack(&tracev3.ZipkinConfig{
+			CollectorCluster:         resource.ClusterTracing,
+			CollectorEndpoint:        "/api/v2/spans",
+			CollectorEndpointVersion: tracev3.ZipkinConfig_HTTP_JSON,
+			TraceId_128Bit:           true,
+			TraceContextOption:       tracev3.ZipkinConfig_USE_B3_WITH_W3C_PROPAGATION,
+		})},
+	}
+}
+
+// openTelemetryTracer decides on the traces that begin here alone. Without a
+// sampler of its own Envoy's dice would overrule what traceparent says.
+func openTelemetryTracer(d *builder, service string, rate float64) *tracev3.Tracing_Http {
+	const million = 1_000_000
+	ratio := &samplersv3.TraceIdRatioBasedSamplerConfig{SamplingPercentage: &typev3.FractionalPercent{
+		Numerator: uint32(math.Round(rate * million)), Denominator: typev3.FractionalPercent_MILLION,
+	}}
+	parent := &samplersv3.ParentBasedSamplerConfig{WrappedSampler: &corev3.TypedExtensionConfig{
+		Name: "envoy.tracers.opentelemetry.samplers.trace_id_ratio_based", TypedConfig: d.pack(ratio),
+	}}
+	return &tracev3.Tracing_Http{
+		Name: "envoy.tracers.opentelemetry",
+		ConfigType: &tracev3.Tracing_Http_TypedConfig{TypedConfig: d.pack(&tracev3.OpenTelemetryConfig{
+			GrpcService: &corev3.GrpcService{
+				TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: resource.ClusterTracing}},
+				Timeout:         duration(spanTimeout),
+			},
+			ServiceName: service,
+			Sampler: &corev3.TypedExtensionConfig{
+				Name: "envoy.tracers.opentelemetry.samplers.parent_based", TypedConfig: d.pack(parent),
+			},
+		})},
+	}
+}
+
+// requestIDs says how a listener makes request ids. Envoy would take the decision
+// of a trace from them too, and trace nothing that comes with an id of another
+// form than its own; where a sampler decides, they are ids and nothing else.
+func requestIDs(d *builder, c *compiler) *hcmv3.RequestIDExtension {
+	if !c.traced || c.tracing.Provider == zipkin {
+		return nil
+	}
+	return &hcmv3.RequestIDExtension{TypedConfig: d.pack(&uuidv3.UuidRequestIdConfig{
+		PackTraceReason:              boolean(false),
+		UseRequestIdForTraceSampling: boolean(false),
+	})}
 }
 
 // collector is the cluster of the spans' collector and, if the catalog has
@@ -144,7 +187,7 @@ func collectorOf(c *compiler, s *watch.Service) (*collector, error) {
 		LoadBalancingPolicy:           loadBalancing(&d, c, "least_request"),
 		CircuitBreakers:               noCircuitBreakers(),
 		WaitForWarmOnInit:             boolean(false),
-		TypedExtensionProtocolOptions: httpOptions(&d, c, mode, tracingIdleTimeout),
+		TypedExtensionProtocolOptions: httpOptions(&d, c, mode, responseAtCaller, tracingIdleTimeout),
 	}
 	made := &collector{}
 	var refs []resource.Ref
