@@ -43,7 +43,8 @@ type Options struct {
 	Service string // which service it is the sidecar of
 	NodeID  string // unique in the mesh
 
-	AppPort      uint16 // where the application listens, on loopback
+	AppPort      uint16 // where the application listens
+	AppAddress   string // the IP that it listens at; empty: 127.0.0.1
 	MeshPort     uint16 // where the sidecar takes mTLS from its peers
 	OutboundPort uint16 // where the application's calls enter, on loopback; 0: [DefaultOutboundPort]
 	MetricsPort  uint16 // where Prometheus scrapes; 0: [DefaultMetricsPort]
@@ -121,7 +122,7 @@ func node(o *Options) (*corev3.Node, error) {
 		"outbound_port": int64(o.OutboundPort),
 		"metrics_port":  int64(o.MetricsPort),
 	}
-	for key, value := range map[string]string{"address": o.Address, "version": o.Version, "zone": o.Zone} {
+	for key, value := range map[string]string{"address": o.Address, "app_address": o.AppAddress, "version": o.Version, "zone": o.Zone} {
 		if value != "" {
 			metadata[key] = value
 		}

@@ -82,14 +82,22 @@ func (o *Options) checkPorts() []error {
 		}
 		outside = ip
 	}
-	// The application and the outbound listener are on 127.0.0.1.
 	inside := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	app := inside
+	if o.AppAddress != "" {
+		ip, err := netip.ParseAddr(o.AppAddress)
+		if err != nil || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
+			errs = append(errs, fmt.Errorf("app address %q is no IP that the application can be reached at", o.AppAddress))
+			return errs
+		}
+		app = ip
+	}
 	ports := []struct {
 		name string
 		ip   netip.Addr
 		port uint16
 	}{
-		{"app", inside, o.AppPort},
+		{"app", app, o.AppPort},
 		{"outbound", inside, o.OutboundPort},
 		{"mesh", outside, o.MeshPort},
 		{"metrics", outside, o.MetricsPort},

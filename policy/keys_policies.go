@@ -21,7 +21,7 @@ var retryKeys = table[Retry]{"retry", []row[Retry]{
 	{
 		// Only what certainly never reached the application is tried
 		// again unasked.
-		name: "conditions", takes: list(retryCondition(), func(r *Retry) *[]string { return &r.Conditions }), def: "connect-failure, refused-stream",
+		name: "conditions", takes: list(retryCondition(), func(r *Retry) *[]string { return &r.Conditions }), def: "connect-failure, refused-stream, reset-before-request",
 		says: "Envoy's words for what is tried again; those of gRPC, the last five, are always on for gRPC routes", becomes: "`…retry_on`",
 	},
 	{
@@ -31,6 +31,12 @@ var retryKeys = table[Retry]{"retry", []row[Retry]{
 	{
 		name: "status_codes", takes: list(whole(100, 599), func(r *Retry) *[]uint32 { return &r.StatusCodes }), unset: "none",
 		says: "statuses that are retried", becomes: "`…retriable_status_codes`",
+	},
+	{
+		name: "max_body_bytes", takes: one(whole(0, maxRetriedBody), func(r *Retry) *uint32 { return &r.MaxBodyBytes }), def: "1048576",
+		says: "the largest body that is kept to be sent again. A larger one is sent once, and the application's own answer arrives. One whose size the request " +
+			"does not say is sent again only where it cannot have reached the application; of gRPC, up to 4 MiB at least",
+		becomes: "Route `request_body_buffer_limit`, `retry_policy.retriable_request_headers`",
 	},
 	{name: "host_selection", later: true, says: "a retry never goes to the same instance"},
 }}
@@ -67,6 +73,11 @@ var timeoutKeys = table[Timeout]{"timeout", []row[Timeout]{
 	{
 		name: "stream_idle", takes: one(duration(0), func(t *Timeout) *time.Duration { return &t.StreamIdle }), def: "5m",
 		says: "a stream on which nothing moves, outbound; 0s: never", becomes: "Route `idle_timeout`",
+	},
+	{
+		name: "app_idle", takes: one(duration(time.Millisecond), func(t *Timeout) *time.Duration { return &t.AppIdle }), def: "1s",
+		says: "a connection from the sidecar to its own application without requests is closed. Shorter than the application's keep-alive, " +
+			"or a request may meet a connection that the application is closing", becomes: "`idle_timeout` of the clusters `local_app` and `local_app_grpc`",
 	},
 	{name: "max_stream_duration", later: true},
 }}

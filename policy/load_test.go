@@ -22,7 +22,8 @@ func TestTheOperatorsFileLoads(t *testing.T) {
 	}
 	retry := policy.Retry{
 		Attempts: 3, Timeout: 2 * time.Second, BaseInterval: 100 * time.Millisecond, MaxInterval: 3 * time.Second,
-		Conditions: []string{"5xx", "connect-failure", "refused-stream"},
+		Conditions:   []string{"5xx", "connect-failure", "refused-stream"},
+		MaxBodyBytes: 1 << 20,
 	}
 	for _, c := range []struct{ got, want any }{
 		{m.Name, "datapunk-mesh"},
@@ -37,7 +38,7 @@ func TestTheOperatorsFileLoads(t *testing.T) {
 		{m.Service("nexus").LoadBalancing, policy.LoadBalancing{Policy: "least_request", PanicThreshold: 50}},
 		{*m.Service("nexus").HealthChecks, policy.HealthChecks{Protocol: "tcp", Timeout: 5 * time.Second, Interval: 10 * time.Second, UnhealthyThreshold: 3, HealthyThreshold: 2}},
 		{m.Service("nexus").Retry, retry},
-		{m.Service("nexus").Timeout, policy.Timeout{Connect: 5 * time.Second, Idle: 5 * time.Minute, StreamIdle: 5 * time.Minute}},
+		{m.Service("nexus").Timeout, policy.Timeout{Connect: 5 * time.Second, Idle: 5 * time.Minute, StreamIdle: 5 * time.Minute, AppIdle: time.Second}},
 		{m.Tracing, policy.Tracing{Enabled: true, Provider: "jaeger", Service: "jaeger", SamplingRate: 0.1, Tags: []policy.Tag{
 			{Key: "service.version", Variable: "SERVICE_VERSION", Value: "of the control plane"},
 			{Key: "environment", Variable: "ENV", Value: "development"},

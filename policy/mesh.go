@@ -225,6 +225,7 @@ type Retry struct {
 	Conditions                []string
 	Methods                   []string // empty: every method
 	StatusCodes               []uint32
+	MaxBodyBytes              uint32 // a larger body is not tried again
 }
 
 // Timeout bounds connections and requests.
@@ -233,4 +234,5 @@ type Timeout struct {
 	Idle       time.Duration
 	Request    *time.Duration // nil: long enough for every retry; 0: none
 	StreamIdle time.Duration  // outbound
+	AppIdle    time.Duration  // of connections to the application alone
 }

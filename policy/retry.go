@@ -15,6 +15,10 @@ const defaultMaxInterval = 10
 // maxAttempts bounds retries. Each may take as long as the first try.
 const maxAttempts = 100
 
+// maxRetriedBody bounds the memory that one request may hold in case it is tried
+// again.
+const maxRetriedBody = 64 << 20
+
 // retryConditions are Envoy's words for retry_on: those of HTTP, and then those
 // of gRPC. Envoy ignores any other, and compares case.
 func retryConditions() []string {

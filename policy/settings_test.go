@@ -30,9 +30,9 @@ func TestAServiceOfWhichTheFileSaysNothing(t *testing.T) {
 		LoadBalancing: policy.LoadBalancing{Policy: "least_request", PanicThreshold: 50},
 		Retry: policy.Retry{
 			Attempts: 2, BaseInterval: 25 * time.Millisecond, MaxInterval: 250 * time.Millisecond,
-			Conditions: []string{"connect-failure", "refused-stream"},
+			Conditions: []string{"connect-failure", "refused-stream", "reset-before-request"}, MaxBodyBytes: 1 << 20,
 		},
-		Timeout: policy.Timeout{Connect: 5 * time.Second, Idle: time.Hour, StreamIdle: 5 * time.Minute},
+		Timeout: policy.Timeout{Connect: 5 * time.Second, Idle: time.Hour, StreamIdle: 5 * time.Minute, AppIdle: time.Second},
 	}
 	if !got.Equal(want) {
 		t.Errorf("got  %+v\nwant %+v", *got, *want)
@@ -103,9 +103,9 @@ func TestTheMoreSpecificSettingWins(t *testing.T) {
 		Retry: policy.Retry{
 			Attempts: 1, Timeout: 3 * time.Second, TimeoutOfService: true,
 			BaseInterval: time.Second, MaxInterval: 10 * time.Second,
-			Conditions: []string{"reset-before-request"}, Methods: []string{"GET"}, StatusCodes: []uint32{503},
+			Conditions: []string{"reset-before-request"}, Methods: []string{"GET"}, StatusCodes: []uint32{503}, MaxBodyBytes: 1 << 20,
 		},
-		Timeout: policy.Timeout{Connect: time.Second, Request: &zero, StreamIdle: 5 * time.Minute},
+		Timeout: policy.Timeout{Connect: time.Second, Request: &zero, StreamIdle: 5 * time.Minute, AppIdle: time.Second},
 	}
 	if !lake.Equal(want) {
 		t.Errorf("got  %+v\nwant %+v", *lake, *want)

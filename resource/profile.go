@@ -12,6 +12,8 @@ type Profile struct {
 	Address string // where inbound and metrics bind; empty: every address
 	Zone    string
 
+	AppAddress string // where the application listens; empty: 127.0.0.1
+
 	AppPort, MeshPort uint16 // 0: unknown, no inbound listener
 	OutboundPort      uint16
 	MetricsPort       uint16 // 0: that of the mesh file, if it has one
@@ -22,7 +24,7 @@ type Profile struct {
 func (p Profile) Key() string {
 	key := []byte(ServiceKey(p.Service))
 	key = append(key, byte(p.Kind))
-	for _, s := range []string{p.Address, p.Zone} {
+	for _, s := range []string{p.Address, p.Zone, p.AppAddress} {
 		key = binary.AppendUvarint(key, uint64(len(s)))
 		key = append(key, s...)
 	}

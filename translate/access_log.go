@@ -46,6 +46,7 @@ func logFields() []logField {
 		{"path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH):256%"},
 		{"authority", "%REQ(:AUTHORITY)%"},
 		{"protocol", "%PROTOCOL%"},
+		{"upgrade", "%REQ(UPGRADE):64%"},
 		{"status", "%RESPONSE_CODE%"},
 		{"grpc", "%GRPC_STATUS%"},
 		{"flags", "%RESPONSE_FLAGS%"},
@@ -76,9 +77,7 @@ func accessLogFormat(format string) *corev3.SubstitutionFormatString {
 		for _, f := range logFields() {
 			line += f.name + "=" + f.value + " "
 		}
-		return &corev3.SubstitutionFormatString{Format: &corev3.SubstitutionFormatString_TextFormatSource{
-			TextFormatSource: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: line[:len(line)-1] + "\n"}},
-		}}
+		return text(line[:len(line)-1] + "\n")
 	}
 	fields := make(map[string]*structpb.Value)
 	for _, f := range logFields() {

@@ -13,9 +13,6 @@ import (
 	"datapunk.dev/controlplane/resource"
 )
 
-// localConnectTimeout is for connections to the application, on loopback.
-const localConnectTimeout = time.Second
-
 // serviceCluster is the cluster of a destination, the same bytes in every proxy.
 // The targets matter to one that resolves them.
 func serviceCluster(c *compiler, to destination, keys []string, targets []target) (*resource.Resource, error) {
@@ -35,7 +32,7 @@ func serviceCluster(c *compiler, to destination, keys []string, targets []target
 		// still pass; the catalog's watcher guards against empty lies.
 		IgnoreHealthOnHostRemoval:     true,
 		UpstreamConnectionOptions:     tcpKeepalive(),
-		TypedExtensionProtocolOptions: httpOptions(&d, c, mode, to.idleTimeout),
+		TypedExtensionProtocolOptions: httpOptions(&d, c, mode, responseAtCaller, to.idleTimeout),
 	}
 	if to.checked {
 		cluster.HealthChecks = healthChecks(&d, to.checks, mode)
@@ -119,13 +116,14 @@ func tcpKeepalive() *clusterv3.UpstreamConnectionOptions {
 
 // localKey is what the clusters of a proxy's own application depend on.
 type localKey struct {
-	port     uint16
-	protocol policy.Protocol
-	idle     time.Duration
+	address       string
+	port          uint16
+	protocol      policy.Protocol
+	connect, idle time.Duration
 }
 
-// localClusters reach the application on loopback. HTTP services have two: by
-// the application's own protocol, and over HTTP/2 for gRPC calls.
+// localClusters reach the application. HTTP services have two: by the
+// application's own protocol, and over HTTP/2 for gRPC calls.
 func localClusters(c *compiler, key localKey) ([]*resource.Resource, error) {
 	modes := map[string]httpMode{resource.ClusterLocalApp: http1, resource.ClusterLocalAppGRPC: http2}
 	switch key.protocol {
@@ -144,12 +142,12 @@ func localClusters(c *compiler, key localKey) ([]*resource.Resource, error) {
 		r, err := d.finish(resource.Cluster, name, &clusterv3.Cluster{
 			Name:                          name,
 			ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
-			ConnectTimeout:                duration(localConnectTimeout),
+			ConnectTimeout:                duration(key.connect),
 			PerConnectionBufferLimitBytes: u32(connectionBuffer),
 			LoadBalancingPolicy:           loadBalancing(&d, c, "least_request"),
 			CircuitBreakers:               noCircuitBreakers(),
-			LoadAssignment:                fixedAssignment(name, loopback, key.port),
-			TypedExtensionProtocolOptions: httpOptions(&d, c, mode, key.idle),
+			LoadAssignment:                fixedAssignment(name, key.address, key.port),
+			TypedExtensionProtocolOptions: httpOptions(&d, c, mode, responseAtCallee, key.idle),
 		}, nil, nil)
 		if err != nil {
 			return nil, err
@@ -159,6 +157,8 @@ func localClusters(c *compiler, key localKey) ([]*resource.Resource, error) {
 	return made, nil
 }
 
+// loopback is where outbound listeners are, and the application unless its proxy
+// says otherwise.
 const loopback = "127.0.0.1"
 
 // fixedAssignment has one endpoint, an address or a name to resolve.

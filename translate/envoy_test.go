@@ -147,7 +147,7 @@ func inlineRoutes(t *testing.T, v *sight, f *listenerv3.Filter) {
 func bootstrapCluster(t *testing.T, name string, mode httpMode) *clusterv3.Cluster {
 	t.Helper()
 	var d builder
-	options := httpOptions(&d, newCompiler(&globals{}), mode, time.Minute)
+	options := httpOptions(&d, newCompiler(&globals{}), mode, responseAtCaller, time.Minute)
 	if len(d.errs) > 0 {
 		t.Fatal(d.errs)
 	}

@@ -113,7 +113,7 @@ func (b *build) tcpUpstreams(settings *policy.Service) []tcpUpstream {
 	var upstreams []tcpUpstream
 	for _, u := range settings.Upstreams {
 		if callee, ok := b.services.Get(u.Service); ok && dials(u, callee) {
-			upstreams = append(upstreams, tcpUpstream{u.Service, u.LocalBindPort})
+			upstreams = append(upstreams, tcpUpstream{u.Service, u.LocalBindPort, callee.settings.Timeout.Idle})
 		}
 	}
 	return upstreams

@@ -7,6 +7,7 @@ import (
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"datapunk.dev/controlplane/policy"
 )
@@ -19,40 +20,42 @@ const (
 
 	// requestHeadersTimeout is for a client that sends its headers slowly.
 	requestHeadersTimeout = 10 * time.Second
-
-	maxConcurrentStreams = 1024
 )
 
 // outboundHTTP serves the application's calls to the mesh.
 func outboundHTTP(d *builder, c *compiler, s *policy.Service) *hcmv3.HttpConnectionManager {
-	m := httpManager(d, c, s, "outbound", routeOutbound)
+	m := httpManager(d, c, s, requestAtCaller, "outbound", routeOutbound)
+	m.CommonHttpProtocolOptions.IdleTimeout = duration(s.Timeout.Idle)
 	m.StreamIdleTimeout = duration(streamIdle)
 	// What the application says of certificates is not evidence.
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE
-	m.HttpFilters = []*hcmv3.HttpFilter{router(d)}
-	m.LocalReplyConfig = localReplies()
+	m.HttpFilters = []*hcmv3.HttpFilter{trailers(d), router(d)}
 	return m
 }
 
 // inboundHTTP serves the mesh's calls to the application. The RBAC filters are
 // constant; the route configuration overrides them (see rbac.go).
 func inboundHTTP(d *builder, c *compiler, s *policy.Service) *hcmv3.HttpConnectionManager {
-	m := httpManager(d, c, s, "inbound", routeInbound)
-	m.CommonHttpProtocolOptions.MaxConnectionDuration = duration(connectionAge)
+	m := httpManager(d, c, s, requestAtCallee, "inbound", routeInbound)
+	m.CommonHttpProtocolOptions.IdleTimeout = duration(later(s.Timeout.Idle))
+	m.CommonHttpProtocolOptions.MaxConnectionDuration = duration(inboundConnectionAge)
+	m.Http1SafeMaxConnectionDuration = true      // a request may be under way already
 	m.StreamIdleTimeout = &durationpb.Duration{} // gRPC and WebSocket may be silent
+	m.HttpProtocolOptions.DefaultHostForHttp_10 = s.Name
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 	m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
-	m.HttpFilters = append(rbacFilters(d), router(d))
+	m.HttpFilters = append(rbacFilters(d), trailers(d), router(d))
 	return m
 }
 
 // httpManager is what both directions share: tracing, access logs, limits, and
 // the treatment of paths without which a DENY by path can be walked around.
-func httpManager(d *builder, c *compiler, s *policy.Service, statPrefix, routes string) *hcmv3.HttpConnectionManager {
-	options := http2Options()
+func httpManager(d *builder, c *compiler, s *policy.Service, at hop, statPrefix, routes string) *hcmv3.HttpConnectionManager {
+	options := at.http2()
 	options.AllowConnect = true // WebSocket between sidecars is extended CONNECT
-	options.MaxConcurrentStreams = u32(maxConcurrentStreams)
-	return &hcmv3.HttpConnectionManager{
+	options.StreamResetBurst = wrapperspb.UInt64(resetBurst)
+	options.StreamResetRate = wrapperspb.UInt64(resetsPerSecond)
+	m := &hcmv3.HttpConnectionManager{
 		StatPrefix: statPrefix,
 		// AUTO: calls come by HTTP/1 and by HTTP/2, in plaintext too.
 		CodecType: hcmv3.HttpConnectionManager_AUTO,
@@ -60,14 +63,12 @@ func httpManager(d *builder, c *compiler, s *policy.Service, statPrefix, routes 
 			ConfigSource:    adsUntilThere(),
 			RouteConfigName: routes,
 		}},
-		AccessLog: accessLog(d, c),
-		Tracing:   spans(d, c, s.Name),
-		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{
-			IdleTimeout:     duration(s.Timeout.Idle),
-			MaxHeadersCount: u32(maxHeaders),
-		},
+		AccessLog:                    accessLog(d, c),
+		Tracing:                      spans(d, c, s.Name),
+		CommonHttpProtocolOptions:    &corev3.HttpProtocolOptions{MaxHeadersCount: u32(at.width().headers)},
+		HttpProtocolOptions:          downstreamHTTP1(),
 		Http2ProtocolOptions:         options,
-		MaxRequestHeadersKb:          u32(maxHeadersKB),
+		MaxRequestHeadersKb:          u32(at.width().kb),
 		RequestHeadersTimeout:        duration(requestHeadersTimeout),
 		ServerHeaderTransformation:   hcmv3.HttpConnectionManager_PASS_THROUGH,
 		NormalizePath:                boolean(true),
@@ -77,8 +78,23 @@ func httpManager(d *builder, c *compiler, s *policy.Service, statPrefix, routes 
 		SkipXffAppend:                true,
 		// Nobody is trusted to steer the proxy by x-envoy-* headers.
 		InternalAddressConfig: &hcmv3.HttpConnectionManager_InternalAddressConfig{},
-		UpgradeConfigs:        []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
-		StripTrailingHostDot:  true,
+		UpgradeConfigs:        []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: webSocket}},
+		LocalReplyConfig:      localReplies(),
+		// Of the answers before the answer, Envoy passes on the first: 100, 102,
+		// 103 or 104. The Expect header goes to the application with it.
+		Proxy_100Continue:    true,
+		StripTrailingHostDot: true,
+	}
+	decideByParent(d, c, m)
+	return m
+}
+
+// downstreamHTTP1 serves old clients too, and passes trailers on.
+func downstreamHTTP1() *corev3.Http1ProtocolOptions {
+	return &corev3.Http1ProtocolOptions{
+		AcceptHttp_10:        true,
+		EnableTrailers:       true,
+		IgnoreHttp_11Upgrade: ignoredUpgrades(),
 	}
 }
 

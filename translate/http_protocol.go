@@ -38,68 +38,49 @@ func (g *globals) upstreamHTTP(p policy.Protocol) httpMode {
 	}
 }
 
-const (
-	// connectionAge ends a connection, so that a renewed certificate is in
-	// use an hour later everywhere.
-	connectionAge = time.Hour
-
-	keepaliveInterval = 30 * time.Second
-	keepaliveTimeout  = 5 * time.Second
-
-	streamWindow     = 256 << 10 // bytes
-	connectionWindow = 1 << 20   // bytes
-
-	// connectionBuffer bounds what is buffered of one connection, and with
-	// it the size of a body that can be tried again.
-	connectionBuffer = 1 << 20 // bytes
-
-	maxHeaders   = 100
-	maxHeadersKB = 60
-)
-
 const httpProtocolOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 type httpKey struct {
 	mode httpMode
+	to   hop
 	idle time.Duration
 }
 
-// httpOptions are the options of a cluster that speaks HTTP.
-func httpOptions(d *builder, c *compiler, mode httpMode, idle time.Duration) map[string]*anypb.Any {
+// httpOptions are the options of a cluster that speaks HTTP, whose answers are
+// measured at a hop.
+func httpOptions(d *builder, c *compiler, mode httpMode, to hop, idle time.Duration) map[string]*anypb.Any {
 	if mode == notHTTP {
 		return nil
 	}
-	return part(c, httpKey{mode, idle}, func() map[string]*anypb.Any {
+	return part(c, httpKey{mode, to, idle}, func() map[string]*anypb.Any {
 		options := &httpv3.HttpProtocolOptions{
 			CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{
 				IdleTimeout:           duration(idle),
 				MaxConnectionDuration: duration(connectionAge),
+				MaxHeadersCount:       u32(to.width().headers),
+				MaxResponseHeadersKb:  u32(to.width().kb),
 			},
 		}
 		switch mode {
 		case http1:
 			options.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
-				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}},
+				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: upstreamHTTP1()},
 			}}
 		case http2:
 			options.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
-				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: http2Options()},
+				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: to.http2()},
 			}}
 		case sameAsCaller:
 			options.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{UseDownstreamProtocolConfig: &httpv3.HttpProtocolOptions_UseDownstreamHttpConfig{
-				HttpProtocolOptions:  &corev3.Http1ProtocolOptions{},
-				Http2ProtocolOptions: http2Options(),
+				HttpProtocolOptions:  upstreamHTTP1(),
+				Http2ProtocolOptions: to.http2(),
 			}}
 		}
 		return map[string]*anypb.Any{httpProtocolOptions: d.pack(options)}
 	})
 }
 
-// http2Options bounds the memory of a connection and notices a dead peer.
-func http2Options() *corev3.Http2ProtocolOptions {
-	return &corev3.Http2ProtocolOptions{
-		InitialStreamWindowSize:     u32(streamWindow),
-		InitialConnectionWindowSize: u32(connectionWindow),
-		ConnectionKeepalive:         &corev3.KeepaliveSettings{Interval: duration(keepaliveInterval), Timeout: duration(keepaliveTimeout)},
-	}
+// upstreamHTTP1 passes trailers on, which Envoy drops unless it is told.
+func upstreamHTTP1() *corev3.Http1ProtocolOptions {
+	return &corev3.Http1ProtocolOptions{EnableTrailers: true}
 }

@@ -52,13 +52,14 @@ func outboundListener(c *compiler, s *policy.Service) listenerTemplate {
 type tcpUpstream struct {
 	service string
 	port    uint16
+	idle    time.Duration // the service's own, as of its cluster
 }
 
 // outboundTCPListener takes the application's connections to one service.
 func outboundTCPListener(c *compiler, s *policy.Service, u tcpUpstream) listenerTemplate {
 	var d builder
 	name := listenerOutboundTCP + u.service
-	proxy := tcpProxy(&d, c, name, u.service, s)
+	proxy := tcpProxy(&d, c, name, u.service, u.idle)
 	proxy.MaxConnectAttempts = u32(connectAttempts)
 	l := &listenerv3.Listener{
 		Name:                          name,
@@ -129,7 +130,7 @@ func inboundListener(c *compiler, s *policy.Service, plaintextTCP bool) listener
 // without a certificate has a chain only if nobody has to be refused.
 func inboundTCPChains(d *builder, c *compiler, s *policy.Service, plaintext bool) (secure, plain *listenerv3.FilterChain) {
 	chain := func(name string) (*listenerv3.FilterChain, *tcpproxyv3.TcpProxy) {
-		proxy := tcpProxy(d, c, listenerInbound, resource.ClusterLocalApp, s)
+		proxy := tcpProxy(d, c, listenerInbound, resource.ClusterLocalApp, later(s.Timeout.Idle))
 		proxy.MaxDownstreamConnectionDuration = duration(connectionAge)
 		return &listenerv3.FilterChain{Name: name}, proxy
 	}
@@ -149,12 +150,12 @@ func inboundTCPChains(d *builder, c *compiler, s *policy.Service, plaintext bool
 	return secure, plain
 }
 
-func tcpProxy(d *builder, c *compiler, statPrefix, cluster string, s *policy.Service) *tcpproxyv3.TcpProxy {
+func tcpProxy(d *builder, c *compiler, statPrefix, cluster string, idle time.Duration) *tcpproxyv3.TcpProxy {
 	return &tcpproxyv3.TcpProxy{
 		StatPrefix:       statPrefix,
 		AccessLog:        accessLog(d, c),
 		ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: cluster},
-		IdleTimeout:      duration(s.Timeout.Idle),
+		IdleTimeout:      duration(idle),
 	}
 }
 

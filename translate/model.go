@@ -51,6 +51,7 @@ type route struct {
 	callerDeadline bool          // gRPC: the caller's own holds, however long it is
 	streamIdle     time.Duration // 0: a silent stream lasts
 	retry          *retry        // nil: no second try
+	keeps          uint64        // bytes of a body, to send it again
 	hash           []policy.HashPolicy
 }
 
@@ -59,6 +60,7 @@ type match struct {
 	prefix  string
 	grpc    bool
 	methods []string // empty: every method
+	unsized bool     // there may be a body, and nobody says how large
 }
 
 // weightedDestination is a part of a route's requests.
@@ -70,6 +72,7 @@ type weightedDestination struct {
 // retry is when and how often a request is tried again.
 type retry struct {
 	on                        []string
+	tooLarge                  uint64 // a body that says it is so long is not sent again; 0: any
 	statuses                  []uint32
 	attempts                  uint32
 	perTry                    time.Duration // 0: none
@@ -115,21 +118,66 @@ func virtualHostOf(s *policy.Service, begin sampling) *virtualHost {
 	}
 	grpc, rest := whole, whole
 	grpc.name, grpc.match.grpc, grpc.callerDeadline, grpc.retry = s.Name+"-grpc", true, true, grpcRetry(s.Retry)
+	grpc.keeps = max(grpcMessage, uint64(s.Retry.MaxBodyBytes))
 	rest.name, rest.timeout = s.Name, routeTimeout(s.Timeout, s.Retry)
 	rest.retry = httpRetry(s.Retry, rest.timeout)
+	rest.keeps = uint64(s.Retry.MaxBodyBytes)
 
+	routes := []route{grpc}
+	if rest.retry != nil && afterWork(s.Retry) {
+		unsized := rest
+		unsized.name, unsized.match.unsized = s.Name+"-unsized", true
+		unsized.retry = httpRetry(beforeWork(s.Retry), rest.timeout)
+		routes = append(routes, unsized)
+	}
 	host := &virtualHost{name: s.Name, domains: []string{s.Name, s.Name + resource.HostSuffix}}
-	for _, r := range []route{grpc, rest} {
+	for _, r := range append(routes, rest) {
 		if len(s.Retry.Methods) > 0 && r.retry != nil {
 			limited := r
 			limited.match.methods = s.Retry.Methods
 			host.routes = append(host.routes, limited)
+			if r.match.unsized {
+				continue // the rest of them is of the rest
+			}
 			r.retry = nil
 			r.name += "-once"
 		}
 		host.routes = append(host.routes, r)
 	}
 	return host
+}
+
+// grpcMessage is the largest message that gRPC takes unless it is told: 4 MiB,
+// and what frames it. A call does not say how large its message is, and is worth
+// a second try more than other requests: its failures come late.
+const grpcMessage = 4<<20 + 1<<10
+
+// afterWork reports whether an answer is tried again, and with it work that an
+// application may have done. Envoy gives up an answer for the next try at once,
+// and if it then finds that there is more of the body than it kept, there is no
+// answer at all: 507. So an answer is tried again only where the size of the
+// body is known, and what never reached an application always.
+func afterWork(r policy.Retry) bool {
+	return len(r.StatusCodes) > 0 || slices.ContainsFunc(r.Conditions, func(c string) bool { return !neverReached(c) })
+}
+
+// neverReached reports whether a condition is of requests that certainly did not
+// reach an application.
+func neverReached(condition string) bool {
+	return slices.Contains([]string{"connect-failure", "refused-stream", "reset-before-request", "http3-post-connect-failure"}, condition)
+}
+
+// beforeWork is of r what is for requests that certainly did not reach an
+// application.
+func beforeWork(r policy.Retry) policy.Retry {
+	all := slices.ContainsFunc(r.Conditions, func(c string) bool { return c == "5xx" || c == "gateway-error" || c == "reset" })
+	if all {
+		r.Conditions = []string{"connect-failure", "refused-stream", "reset-before-request"}
+	} else {
+		r.Conditions = slices.DeleteFunc(slices.Clone(r.Conditions), func(c string) bool { return !neverReached(c) })
+	}
+	r.StatusCodes = nil
+	return r
 }
 
 // httpRetry is the retry policy of ordinary requests, nil for none. A try that
@@ -139,7 +187,11 @@ func httpRetry(r policy.Retry, request time.Duration) *retry {
 	if request > 0 && perTry >= request {
 		perTry = 0
 	}
-	return retryOf(r, r.Conditions, perTry)
+	made := retryOf(r, r.Conditions, perTry)
+	if made != nil {
+		made.tooLarge = uint64(r.MaxBodyBytes) + 1
+	}
+	return made
 }
 
 // grpcRetry is the retry policy of gRPC calls. A dead application answers 200

@@ -121,7 +121,7 @@ func (b *build) sidecarOwn(p, before *proxy) {
 	p.own[resource.Secret] = p.group.policy.callers
 	if p.serves {
 		p.own[resource.Route] = p.group.policy.routes
-		p.local = localKey{port: p.profile.AppPort, protocol: p.group.settings.Protocol, idle: p.group.settings.Timeout.Idle}
+		p.local = p.localKey()
 	}
 	switch {
 	case before != nil && before.local == p.local:
@@ -150,6 +150,19 @@ func (b *build) listen(p, before *proxy) {
 	b.report("proxy/"+p.profile.Key(), l.held, nil)
 }
 
+func (p *proxy) localKey() localKey {
+	s := p.group.settings
+	return localKey{
+		address: appAddress(p.profile), port: p.profile.AppPort, protocol: s.Protocol,
+		// As long as the caller would wait, who cannot see this connection.
+		connect: s.Timeout.Connect,
+		idle:    s.Timeout.AppIdle,
+	}
+}
+
+// appAddress is where a proxy's application listens.
+func appAddress(p resource.Profile) string { return cmp.Or(p.AppAddress, loopback) }
+
 // local is the clusters of applications with one key, which the proxies in front
 // of them share.
 type local struct {
@@ -167,8 +180,7 @@ func (b *build) acquire(key localKey) *resource.Set {
 	if !ok {
 		made, err := localClusters(b.c, key)
 		if err != nil {
-			// Nothing in it comes from an operator but the idle timeout,
-			// which every cluster of the service has too.
+			// Nothing in it comes from an operator but the timeouts.
 			b.report("local/"+key.String(), []Held{{Type: resource.Cluster, Name: resource.ClusterLocalApp, Keys: []string{policy.KeyTimeout}, Cause: err.Error()}}, nil)
 		}
 		known.clusters = resource.NewSet(made...)
@@ -193,7 +205,9 @@ func (b *build) release(p *proxy) {
 	b.locals.Put(key, known)
 }
 
-func (k localKey) String() string { return fmt.Sprintf("%d/%s/%v", k.port, k.protocol, k.idle) }
+func (k localKey) String() string {
+	return fmt.Sprintf("%s/%d/%s/%v/%v", k.address, k.port, k.protocol, k.connect, k.idle)
+}
 
 // listening is the making of one profile's listeners.
 type listening struct {
@@ -266,8 +280,8 @@ func (l *listening) inbound(address string, t listenerTemplate) {
 		}
 		return
 	}
-	// The application holds its port on loopback already.
-	l.bound = append(l.bound, binding{"the application", loopback, p.AppPort})
+	// The application holds its port already.
+	l.bound = append(l.bound, binding{"the application", appAddress(p), p.AppPort})
 	l.serves = l.add(binding{listenerInbound, address, p.MeshPort}, func() (*resource.Resource, error) {
 		return t.at(address, p.MeshPort)
 	})

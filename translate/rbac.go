@@ -94,8 +94,11 @@ func closedConfiguration() *resource.Resource {
 }
 
 func finishInbound(d *builder, begin sampling, overrides map[string]*anypb.Any, keys []string) (*resource.Resource, error) {
+	add, remove := givenID()
 	return d.finish(resource.Route, routeInbound, &routev3.RouteConfiguration{
-		Name: routeInbound,
+		Name:                   routeInbound,
+		RequestHeadersToAdd:    add,
+		RequestHeadersToRemove: remove,
 		VirtualHosts: []*routev3.VirtualHost{{
 			Name:    "all",
 			Domains: []string{"*"},

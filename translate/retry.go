@@ -4,10 +4,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 )
 
 // hostSelectionAttempts is how often a retry looks for an instance that it has
@@ -33,6 +35,9 @@ func retryPolicy(d *builder, r *retry) *routev3.RetryPolicy {
 		}},
 		HostSelectionRetryMaxAttempts: hostSelectionAttempts,
 	}
+	if r.tooLarge > 0 {
+		p.RetriableRequestHeaders = bodyShorterThan(r.tooLarge)
+	}
 	if r.perTry > 0 {
 		p.PerTryTimeout = duration(r.perTry)
 	}
@@ -46,6 +51,42 @@ func retryPolicy(d *builder, r *retry) *routev3.RetryPolicy {
 		}
 	}
 	return p
+}
+
+// bodyShorterThan matches requests whose body is, or may be: one of the matchers
+// is enough.
+func bodyShorterThan(size uint64) []*routev3.HeaderMatcher {
+	return []*routev3.HeaderMatcher{
+		{Name: contentLength, HeaderMatchSpecifier: &routev3.HeaderMatcher_RangeMatch{RangeMatch: &typev3.Int64Range{End: int64(size)}}}, //nolint:gosec // at most 64 MiB
+		absent(contentLength),
+	}
+}
+
+const contentLength = "content-length"
+
+// unsized matches requests that may have a body and do not say how large.
+func unsized(d *builder) []*routev3.HeaderMatcher {
+	bodyless := onlyMethods(d, []string{"GET", "HEAD", "OPTIONS", "TRACE", "DELETE"})
+	bodyless.InvertMatch = true
+	return []*routev3.HeaderMatcher{absent(contentLength), bodyless}
+}
+
+// retryToApplication is what a sidecar tries again of its own application: what
+// certainly never reached it and, of requests that by RFC 9110 section 9.2.1 ask
+// for no action, what it did not answer. Most of that are requests that met a
+// connection which the application was closing. The caller's own retries go to
+// another instance, and count against this one.
+func retryToApplication(safe bool) *routev3.RetryPolicy {
+	on := "refused-stream,reset-before-request"
+	if safe {
+		on += ",reset"
+	}
+	return &routev3.RetryPolicy{
+		RetryOn:                 on,
+		NumRetries:              u32(2),
+		RetryBackOff:            &routev3.RetryPolicy_RetryBackOff{BaseInterval: duration(time.Millisecond), MaxInterval: duration(10 * time.Millisecond)},
+		RetriableRequestHeaders: bodyShorterThan(connectionBuffer + 1),
+	}
 }
 
 // onlyMethods matches requests by their method.

@@ -2,10 +2,12 @@ package translate
 
 import (
 	"errors"
+	"fmt"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"datapunk.dev/controlplane/resource"
 )
@@ -59,13 +61,20 @@ func outboundRoute(d *builder, r route) *routev3.Route {
 	if len(r.match.methods) > 0 {
 		out.Headers = []*routev3.HeaderMatcher{onlyMethods(d, r.match.methods)}
 	}
-	return &routev3.Route{
+	if r.match.unsized {
+		out.Headers = append(out.Headers, unsized(d)...)
+	}
+	made := &routev3.Route{
 		Name:      r.name,
 		Match:     out,
 		Decorator: decorator(r.span),
 		Tracing:   r.begin.tracing(),
 		Action:    &routev3.Route_Route{Route: action},
 	}
+	if r.retry != nil && r.keeps > connectionBuffer {
+		made.RequestBodyBufferLimit = wrapperspb.UInt64(r.keeps)
+	}
+	return made
 }
 
 // lead sets where a route leads to.
@@ -91,7 +100,6 @@ func decorator(operation string) *routev3.Decorator {
 const (
 	fieldName         protowire.Number = 1
 	fieldVirtualHosts protowire.Number = 2
-	fieldIgnorePort   protowire.Number = 14 // ignore_port_in_host_matching
 )
 
 // outboundConfiguration joins virtual hosts that are encoded already: an edit
@@ -101,8 +109,7 @@ const (
 func outboundConfiguration(hosts [][]byte, keys []string, refs []resource.Ref) *resource.Resource {
 	head := protowire.AppendTag(nil, fieldName, protowire.BytesType)
 	head = protowire.AppendString(head, routeOutbound)
-	tail := protowire.AppendTag(nil, fieldIgnorePort, protowire.VarintType)
-	tail = protowire.AppendVarint(tail, 1)
+	tail := afterHosts()
 	size := len(head) + len(tail)
 	for _, h := range hosts {
 		size += protowire.SizeTag(fieldVirtualHosts) + protowire.SizeBytes(len(h))
@@ -117,23 +124,37 @@ func outboundConfiguration(hosts [][]byte, keys []string, refs []resource.Ref) *
 	return resource.New(resource.Route, routeOutbound, body, keys, refs)
 }
 
+// afterHosts is what follows the virtual hosts in the encoded configuration.
+func afterHosts() []byte {
+	add, remove := givenID()
+	tail, err := encode(&routev3.RouteConfiguration{
+		RequestHeadersToAdd: add, RequestHeadersToRemove: remove, IgnorePortInHostMatching: true,
+	})
+	if err != nil {
+		panic(fmt.Sprintf("a constant cannot be encoded: %v", err))
+	}
+	return tail
+}
+
 // localRoutes lead from the inbound listener to the application. They have no
 // timeout: the caller's sidecar has one, and knows the operator's wishes.
 func localRoutes(begin sampling) []*routev3.Route {
-	return []*routev3.Route{
-		localRoute("grpc", resource.ClusterLocalAppGRPC, begin, &routev3.RouteMatch_GrpcRouteMatchOptions{}),
-		localRoute("http", resource.ClusterLocalApp, begin, nil),
-	}
+	grpc := localRoute("grpc", resource.ClusterLocalAppGRPC, begin, false)
+	grpc.Match.Grpc = &routev3.RouteMatch_GrpcRouteMatchOptions{}
+	safe := localRoute("http-safe", resource.ClusterLocalApp, begin, true)
+	safe.Match.Headers = []*routev3.HeaderMatcher{headerMatch(":method", regex("GET|HEAD|OPTIONS|TRACE"))}
+	return []*routev3.Route{grpc, safe, localRoute("http", resource.ClusterLocalApp, begin, false)}
 }
 
-func localRoute(name, cluster string, begin sampling, grpc *routev3.RouteMatch_GrpcRouteMatchOptions) *routev3.Route {
+func localRoute(name, cluster string, begin sampling, safe bool) *routev3.Route {
 	return &routev3.Route{
 		Name:    name,
 		Tracing: begin.tracing(),
-		Match:   &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}, Grpc: grpc},
+		Match:   &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
 		Action: &routev3.Route_Route{Route: &routev3.RouteAction{
 			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: cluster},
 			Timeout:          &durationpb.Duration{},
+			RetryPolicy:      retryToApplication(safe),
 		}},
 	}
 }

@@ -7,13 +7,19 @@ import (
 	"datapunk.dev/controlplane/resource"
 )
 
+// runtimePrematureResets is twice the streams that a client may reset, in their
+// first second and most of all that it opened, before Envoy cuts its connection.
+const runtimePrematureResets = "overload.premature_reset_total_stream_count"
+
 // runtimeLayer is the layer of runtime values that bootstraps have Envoy ask
-// for. Nothing sets a value yet. It has to be there all the same: an Envoy that
-// asks waits for its clusters until it is answered.
+// for: limits that Envoy has nowhere else. An Envoy that asks waits for its
+// clusters until it is answered.
 func runtimeLayer() (*resource.Resource, error) {
 	var d builder
 	return d.finish(resource.Runtime, resource.RuntimeMesh, &runtimev3.Runtime{
-		Name: resource.RuntimeMesh, Layer: &structpb.Struct{},
+		Name: resource.RuntimeMesh, Layer: &structpb.Struct{Fields: map[string]*structpb.Value{
+			runtimePrematureResets: structpb.NewNumberValue(maxPrematureReset),
+		}},
 	}, nil, nil)
 }
 

@@ -42,31 +42,16 @@ func spans(d *builder, c *compiler, service string) *hcmv3.HttpConnectionManager
 	if !c.traced {
 		return nil
 	}
-	provider := &tracev3.Tracing_Http{}
-	if t.Provider == zipkin {
-		provider.Name = "envoy.tracers.zipkin"
-		provider.ConfigType = &tracev3.Tracing_Http_TypedConfig{TypedConfig: d.pack(&tracev3.ZipkinConfig{
-			CollectorCluster:         resource.ClusterTracing,
-			CollectorEndpoint:        "/api/v2/spans",
-			CollectorEndpointVersion: tracev3.ZipkinConfig_HTTP_JSON,
-			TraceId_128Bit:           true,
-		})}
-	} else {
-		provider.Name = "envoy.tracers.opentelemetry"
-		provider.ConfigType = &tracev3.Tracing_Http_TypedConfig{TypedConfig: d.pack(&tracev3.OpenTelemetryConfig{
-			GrpcService: &corev3.GrpcService{
-				TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: resource.ClusterTracing}},
-				Timeout:         duration(spanTimeout),
-			},
-			ServiceName: service,
-		})}
-	}
 	spans := &hcmv3.HttpConnectionManager_Tracing{
 		ClientSampling:   &typev3.Percent{Value: 100},
 		RandomSampling:   &typev3.Percent{}, // the routes say it: see sampling
 		OverallSampling:  &typev3.Percent{Value: 100},
 		MaxPathTagLength: u32(maxPathTag),
-		Provider:         provider,
+	}
+	if t.Provider == zipkin {
+		spans.Provider = zipkinTracer(d)
+	} else {
+		spans.Provider = openTelemetryTracer(d, service)
 	}
 	for _, tag := range t.Tags {
 		switch {
@@ -84,6 +69,36 @@ func spans(d *builder, c *compiler, service string) *hcmv3.HttpConnectionManager
 		}
 	}
 	return spans
+}
+
+// zipkinTracer reads B3 in all its forms, and traceparent where there is none of
+// them; it writes both. Either brings the decision of whoever began the trace.
+func zipkinTracer(d *builder) *tracev3.Tracing_Http {
+	return &tracev3.Tracing_Http{
+		Name: "envoy.tracers.zipkin",
+		ConfigType: &tracev3.Tracing_Http_TypedConfig{TypedConfig: d.pack(&tracev3.ZipkinConfig{
+			CollectorCluster:         resource.ClusterTracing,
+			CollectorEndpoint:        "/api/v2/spans",
+			CollectorEndpointVersion: tracev3.ZipkinConfig_HTTP_JSON,
+			TraceId_128Bit:           true,
+			TraceContextOption:       tracev3.ZipkinConfig_USE_B3_WITH_W3C_PROPAGATION,
+		})},
+	}
+}
+
+// openTelemetryTracer samples a span whose parent was sampled, if Envoy's own
+// decision is not against it: see decideByParent.
+func openTelemetryTracer(d *builder, service string) *tracev3.Tracing_Http {
+	return &tracev3.Tracing_Http{
+		Name: "envoy.tracers.opentelemetry",
+		ConfigType: &tracev3.Tracing_Http_TypedConfig{TypedConfig: d.pack(&tracev3.OpenTelemetryConfig{
+			GrpcService: &corev3.GrpcService{
+				TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: resource.ClusterTracing}},
+				Timeout:         duration(spanTimeout),
+			},
+			ServiceName: service,
+		})},
+	}
 }
 
 // collector is the cluster of the spans' collector and, if the catalog has
@@ -144,7 +159,7 @@ func collectorOf(c *compiler, s *watch.Service) (*collector, error) {
 		LoadBalancingPolicy:           loadBalancing(&d, c, "least_request"),
 		CircuitBreakers:               noCircuitBreakers(),
 		WaitForWarmOnInit:             boolean(false),
-		TypedExtensionProtocolOptions: httpOptions(&d, c, mode, tracingIdleTimeout),
+		TypedExtensionProtocolOptions: httpOptions(&d, c, mode, responseAtCaller, tracingIdleTimeout),
 	}
 	made := &collector{}
 	var refs []resource.Ref

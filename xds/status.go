@@ -49,6 +49,7 @@ func (p ProxyStatus) MarshalJSON() ([]byte, error) {
 		Kind         string `json:"kind"`
 		Address      string `json:"address,omitempty"`
 		Zone         string `json:"zone,omitempty"`
+		AppAddress   string `json:"app_address,omitempty"`
 		AppPort      uint16 `json:"app_port,omitempty"`
 		MeshPort     uint16 `json:"mesh_port,omitempty"`
 		OutboundPort uint16 `json:"outbound_port,omitempty"`
@@ -59,7 +60,7 @@ func (p ProxyStatus) MarshalJSON() ([]byte, error) {
 		Profile profile `json:"profile"`
 	}{plain(p), profile{
 		p.Profile.Kind.String(), p.Profile.Address, p.Profile.Zone,
-		p.Profile.AppPort, p.Profile.MeshPort, p.Profile.OutboundPort, p.Profile.MetricsPort,
+		p.Profile.AppAddress, p.Profile.AppPort, p.Profile.MeshPort, p.Profile.OutboundPort, p.Profile.MetricsPort,
 	}})
 }
 

@@ -24,7 +24,7 @@ type Node struct {
 // nodeMetadata is what the server reads of a node's metadata, as text: a number is
 // written as a whole number.
 type nodeMetadata struct {
-	address, zone                                string
+	address, appAddress, zone                    string
 	appPort, meshPort, outboundPort, metricsPort string
 }
 
@@ -33,6 +33,8 @@ func (m *nodeMetadata) of(key string) *string {
 	switch key {
 	case "address":
 		return &m.address
+	case "app_address":
+		return &m.appAddress
 	case "zone":
 		return &m.zone
 	case "app_port":
@@ -192,6 +194,9 @@ func (n *Node) Profile() resource.Profile {
 	}
 	if _, err := netip.ParseAddr(p.Address); err != nil {
 		p.Address = ""
+	}
+	if at, err := netip.ParseAddr(m.appAddress); err == nil && !at.IsUnspecified() && at.Zone() == "" {
+		p.AppAddress = at.Unmap().String()
 	}
 	if p.Zone == "" {
 		p.Zone = n.zone
