@@ -219,7 +219,7 @@ func (s *Source) confirm(svc *service, h *hold, seen answer, words map[place]wor
 		}
 	}
 	h.back = h.back || s.unsettled(svc, now) || len(gone) > 0 && seen.index < svc.index
-	note := ""
+	var note string
 	switch {
 	case h.back && now.Sub(h.since) < s.cfg.Guard.Restored:
 		s.still(svc, h, "Consul's index went back: agents may register again")
