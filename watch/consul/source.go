@@ -53,6 +53,7 @@ type Source struct {
 	instances int // in all services
 	removals  removals
 	holding   map[*service]struct{} // those with a hold
+	owners    map[origin]*service   // which service each entry was last seen to be of
 	cold      int
 	stopCold  context.CancelFunc
 	dirty     map[string]struct{} // changed since the last catalog
@@ -100,6 +101,7 @@ func New(client *consul.Client, cfg Config, demand Demand, log *slog.Logger, pub
 		wanted:      demand.clone(),
 		services:    make(map[string]*service),
 		holding:     make(map[*service]struct{}),
+		owners:      make(map[origin]*service),
 		dirty:       make(map[string]struct{}),
 		heldNow:     make(map[string]struct{}),
 		releasedNow: make(map[string]map[string]struct{}),
@@ -379,7 +381,7 @@ func (s *Source) accept(svc *service, seen answer) {
 
 // setKnown changes what readers have of a service.
 func (s *Source) setKnown(svc *service, known *watch.Service, from map[place]origin) {
-	svc.from = from
+	s.own(svc, from)
 	if svc.known != nil {
 		if svc.known.Equal(known) {
 			return
@@ -407,6 +409,7 @@ func (s *Source) dropUnwanted(svc *service) bool {
 		}
 		s.instances -= len(svc.known.Instances)
 	}
+	s.own(svc, nil)
 	svc.stop()
 	s.health.forget(svc.about)
 	delete(s.services, svc.name)
