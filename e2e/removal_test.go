@@ -15,9 +15,9 @@ import (
 	"datapunk.dev/controlplane/internal/consulagent"
 )
 
-// ports returns where an Envoy calls a service, as a set of ports.
-func ports(m *harness.Mesh, who, service string) (map[int]bool, error) {
-	clusters, err := m.Sidecar(who).Envoy.Clusters()
+// ports returns where the caller's Envoy calls a service, as a set of ports.
+func ports(m *harness.Mesh, service string) (map[int]bool, error) {
+	clusters, err := m.Sidecar(caller).Envoy.Clusters()
 	if err != nil {
 		return nil, err
 	}
@@ -28,18 +28,18 @@ func ports(m *harness.Mesh, who, service string) (map[int]bool, error) {
 	return at, nil
 }
 
-// calls waits until an Envoy calls a service at exactly these ports, and returns
-// how long that took.
-func calls(t *testing.T, m *harness.Mesh, who, service string, limit time.Duration, want ...int) time.Duration {
+// calls waits until the caller's Envoy calls a service at exactly these ports, and
+// returns how long that took.
+func calls(t *testing.T, m *harness.Mesh, service string, limit time.Duration, want ...int) time.Duration {
 	t.Helper()
 	began := time.Now()
 	for {
-		at, err := ports(m, who, service)
+		at, err := ports(m, service)
 		if err == nil && len(at) == len(want) && !slices.ContainsFunc(want, func(p int) bool { return !at[p] }) {
 			return time.Since(began)
 		}
 		if time.Since(began) > limit {
-			t.Fatalf("%s calls %s at %v, want %v (%v)", who, service, at, want, err)
+			t.Fatalf("%s calls %s at %v, want %v (%v)", caller, service, at, want, err)
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -158,11 +158,11 @@ func TestARemovalThatIsOrderlyIsNotDelayed(t *testing.T) {
 			var took []time.Duration
 			for round := range rounds {
 				c.prepare(round)
-				calls(t, m, caller, c.service, 5*time.Second, c.before...)
+				calls(t, m, c.service, 5*time.Second, c.before...)
 				time.Sleep(apart)
 				began := time.Now()
 				c.remove(round)
-				calls(t, m, caller, c.service, prompt, c.after...)
+				calls(t, m, c.service, prompt, c.after...)
 				took = append(took, time.Since(began))
 			}
 			slices.Sort(took)
@@ -208,7 +208,7 @@ func TestAnAgentThatRestartsTakesNothingOut(t *testing.T) {
 	lake := m.Load(caller, "lake_service", traffic.Load{Rate: 50})
 	guest := m.Load(caller, "guest_service", traffic.Load{Rate: 50})
 
-	if err := agent.Process.Stop(); err != nil { // SIGTERM: a client leaves
+	if err := agent.Stop(); err != nil { // SIGTERM: a client leaves
 		t.Fatal(err)
 	}
 	harness.Eventually(t, "Consul knows nothing of it", 10*time.Second, func() error {
@@ -220,7 +220,7 @@ func TestAnAgentThatRestartsTakesNothingOut(t *testing.T) {
 	})
 	time.Sleep(9 * time.Second)
 	lake3 := m.Sidecar("lake-3").MeshPort
-	if at, err := ports(m, caller, "lake_service"); err != nil || !at[lake3] {
+	if at, err := ports(m, "lake_service"); err != nil || !at[lake3] {
 		t.Errorf("lake-3 is not called: %v, %v", at, err)
 	}
 	if _, ready, err := m.Plane.Readyz(); err != nil || len(ready.Holding) != 2 {
@@ -251,10 +251,10 @@ func TestWhatLeavesWithItsSidecarIsGoneAtOnce(t *testing.T) {
 	m.Ready()
 	agent := guests(t, m, "guest_service", "guest-1", "guest-2")
 	one, two := m.Sidecar("guest-1"), m.Sidecar("guest-2")
-	calls(t, m, caller, "guest_service", 5*time.Second, one.MeshPort, two.MeshPort)
+	calls(t, m, "guest_service", 5*time.Second, one.MeshPort, two.MeshPort)
 
 	// The machine goes down: its agent leaves, and then its sidecars do.
-	if err := agent.Process.Stop(); err != nil {
+	if err := agent.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	harness.Eventually(t, "the removal is doubted", 10*time.Second, func() error {
@@ -268,9 +268,10 @@ func TestWhatLeavesWithItsSidecarIsGoneAtOnce(t *testing.T) {
 		stops *run.Sidecar
 		stay  []int
 	}{{one, []int{two.MeshPort}}, {two, nil}} {
+		began := time.Now()
 		step.stops.Kill()
-		t.Logf("%s: from its end until the Envoy's list is without it: %v", step.stops.ID,
-			calls(t, m, caller, "guest_service", prompt, step.stay...).Round(time.Millisecond))
+		calls(t, m, "guest_service", prompt, step.stay...)
+		t.Logf("%s: from its end until the caller's list is without it: %v", step.stops.ID, time.Since(began).Round(time.Millisecond))
 	}
 	if r := m.Call(caller, "guest_service", "/"); r.Status != 503 {
 		t.Errorf("a call of a service whose last instance went: %s", r)

@@ -297,7 +297,7 @@ func (b *build) finish(prev *Snapshot) *Snapshot {
 		locals:    b.locals.Tree(),
 		meshNotes: b.base.meshNotes,
 	}
-	if b.meshChanged || b.membership || b.catalogNames {
+	if b.meshChanged || b.membership || b.catalogNames || b.callersMoved {
 		next.meshNotes = b.meshNotes(next)
 	}
 	next.reports = b.reports.Tree()

@@ -5,6 +5,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strings"
 
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/spelling"
@@ -41,7 +42,33 @@ func (b *build) meshNotes(next *state) []string {
 			n.addf("policy %s admits nobody: it has no principals and no sources", p.Name)
 		}
 	}
+	n.misspelled()
 	return n.all
+}
+
+// misspelled notes the services of connected proxies that have a service's name but
+// for the case: a host has none, and an identity has.
+func (n *notes) misspelled() {
+	var folded map[string]string // of the services, made when it is asked for
+	last := ""
+	for p := range n.b.in.Fleet.Profiles() {
+		if p.Service == last {
+			continue
+		}
+		last = p.Service
+		if _, known := n.next.services.Get(p.Service); known {
+			continue
+		}
+		if folded == nil {
+			folded = make(map[string]string)
+			for name := range n.services {
+				folded[strings.ToLower(name)] = name
+			}
+		}
+		if name, ok := folded[strings.ToLower(p.Service)]; ok {
+			n.addf("proxies of %s are connected, and the mesh has %s: an identity is compared with its case, so nobody takes them for that", p.Service, name)
+		}
+	}
 }
 
 type notes struct {

@@ -327,8 +327,10 @@ func TestListenersDoNotClash(t *testing.T) {
 func TestNotes(t *testing.T) {
 	in := seedInput(t)
 	in.Catalog = in.Catalog.Update([]*watch.Service{{Name: "lake-service"}, {Name: "bad name"}}, []string{"lake_service"})
+	in.Fleet = in.Fleet.Update([]resource.Profile{{Service: "Lake_Service", AppPort: 8080}}, nil)
 	snapshot := Translate(nil, in)
 	for _, want := range []string{
+		"proxies of Lake_Service are connected, and the mesh has lake_service",
 		"service lake_service: the catalog has no service lake_service; did you mean lake-service?",
 		`service "bad name" is left out: it is no segment of a SPIFFE ID`,
 	} {

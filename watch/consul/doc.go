@@ -9,8 +9,11 @@
 // Nothing is published before the list of services and the first answer of
 // each are in. From then on an addition, a change of health or weight and an
 // ordinary deregistration are published at once; a removal that looks like the
-// loss of a catalog is held until two consistent reads confirm it (see
-// [Guard]). While Consul cannot be read, the last good catalog stays.
+// loss of a catalog, or of an agent, is held until consistent reads or the
+// instances' sidecars confirm it (the table is in guard.go). While Consul cannot be
+// read, the last good catalog stays.
+//
+// Consul compares names without their case; here each has its own entries alone.
 //
 // # Connections
 //

@@ -316,9 +316,6 @@ func many(n int) []entry {
 	return out
 }
 
-// on puts an instance on a node of its own.
-func on(node string) func(*entry) { return func(e *entry) { e.Node.Node = node } }
-
 func status(s string) func(*entry) { return func(e *entry) { e.Checks[0].Status = s } }
 
 // run is a source at work on a fake Consul.

@@ -219,7 +219,7 @@ func (s *Source) confirm(svc *service, h *hold, seen answer, words map[place]wor
 		}
 	}
 	h.back = h.back || s.unsettled(svc, now) || len(gone) > 0 && seen.index < svc.index
-	note := ""
+	var note string
 	switch {
 	case h.back && now.Sub(h.since) < s.cfg.Guard.Restored:
 		s.still(svc, h, "Consul's index went back: agents may register again")
@@ -319,9 +319,35 @@ func (s *Source) reconsider() {
 	}
 }
 
-// recheck reads a service that is in the list no more. Its own watch may not be
-// told: where an entry becomes another service's, the index of the one that it
-// was does not move.
+// own notes which entries a service's instances are. One that was another's until
+// now has that one read: an entry is of one service.
+func (s *Source) own(svc *service, from map[place]origin) {
+	if maps.Equal(svc.from, from) {
+		return
+	}
+	for _, o := range svc.from {
+		if s.owners[o] == svc {
+			delete(s.owners, o)
+		}
+	}
+	svc.from = from
+	lost := make(map[*service]struct{})
+	for _, o := range from {
+		if was := s.owners[o]; was != nil {
+			lost[was] = struct{}{}
+		}
+		s.owners[o] = svc
+	}
+	if len(lost) <= maxPrompt {
+		for was := range lost {
+			s.recheck(was)
+		}
+	}
+}
+
+// recheck reads a service that may have lost an entry to another one, or is in
+// the list no more. Its own watch may not be told: where an entry becomes another
+// service's, the index of the one that it was does not move.
 func (s *Source) recheck(svc *service) {
 	s.wg.Go(func() {
 		if !sleep(svc.ctx, promptly) {

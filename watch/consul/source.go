@@ -57,6 +57,7 @@ type Source struct {
 	instances int // in all services
 	removals  removals
 	holding   map[*service]struct{} // those with a hold
+	owners    map[origin]*service   // which service each entry was last seen to be of
 	cold      int
 	trigger   *trigger // nil: every service has a watch of its own
 	owners    map[instanceKey]*service
@@ -115,6 +116,7 @@ func New(client *consul.Client, cfg Config, demand Demand, log *slog.Logger, pub
 		wanted:      demand.clone(),
 		services:    make(map[string]*service),
 		holding:     make(map[*service]struct{}),
+		owners:      make(map[origin]*service),
 		dirty:       make(map[string]struct{}),
 		heldNow:     make(map[string]struct{}),
 		releasedNow: make(map[string]map[string]struct{}),
@@ -404,7 +406,7 @@ func (s *Source) accept(svc *service, seen answer) {
 
 // setKnown changes what readers have of a service.
 func (s *Source) setKnown(svc *service, known *watch.Service, from map[place]origin) {
-	svc.from = from
+	s.own(svc, from)
 	if svc.known != nil {
 		if svc.known.Equal(known) {
 			return
@@ -434,6 +436,7 @@ func (s *Source) dropUnwanted(svc *service) bool {
 		}
 		s.instances -= len(svc.known.Instances)
 	}
+	s.own(svc, nil)
 	svc.stop()
 	s.health.forget(svc.about)
 	delete(s.services, svc.name)

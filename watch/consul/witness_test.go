@@ -277,11 +277,9 @@ func TestAnInstanceThatGetsAnotherNameLeavesTheOldService(t *testing.T) {
 			r.sidecarsAre(watch.Connected, ids(many(2))...)
 			all := ids(many(2))
 			fake.rename(all[1], "lake", "pond", streaming)
-			time.Sleep(atOnce)
+			time.Sleep(2 * atOnce)
 			r.want("pond", 1)
-			if streaming {
-				r.want("lake", 1)
-			}
+			r.want("lake", 1)
 			fake.rename(all[0], "lake", "pond", streaming)
 			time.Sleep(2 * atOnce)
 			r.want("lake", -1)
