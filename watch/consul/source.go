@@ -47,6 +47,7 @@ type Source struct {
 	named     map[string]struct{}
 	listed    map[string]struct{} // nil: there was no list yet
 	listIndex uint64
+	listLimit *rate.Limiter
 	tags      map[string]uint64 // a hash of those that the list has of each service
 	stopList  context.CancelFunc
 	restored  time.Time // when the list's index last went back
@@ -114,6 +115,7 @@ func New(client *consul.Client, cfg Config, demand Demand, log *slog.Logger, pub
 		heldNow:     make(map[string]struct{}),
 		releasedNow: make(map[string]map[string]struct{}),
 		catalog:     watch.NewCatalog(),
+		listLimit:   rate.NewLimiter(pollRate, pollBurst),
 		owners:      make(map[instanceKey]*service),
 		seed:        maphash.MakeSeed(),
 	}
@@ -177,6 +179,20 @@ func (s *Source) do(ctx context.Context, f func()) error {
 	}
 }
 
+// done is do that waits until f has been called.
+func (s *Source) done(ctx context.Context, f func()) error {
+	called := make(chan struct{})
+	if err := s.do(ctx, func() { defer close(called); f() }); err != nil {
+		return err
+	}
+	select {
+	case <-called:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 func (s *Source) applyDemand() {
 	s.mu.Lock()
 	d := s.wanted.clone()
@@ -205,7 +221,7 @@ func (s *Source) followList(filter string) {
 	about := s.health.expect("list of services")
 	s.stopList = func() { cancel(); s.health.forget(about) }
 	s.wg.Go(func() {
-		s.poll(ctx, about, query{path: "/v1/catalog/services", filter: filter}, rate.NewLimiter(pollRate, pollBurst), func(a *consul.Answer) error {
+		s.poll(ctx, about, query{path: "/v1/catalog/services", filter: filter}, s.listLimit, func(a *consul.Answer) error {
 			listed, tags, err := s.readList(a)
 			if err != nil {
 				return err
@@ -254,7 +270,7 @@ func (s *Source) tookList(listed map[string]struct{}, tags map[string]uint64, a 
 		s.restored = time.Now()
 		s.log.Warn("Consul's index went back: removals are held", "from", s.listIndex, "to", a.Index, "for", s.cfg.Guard.Restored)
 	}
-	s.moved(s.tags, tags, a.Index)
+	s.moved(s.tags, tags)
 	s.listed, s.tags, s.listIndex, s.http2 = listed, tags, a.Index, a.HTTP2
 	s.reconcile()
 }
