@@ -22,7 +22,7 @@ var (
 		sideBySide("every stream asks for 10 of its own", world{Services: 1000, Instances: 10, Streams: 200, Scope: 10}, 5, "ours", "floor"),
 		throughConsul("through Consul: 100 services, 10 a stream", sidecars(10, 10), 10, "ours+consul", "consul"),
 		throughConsul("through Consul: 100 services, 10 a stream", sidecars(100, 10), 10, "ours+consul"),
-		plainAgent("a plain agent: 200 services", callers(100, 10), 10, 10*time.Second),
+		plainAgent("a plain agent: 200 services", callers(100, 10), 10, 10*time.Second, "check", "instance", "port"),
 		atARate("20 changes a second", sidecars(100, 0), 20, 10, "ours"),
 		atARate("1,000 changes a second", sidecars(100, 0), 1000, 5, "ours"),
 	}
@@ -44,9 +44,9 @@ var (
 		throughConsul("through Consul: 100 services, all to each stream", sidecars(10, 0), 20, "ours+consul", "consul"),
 		throughConsul("through Consul: 100 services, all to each stream", sidecars(100, 0), 20, "ours+consul", "consul"),
 		throughConsul("through Consul: 100 services, all to each stream", sidecars(1000, 0), 20, "ours+consul"),
-		plainAgent("a plain agent: 200 services", callers(100, 10), 100, 30*time.Second),
-		plainAgent("a plain agent: 1,000 services", callers(500, 10), 100, 30*time.Second),
-		plainAgent("a plain agent: 5,000 services", callers(2500, 2), 50, 30*time.Second),
+		plainAgent("a plain agent: 200 services", callers(100, 10), 100, 20*time.Second, "check", "instance", "port"),
+		plainAgent("a plain agent: 1,000 services", callers(500, 10), 60, 10*time.Second, "check", "instance"),
+		plainAgent("a plain agent: 5,000 services", callers(2500, 2), 40, 10*time.Second, "check", "instance"),
 		atARate("20 changes a second", sidecars(500, 0), 20, 60, "ours", "ours+consul", "floor"),
 		atARate("20 a second, to a smaller fleet", sidecars(100, 0), 20, 20, "ours+consul", "consul"),
 		atARate("1,000 changes a second", sidecars(500, 0), 1000, 60, "ours", "ours+consul"),
@@ -161,21 +161,18 @@ func throughConsul(title string, w world, changes int, kinds ...string) experime
 
 // plainAgent is a catalog in a Consul with its default limits, by HTTP/1.1: fewer
 // connections than services.
-func plainAgent(title string, w world, changes int, idle time.Duration) experiment {
+func plainAgent(title string, w world, changes int, idle time.Duration, what ...string) experiment {
 	return experiment{title, func(ctx context.Context, title string, out *report) error {
 		out.table(title+": "+w.String(),
 			"what changes", "p50 ms", "p99 ms", "ACK of the last, p50 ms", "p99 ms", "change, CPU ms", "of Consul beside",
 			"connections", "answers 429", "idle, % of a core", "of Consul", "first sync, CPU s", "RSS MB", "other cores")
-		for _, change := range []string{"check", "instance", ""} {
+		for _, change := range what {
 			w.Change = change
 			r, err := measurement{title: title + " " + change, kind: "ours+agent", world: w, changes: changes, profiles: out.profiles, idle: idle}.do(ctx)
 			if err != nil {
 				return err
 			}
 			out.line(r)
-			if change == "" {
-				change = "port"
-			}
 			out.row(change, "%.1f", r.P50, "%.1f", r.P99, "%.1f", r.LastACK, "%.1f", r.P99ACK, "%.1f", r.ChangeCPU*1e3, "%.1f", r.BesideCPU*1e3,
 				"%d", r.Connections, "%d", r.TooMany, "%.2f", r.Idle, "%.2f", r.BesideIdle, "%.2f", r.SyncCPU, "%.0f", r.RSS, "%.2f", r.Others)
 		}

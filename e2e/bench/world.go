@@ -38,7 +38,8 @@ type world struct {
 	Consul  string `json:"consul,omitempty"`   // where the catalog is; empty: in the server
 
 	// Change is what changes in a Consul: its first instance moves to another
-	// port (""), one more joins ("instance"), or a check flips ("check").
+	// port ("port", or nothing), one more joins ("instance"), or a check flips
+	// ("check").
 	Change string `json:"change,omitempty"`
 	// Callers: the services of the streams are in Consul too, with an instance each.
 	Callers bool `json:"callers,omitempty"`

@@ -14,11 +14,12 @@ import (
 // output is not.
 
 // instanceKey tells instances of a datacenter apart, as Consul does: by the
-// node and the ID, whatever their case. Without an ID it is the node itself.
-type instanceKey struct{ node, id string }
+// node and the ID, whatever their case. It is a hash of both; without an ID it is
+// the node's itself.
+type instanceKey uint64
 
-func keyOf(node, id string) instanceKey {
-	return instanceKey{strings.ToLower(node), strings.ToLower(id)}
+func keyOf(seed maphash.Seed, node, id string) instanceKey {
+	return instanceKey(maphash.Comparable(seed, [2]string{strings.ToLower(node), strings.ToLower(id)}))
 }
 
 // checkHash is a check's part of a sum.
@@ -51,21 +52,24 @@ type seenChecks struct {
 // checksOf reads the checks of a service's entries: each entry has those of its
 // node too.
 func checksOf(seed maphash.Seed, entries []entry) seenChecks {
-	type id struct{ node, check string }
+	type id struct {
+		node  instanceKey
+		check string
+	}
 	seen := seenChecks{instances: make(map[instanceKey]struct{}, len(entries)), nodes: make(map[instanceKey]struct{}, len(entries))}
 	counted := make(map[id]struct{}, 2*len(entries))
 	for i := range entries {
 		e := &entries[i]
-		key := keyOf(e.Node.Node, e.Service.ID)
-		seen.instances[key] = struct{}{}
-		seen.nodes[instanceKey{node: key.node}] = struct{}{}
+		node := keyOf(seed, e.Node.Node, "")
+		seen.instances[keyOf(seed, e.Node.Node, e.Service.ID)] = struct{}{}
+		seen.nodes[node] = struct{}{}
 		for _, c := range e.Checks {
-			of := id{key.node, c.CheckID}
+			of := id{node, c.CheckID}
 			if _, twice := counted[of]; twice {
 				continue
 			}
 			counted[of] = struct{}{}
-			seen.add(checkHash(seed, key.node, c.CheckID, c.Status), c.Status)
+			seen.add(checkHash(seed, e.Node.Node, c.CheckID, c.Status), c.Status)
 		}
 	}
 	return seen
@@ -108,7 +112,7 @@ type checkReader struct {
 // element is what one check in an answer says.
 type element struct {
 	key  instanceKey
-	name string // of the service, in lower case
+	name string // of the service, in lower case; "": it is the node's
 	hash uint64
 }
 
@@ -129,10 +133,10 @@ func (r *checkReader) read(body []byte, index uint64) (*checks, error) {
 			if err := json.Unmarshal(raw, &v); err != nil {
 				return errNotChecks
 			}
-			e = element{keyOf(v.Node, v.ServiceID), strings.ToLower(v.ServiceName), checkHash(r.seed, v.Node, v.CheckID, v.Status)}
+			e = element{keyOf(r.seed, v.Node, v.ServiceID), strings.ToLower(v.ServiceName), checkHash(r.seed, v.Node, v.CheckID, v.Status)}
 		}
 		now[id] = e
-		if _, ok := c.of[e.key]; !ok && e.key.id != "" {
+		if _, ok := c.of[e.key]; !ok && e.name != "" {
 			c.named[e.name] = append(c.named[e.name], e.key)
 		}
 		c.of[e.key] += e.hash

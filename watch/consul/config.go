@@ -84,8 +84,8 @@ func (d Demand) filter() string {
 }
 
 // spare is how many connections of the budget the blocking queries of services
-// leave to the list, the trigger, and reads that do not block.
-const spare = 2 + maxReads
+// leave to the list, the trigger's two, and reads that do not block.
+const spare = 3 + maxReads
 
 func (c Config) withDefaults() (Config, error) {
 	if c.Consistency == "" {

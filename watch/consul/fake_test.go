@@ -29,6 +29,8 @@ type fakeConsul struct {
 	index    uint64
 	entries  map[string][]entry
 	indexes  map[string]uint64        // of the last change of each service
+	services uint64                   // the index of the last registration
+	checks   uint64                   // of the last change of a check
 	changed  map[string]chan struct{} // of each path that is waited for; closed at a change
 	hook     func(*http.Request) (*http.Response, error)
 	reads    map[string]uint64 // what a read that does not block is told instead of indexes
@@ -36,6 +38,10 @@ type fakeConsul struct {
 	noLeader bool
 	noCanary bool
 	http2    bool
+
+	// behind is what a server that is behind has of the services; nil: none is.
+	behind        map[string][]entry
+	behindIndexes map[string]uint64
 
 	connections int // that a client may open; 0: the default
 
@@ -55,15 +61,30 @@ type request struct {
 }
 
 func newFake() *fakeConsul {
-	return &fakeConsul{index: 10, entries: make(map[string][]entry), indexes: make(map[string]uint64), reads: make(map[string]uint64), created: make(map[string]uint64), changed: make(map[string]chan struct{})}
+	return &fakeConsul{
+		index: 10, services: 10, checks: 10, entries: make(map[string][]entry), indexes: make(map[string]uint64),
+		reads: make(map[string]uint64), created: make(map[string]uint64), changed: make(map[string]chan struct{}),
+	}
 }
 
 // set replaces the instances of a service; none removes it.
 func (f *fakeConsul) set(name string, entries ...entry) {
+	f.setAll(map[string][]entry{name: entries})
+}
+
+// setAll is set for several services at once.
+func (f *fakeConsul) setAll(services map[string][]entry) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.index++
+	for name, entries := range services {
+		f.put(name, entries)
+	}
+}
+
+func (f *fakeConsul) put(name string, entries []entry) {
 	f.indexes[name] = f.index
+	old := f.entries[name]
 	f.entries[name] = nil
 	for _, e := range entries {
 		if e.Node.Node == "n1" { // no two services have an instance of the same ID there
@@ -71,12 +92,29 @@ func (f *fakeConsul) set(name string, entries ...entry) {
 		}
 		f.entries[name] = append(f.entries[name], e)
 	}
+	was, is := parts(old), parts(f.entries[name])
+	if was[0] != is[0] {
+		f.services = f.index
+		f.wakePath("/v1/catalog/services")
+	}
+	if was[1] != is[1] {
+		f.checks = f.index
+		f.wakePath("/v1/health/state/any")
+	}
+	f.wakePath(healthPath(name))
 	if len(entries) == 0 {
 		delete(f.entries, name)
 	}
-	for _, path := range []string{healthPath(name), "/v1/catalog/services", "/v1/health/state/any"} {
-		f.wakePath(path)
+}
+
+// parts are the entries' instances, and their checks.
+func parts(entries []entry) (parts [2]string) {
+	for _, e := range entries {
+		parts[1] += fmt.Sprintln(e.Node.Node, e.Service.ID, e.Checks)
+		e.Checks = nil
+		parts[0] += fmt.Sprintln(e)
 	}
+	return parts
 }
 
 // rename registers a service's entry under another name. As with Consul, no index
@@ -90,7 +128,7 @@ func (f *fakeConsul) rename(id, from, to string, streaming bool) {
 	e := f.entries[from][i]
 	f.entries[from] = slices.Delete(slices.Clone(f.entries[from]), i, i+1)
 	f.entries[to] = append(slices.Clone(f.entries[to]), e)
-	f.indexes[to] = f.index
+	f.indexes[to], f.services, f.checks = f.index, f.index, f.index
 	paths := []string{healthPath(to), "/v1/catalog/services", "/v1/health/state/any"}
 	if streaming {
 		if f.reads[from] == 0 {
@@ -127,10 +165,18 @@ func (f *fakeConsul) wakePath(path string) {
 	}
 }
 
+// lag has one-time reads of services answered by a server that learns of no more
+// changes, unless they want the leader. The caller holds the lock.
+func (f *fakeConsul) lag() {
+	f.behind, f.behindIndexes = maps.Clone(f.entries), maps.Clone(f.indexes)
+}
+
+func (f *fakeConsul) catchUp() { f.behind, f.behindIndexes = nil, nil }
+
 // wipe is a server that lost its state.
 func (f *fakeConsul) wipe() {
 	f.lock(func() {
-		f.index = 2
+		f.index, f.services, f.checks = 2, 2, 2
 		clear(f.entries)
 		clear(f.indexes)
 		f.wake()
@@ -206,8 +252,12 @@ func (f *fakeConsul) answer(req *http.Request) (*http.Response, uint64) {
 	case isService && name == canary && !f.noCanary:
 		body = []entry{at1("10.9.9.9")}
 	case isService:
-		body = append([]entry{}, f.entries[name]...)
-		if at, ok := f.indexes[name]; ok {
+		entries, indexes := f.entries, f.indexes
+		if q := req.URL.Query(); f.behind != nil && q.Has("stale") && !q.Has("index") {
+			entries, indexes = f.behind, f.behindIndexes
+		}
+		body = append([]entry{}, entries[name]...)
+		if at, ok := indexes[name]; ok {
 			index = at
 		}
 		if at, ok := f.reads[name]; ok && !req.URL.Query().Has("index") {
@@ -231,6 +281,7 @@ func (f *fakeConsul) answer(req *http.Request) (*http.Response, uint64) {
 			}
 		}
 		body = slices.AppendSeq([]wireCheck{}, maps.Values(all))
+		index = f.checks
 	default:
 		list := make(map[string][]string)
 		meshOnly := strings.Contains(req.URL.Query().Get("filter"), watch.MetaMeshPort)
@@ -245,6 +296,7 @@ func (f *fakeConsul) answer(req *http.Request) (*http.Response, uint64) {
 			list[canary] = []string{}
 		}
 		body = list
+		index = f.services
 	}
 	data, err := json.Marshal(body)
 	if err != nil {

@@ -193,6 +193,7 @@ func TestGuardTokenLosesItsRights(t *testing.T) {
 		fake.lock(func() {
 			fake.noCanary = true
 			fake.index += 5
+			fake.services, fake.checks = fake.index, fake.index
 			for name := range fake.indexes {
 				fake.indexes[name] = fake.index
 			}

@@ -93,7 +93,7 @@ func (s *Source) reread(ctx context.Context, svc *service, q query, take func(*c
 		wait.reset()
 		s.health.succeeded(svc.about)
 		var behind bool
-		if s.do(ctx, func() { behind = s.behind(svc, began, q.leader) }) != nil {
+		if s.done(ctx, func() { behind = s.behind(svc, began, q.leader) }) != nil {
 			return
 		}
 		if q.leader = behind; behind {

@@ -48,6 +48,7 @@ type Source struct {
 	named     map[string]struct{}
 	listed    map[string]struct{} // nil: there was no list yet
 	listIndex uint64
+	listLimit *rate.Limiter
 	tags      map[string]uint64 // a hash of those that the list has of each service
 	stopList  context.CancelFunc
 	restored  time.Time // when the list's index last went back
@@ -59,8 +60,8 @@ type Source struct {
 	holding   map[*service]struct{} // those with a hold
 	owners    map[origin]*service   // which service each entry was last seen to be of
 	cold      int
-	trigger   *trigger // nil: every service has a watch of its own
-	owners    map[instanceKey]*service
+	trigger   *trigger                 // nil: every service has a watch of its own
+	answers   map[instanceKey]*service // whose answer last had each instance
 	seed      maphash.Seed
 	advised   bool
 	dirty     map[string]struct{} // changed since the last catalog
@@ -121,7 +122,8 @@ func New(client *consul.Client, cfg Config, demand Demand, log *slog.Logger, pub
 		heldNow:     make(map[string]struct{}),
 		releasedNow: make(map[string]map[string]struct{}),
 		catalog:     watch.NewCatalog(),
-		owners:      make(map[instanceKey]*service),
+		listLimit:   rate.NewLimiter(pollRate, pollBurst),
+		answers:     make(map[instanceKey]*service),
 		seed:        maphash.MakeSeed(),
 	}
 	s.health = newQueryHealth(log, &s.stats)
@@ -186,6 +188,20 @@ func (s *Source) do(ctx context.Context, f func()) error {
 	}
 }
 
+// done is do that waits until f has been called.
+func (s *Source) done(ctx context.Context, f func()) error {
+	called := make(chan struct{})
+	if err := s.do(ctx, func() { defer close(called); f() }); err != nil {
+		return err
+	}
+	select {
+	case <-called:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 func (s *Source) applyDemand() {
 	s.mu.Lock()
 	d := s.wanted.clone()
@@ -214,7 +230,7 @@ func (s *Source) followList(filter string) {
 	about := s.health.expect("list of services")
 	s.stopList = func() { cancel(); s.health.forget(about) }
 	s.wg.Go(func() {
-		s.poll(ctx, about, query{path: "/v1/catalog/services", filter: filter}, rate.NewLimiter(pollRate, pollBurst), func(a *consul.Answer) error {
+		s.poll(ctx, about, query{path: "/v1/catalog/services", filter: filter}, s.listLimit, func(a *consul.Answer) error {
 			listed, tags, err := s.readList(a)
 			if err != nil {
 				return err
@@ -264,7 +280,7 @@ func (s *Source) tookList(listed map[string]struct{}, tags map[string]uint64, a 
 		s.log.Warn("Consul's index went back: removals are held", "from", s.listIndex, "to", a.Index, "for", s.cfg.Guard.Restored)
 	}
 	before := s.listed
-	s.tagsMoved(s.tags, tags, a.Index)
+	s.tagsMoved(s.tags, tags)
 	s.listed, s.tags, s.listIndex, s.http2 = listed, tags, a.Index, a.HTTP2
 	s.reconcile()
 	var left []*service

@@ -15,11 +15,12 @@ import (
 //
 //   - One blocking query on the checks that do not pass. From them follows the
 //     health of every instance, and they are few.
-//   - The list of services moves with each registration, of whatever service. Its
-//     answer has the services and their tags. When neither these nor a watch tell
-//     whose it was, all checks are read once: an instance that came or went has
-//     changed them. When that does not tell either (a port, a weight, metadata),
-//     the services are read one after the other.
+//   - One on registrations, of whatever service: the bare list of services, of
+//     which only the index is read. (The list that is filtered costs Consul ten
+//     times as much, so it is read less often.) When no watch tells whose it was,
+//     all checks are read once: an instance that came or went has changed them.
+//     When that does not tell either (a port, a weight, metadata), the services
+//     are read one after the other.
 //
 // What an answer says of a service is compared with what the service's own last
 // answer said, not with the answer before: so nothing is missed that was and was
@@ -30,20 +31,24 @@ const (
 	triggerRate  = 10
 	triggerBurst = 10
 
-	// explain is how long a change of the list waits for a watch to tell whose it
-	// was, which takes 2 to 3 ms, the list's own answer not less.
+	// listRate is how often a second the list of services is read meanwhile, after
+	// a burst.
+	listRate = 1
+
+	// explain is how long a registration waits for a watch to tell whose it was,
+	// which takes 2 to 3 ms.
 	explain = 5 * time.Millisecond
 
 	// later is how long all checks may wait to be read when nothing says that they
 	// have to be.
-	later = time.Second
+	later = 5 * time.Second
 
 	// pauses is how many times as long as it took to read all checks their next
 	// reading waits.
-	pauses = 10
+	pauses = 2
 
-	// unexplained is how long a change stays so before the services are read one
-	// after the other, and sweepRate how many of them a second.
+	// unexplained is how long a registration stays so, all checks read, before the
+	// services are read one after the other, and sweepRate how many of them a second.
 	unexplained = 250 * time.Millisecond
 	sweepRate   = 50
 	sweepBurst  = 64
@@ -51,10 +56,11 @@ const (
 
 // trigger is what has services read again that have no watch of their own.
 type trigger struct {
-	ctx  context.Context
-	stop context.CancelFunc
-	told [2]*checks // the last answers, by kind; nil: none yet
-	// suspect is an index of the list that no service has been seen to have; 0: none.
+	ctx        context.Context
+	stop       context.CancelFunc
+	told       [2]*checks // the last answers, by kind; nil: none yet
+	registered uint64     // the index of the last registration
+	// suspect is one that no service has been seen to have; 0: none.
 	suspect uint64
 	since   time.Time     // it was told of
 	all     chan struct{} // asks for all checks
@@ -83,8 +89,9 @@ type excuse struct{ want, have uint64 }
 func (s *Source) startTrigger() {
 	ctx, cancel := context.WithCancel(s.ctx)
 	about := s.health.expect("checks that do not pass")
+	s.listLimit.SetLimit(listRate)
 	t := &trigger{
-		stop: func() { cancel(); s.health.forget(about) },
+		stop: func() { cancel(); s.health.forget(about); s.listLimit.SetLimit(pollRate) },
 		ctx:  ctx,
 		all:  make(chan struct{}, 1), later: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
 	}
@@ -101,6 +108,7 @@ func (s *Source) startTrigger() {
 			return s.do(ctx, func() { s.tell(t, failing, now) })
 		})
 	})
+	s.followRegistrations(ctx, t)
 	s.wg.Go(func() { s.readAll(ctx, t) })
 	s.wg.Go(func() { s.readInTurn(ctx, t) })
 }
@@ -133,6 +141,10 @@ func (s *Source) readAll(ctx context.Context, t *trigger) {
 		}
 		for {
 			began := time.Now()
+			select {
+			case <-t.later: // this is it
+			default:
+			}
 			a, err := s.read(ctx, q)
 			var now *checks
 			if err == nil {
@@ -145,7 +157,7 @@ func (s *Source) readAll(ctx context.Context, t *trigger) {
 				q.expect = len(a.Body)
 				wait.reset()
 				s.health.succeeded(about)
-				if s.do(ctx, func() { s.tell(t, every, now) }) != nil || limit.Wait(ctx) != nil || !sleep(ctx, pauses*time.Since(began)) {
+				if s.do(ctx, func() { s.toldAll(t, now, began) }) != nil || limit.Wait(ctx) != nil || !sleep(ctx, pauses*time.Since(began)) {
 					return
 				}
 				break
@@ -172,11 +184,11 @@ func (s *Source) readInTurn(ctx context.Context, t *trigger) {
 			return
 		}
 		var queue []*service
-		if s.do(ctx, func() { queue = s.unread(t) }) != nil {
+		if s.done(ctx, func() { queue = s.unread(t) }) != nil {
 			return
 		}
 		for done := false; len(queue) > 0 && !done; queue = queue[1:] {
-			if limit.Wait(ctx) != nil || s.do(ctx, func() {
+			if limit.Wait(ctx) != nil || s.done(ctx, func() {
 				if done = t.suspect == 0; !done && queue[0].cold && queue[0].read.Before(t.since) {
 					ask(queue[0].poked)
 				}
@@ -227,17 +239,17 @@ func (s *Source) differs(svc *service, kind int) bool {
 	return svc.excused[kind] != excuse{want, have}
 }
 
-func (s *Source) isKnown(key instanceKey) bool { return s.owners[key] != nil }
+func (s *Source) isKnown(key instanceKey) bool { return s.answers[key] != nil }
 
 // took takes what a service's answer says of its checks.
 func (s *Source) took(svc *service, seen seenChecks, index uint64) {
 	for key := range svc.seen.instances {
-		if s.owners[key] == svc {
-			delete(s.owners, key)
+		if s.answers[key] == svc {
+			delete(s.answers, key)
 		}
 	}
 	for key := range seen.instances {
-		s.owners[key] = svc
+		s.answers[key] = svc
 	}
 	svc.seen, svc.at = seen, index
 	if s.trigger != nil && s.trigger.suspect == index {
@@ -267,11 +279,9 @@ func (s *Source) behind(svc *service, began time.Time, leader bool) bool {
 	return behind && !leader
 }
 
-// tagsMoved takes a change of the list: those services that it shows to be other
-// ones are read again, and it is looked for the others' change.
-func (s *Source) tagsMoved(old, now map[string]uint64, index uint64) {
-	t := s.trigger
-	if t == nil || old == nil || index == s.listIndex {
+// tagsMoved has those services read again that the list shows to be other ones.
+func (s *Source) tagsMoved(old, now map[string]uint64) {
+	if s.trigger == nil || old == nil {
 		return
 	}
 	for name, svc := range s.services {
@@ -281,15 +291,31 @@ func (s *Source) tagsMoved(old, now map[string]uint64, index uint64) {
 			ask(svc.poked)
 		}
 	}
-	told := time.Now()
+}
+
+// followRegistrations watches for registrations, of which only the number is told.
+func (s *Source) followRegistrations(ctx context.Context, t *trigger) {
+	about := s.health.expect("registrations")
 	s.wg.Go(func() {
-		if sleep(t.ctx, explain) {
-			_ = s.do(t.ctx, func() { s.suspect(t, index, told) })
-		}
+		defer s.health.forget(about)
+		s.poll(ctx, about, query{path: "/v1/catalog/services"}, rate.NewLimiter(triggerRate, triggerBurst), func(a *consul.Answer) error {
+			told := time.Now()
+			return s.do(ctx, func() {
+				last := t.registered
+				if t.registered = a.Index; last == 0 || last == a.Index {
+					return
+				}
+				s.wg.Go(func() {
+					if sleep(ctx, explain) {
+						_ = s.do(ctx, func() { s.suspect(t, a.Index, told) })
+					}
+				})
+			})
+		})
 	})
 }
 
-// suspect looks for a change of the list that no service has been seen to have.
+// suspect looks for a registration that no service has been seen to have.
 func (s *Source) suspect(t *trigger, index uint64, told time.Time) {
 	for _, svc := range s.services {
 		if svc.at == index {
@@ -299,7 +325,14 @@ func (s *Source) suspect(t *trigger, index uint64, told time.Time) {
 	}
 	t.suspect, t.since = index, told
 	ask(t.all)
-	ask(t.sweep)
+}
+
+// toldAll takes an answer that has all checks.
+func (s *Source) toldAll(t *trigger, now *checks, began time.Time) {
+	s.tell(t, every, now)
+	if t.suspect != 0 && began.After(t.since) {
+		ask(t.sweep)
+	}
 }
 
 // tagsHash is of a service's tags, in any order.

@@ -26,7 +26,7 @@ func TestBudgetOfConnections(t *testing.T) {
 		if r.catalog().Len() != 30 {
 			t.Fatalf("%d services", r.catalog().Len())
 		}
-		if st := r.Stats(); st.Services != 30 || st.Cold != 24 || r.Status().Mode != "http1+trigger" {
+		if st := r.Stats(); st.Services != 30 || st.Cold != 25 || r.Status().Mode != "http1+trigger" {
 			t.Errorf("%+v, mode %s", st, r.Status().Mode)
 		}
 		if r.services["s29"].cold {
@@ -78,7 +78,7 @@ func TestBudgetOfConnections(t *testing.T) {
 func TestAFreeConnectionIsUsed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		fake, r := cold(t, 8)
-		if r.Stats().Cold != 2 {
+		if r.Stats().Cold != 3 {
 			t.Fatalf("%+v", r.Stats())
 		}
 		for i := range 4 {
