@@ -28,15 +28,14 @@ func ports(m *harness.Mesh, service string) (map[int]bool, error) {
 	return at, nil
 }
 
-// calls waits until the caller's Envoy calls a service at exactly these ports, and
-// returns how long that took.
-func calls(t *testing.T, m *harness.Mesh, service string, limit time.Duration, want ...int) time.Duration {
+// calls waits until the caller's Envoy calls a service at exactly these ports.
+func calls(t *testing.T, m *harness.Mesh, service string, limit time.Duration, want ...int) {
 	t.Helper()
 	began := time.Now()
 	for {
 		at, err := ports(m, service)
 		if err == nil && len(at) == len(want) && !slices.ContainsFunc(want, func(p int) bool { return !at[p] }) {
-			return time.Since(began)
+			return
 		}
 		if time.Since(began) > limit {
 			t.Fatalf("%s calls %s at %v, want %v (%v)", caller, service, at, want, err)

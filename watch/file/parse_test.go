@@ -3,6 +3,7 @@ package file_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -189,4 +190,28 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What is dialed tells instances apart, and what is one with another is said.
+func TestInstancesOfOneAddressAndPort(t *testing.T) {
+	services, err := file.Parse("catalog.yaml", []byte(`services:
+  lake:
+    - {id: a, address: 10.0.0.1, port: 8080}
+    - {id: b, address: 10.0.0.1, port: 8080, meta: {mesh_port: 20000}}
+    - {id: c, address: "::ffff:10.0.0.1", port: 8080, meta: {mesh_port: 20001}}
+    - {id: d, address: 10.0.0.1, port: 9090, meta: {mesh_port: 20001}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dialed []string
+	for _, i := range services[0].Instances {
+		dialed = append(dialed, i.ID+" "+i.Dialed().String())
+	}
+	if got := fmt.Sprint(dialed); got != "[a 10.0.0.1:8080 b 10.0.0.1:20000 c 10.0.0.1:20001]" {
+		t.Errorf("instances %s", got)
+	}
+	if got := fmt.Sprint(services[0].Excluded); got != "[{d it is one with instance c: callers of both dial 10.0.0.1:20001}]" {
+		t.Errorf("left out %s", got)
+	}
 }
