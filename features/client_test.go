@@ -290,6 +290,19 @@ func (c *client) has(what string) proto.Message {
 	return nil
 }
 
+// listeners returns those that the client has, by name.
+func (c *client) listeners() map[string]*listenerv3.Listener {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := make(map[string]*listenerv3.Listener)
+	for name, m := range c.have[resource.Listener] {
+		if l, ok := m.(*listenerv3.Listener); ok {
+			all[name] = l
+		}
+	}
+	return all
+}
+
 // listener returns a listener that the client has.
 func (c *client) listener(name string) *listenerv3.Listener {
 	l, _ := c.has("listener " + name).(*listenerv3.Listener)

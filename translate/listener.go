@@ -104,25 +104,37 @@ func inboundListener(c *compiler, s *policy.Service, plaintextTCP bool) listener
 		l.FilterChains = []*listenerv3.FilterChain{plain}
 	case tlsStrict:
 		l.FilterChains = []*listenerv3.FilterChain{secure}
+		if s.Protocol != policy.TCP {
+			// Nothing needs to look here. But so the listener is that of
+			// permissive mode with a chain less: Envoy adds and removes one
+			// in place, and no call over the other is drained.
+			inspectTLS(&d, l, secure)
+		}
 	case tlsPermissive:
-		l.ListenerFilters = []*listenerv3.ListenerFilter{{
-			Name:       "envoy.filters.listener.tls_inspector",
-			ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: d.pack(&tlsinspectorv3.TlsInspector{})},
-		}}
 		if s.Protocol == policy.TCP {
 			// A caller that waits for the server's first word would be cut
 			// off after Envoy's 15 s.
 			l.ListenerFiltersTimeout = duration(clientHelloTimeout)
 			l.ContinueOnListenerFiltersTimeout = true
 		}
-		secure.FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: "tls"}
 		l.FilterChains = []*listenerv3.FilterChain{secure}
+		inspectTLS(&d, l, secure)
 		if plain != nil {
 			plain.FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: "raw_buffer"}
 			l.FilterChains = append(l.FilterChains, plain)
 		}
 	}
 	return d.template(l, listenerKeys(s), refs)
+}
+
+// inspectTLS has a listener look what a caller speaks, and the chain take TLS
+// alone.
+func inspectTLS(d *builder, l *listenerv3.Listener, secure *listenerv3.FilterChain) {
+	l.ListenerFilters = []*listenerv3.ListenerFilter{{
+		Name:       "envoy.filters.listener.tls_inspector",
+		ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: d.pack(&tlsinspectorv3.TlsInspector{})},
+	}}
+	secure.FilterChainMatch = &listenerv3.FilterChainMatch{TransportProtocol: "tls"}
 }
 
 // inboundTCPChains connect to the application when the TLS handshake is done

@@ -26,6 +26,7 @@ type Spec struct {
 	Workers     int      // of the Envoy; 1 if 0
 	Env         []string // of the Envoy
 	Flags       []string // added to `controlplane bootstrap`
+	Args        []string // of the Envoy, added
 
 	SpeaksTCP    bool   // the app is a TCP echo server
 	Banner       string // which speaks first
@@ -199,7 +200,7 @@ func (m *Mesh) Launch(s *Sidecar) error {
 	}
 	var err error
 	s.Envoy, err = StartEnvoy(EnvoyOptions{
-		Name: s.ID, Dir: s.Dir, Config: s.bootstrapFile(), Socket: s.Socket, Env: s.Env, Workers: s.Workers,
+		Name: s.ID, Dir: s.Dir, Config: s.bootstrapFile(), Socket: s.Socket, Env: s.Env, Workers: s.Workers, Args: s.Args,
 	})
 	return err
 }
