@@ -37,13 +37,13 @@ func TestAnOfferToUpgradeIsTakenIgnoredOrAnsweredWithAReason(t *testing.T) {
 			"TLS/1.2", "TLS/1.0", "tls/1.3", "HTTP/2.0", "http/3", "h2c", "H2C", "h2", "TLS/1.2, HTTP/2.0", "HTTP/2.0,TLS/1.3", "h2,h2c", "",
 			"TLS/1.2\r\nUpgrade: HTTP/2.0",
 		} {
-			got := plain("Connection: Upgrade\r\nUpgrade: " + offer + "\r\n")
+			got := plain("Connection: Upgrade, close\r\nUpgrade: " + offer + "\r\n")
 			if !strings.HasPrefix(got, "HTTP/1.1 200 OK\r\n") || !strings.Contains(got, `"path":"/plain"`) {
 				t.Errorf("%q: %.100q", offer, got)
 			}
 		}
 		// As curl --http2 offers it.
-		got := plain("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n")
+		got := plain("Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n")
 		if !strings.HasPrefix(got, "HTTP/1.1 200 OK\r\n") {
 			t.Errorf("as curl does: %.100q", got)
 		}
@@ -65,7 +65,7 @@ func TestAnOfferToUpgradeIsTakenIgnoredOrAnsweredWithAReason(t *testing.T) {
 	})
 	t.Run("answered", func(t *testing.T) {
 		for _, offer := range []string{"foo", "SPDY/3.1", "IRC/6.9, RTA/x11", "foo, websocket"} {
-			got := plain("Connection: Upgrade\r\nUpgrade: " + offer + "\r\n")
+			got := plain("Connection: Upgrade, close\r\nUpgrade: " + offer + "\r\n")
 			name, _, _ := strings.Cut(offer, ",")
 			if !strings.HasPrefix(got, "HTTP/1.1 501 ") || !strings.Contains(got, "no upgrade to "+name) {
 				t.Errorf("%q: %.200q", offer, got)
