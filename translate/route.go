@@ -69,7 +69,8 @@ func outboundRoute(d *builder, r route) *routev3.Route {
 		Decorator: decorator(r.span),
 		Action:    &routev3.Route_Route{Route: action},
 	}
-	if r.retry != nil && r.keeps > connectionBuffer {
+	if r.retry != nil && r.keeps > 0 {
+		// Where a call comes by HTTP/2, Envoy would keep a stream's window.
 		made.RequestBodyBufferLimit = wrapperspb.UInt64(r.keeps)
 	}
 	return made
@@ -124,24 +125,29 @@ func outboundConfiguration(hosts [][]byte, keys []string, refs []resource.Ref) *
 	return resource.New(resource.Route, routeOutbound, body, keys, refs)
 }
 
+// keptToApplication is the largest body that is sent to an application again.
+const keptToApplication = 1 << 20
+
 // localRoutes lead from the inbound listener to the application. They have no
 // timeout: the caller's sidecar has one, and knows the operator's wishes.
 func localRoutes() []*routev3.Route {
-	grpc := localRoute("grpc", resource.ClusterLocalAppGRPC, false)
+	grpc := localRoute("grpc", resource.ClusterLocalAppGRPC, retryToApplication("refused-stream"))
 	grpc.Match.Grpc = &routev3.RouteMatch_GrpcRouteMatchOptions{}
-	safe := localRoute("http-safe", resource.ClusterLocalApp, true)
+	safe := localRoute("http-safe", resource.ClusterLocalApp, retryToApplication("reset", bodyShorterThan(keptToApplication+1), absent(contentLength)))
 	safe.Match.Headers = []*routev3.HeaderMatcher{headerMatch(":method", regex("GET|HEAD|OPTIONS|TRACE"))}
-	return []*routev3.Route{grpc, safe, localRoute("http", resource.ClusterLocalApp, false)}
+	rest := localRoute("http", resource.ClusterLocalApp, retryToApplication("refused-stream,reset-before-request", bodyShorterThan(keptToApplication+1)))
+	return []*routev3.Route{grpc, safe, rest}
 }
 
-func localRoute(name, cluster string, safe bool) *routev3.Route {
+func localRoute(name, cluster string, retries *routev3.RetryPolicy) *routev3.Route {
 	return &routev3.Route{
-		Name:  name,
-		Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+		Name:                   name,
+		Match:                  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+		RequestBodyBufferLimit: wrapperspb.UInt64(keptToApplication),
 		Action: &routev3.Route_Route{Route: &routev3.RouteAction{
 			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: cluster},
 			Timeout:          &durationpb.Duration{},
-			RetryPolicy:      retryToApplication(safe),
+			RetryPolicy:      retries,
 		}},
 	}
 }
