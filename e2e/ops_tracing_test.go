@@ -38,11 +38,16 @@ func spansOf(c *harness.Collector, service string, kind trace.Span_SpanKind) []h
 }
 
 // arrived waits until the collector has as many spans of caller and callee as
-// the caller's sidecar decided to make, and returns that number. Envoy keeps
-// a span back for up to five seconds.
+// calls came to the callee's application with word that they are traced, and
+// returns that number. Envoy keeps a span back for up to five seconds.
 func arrived(t *testing.T, m *harness.Mesh, c *harness.Collector) int {
 	t.Helper()
-	want := int(m.Stats("nexus-1")["http.outbound.tracing.random_sampling"])
+	want := 0
+	for _, a := range m.Sidecar("lake-1").App.Arrivals() {
+		if strings.HasSuffix(a.Header.Get("traceparent"), "-01") {
+			want++
+		}
+	}
 	harness.Eventually(t, "every span has arrived", 12*time.Second, func() error {
 		calls, serves := len(spansOf(c, "nexus", trace.Span_SPAN_KIND_CLIENT)), len(spansOf(c, "lake_service", trace.Span_SPAN_KIND_SERVER))
 		if calls != want || serves != want {

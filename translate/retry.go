@@ -36,7 +36,8 @@ func retryPolicy(d *builder, r *retry) *routev3.RetryPolicy {
 		HostSelectionRetryMaxAttempts: hostSelectionAttempts,
 	}
 	if r.tooLarge > 0 {
-		p.RetriableRequestHeaders = bodyShorterThan(r.tooLarge)
+		// One of them is enough.
+		p.RetriableRequestHeaders = []*routev3.HeaderMatcher{bodyShorterThan(r.tooLarge), absent(contentLength)}
 	}
 	if r.perTry > 0 {
 		p.PerTryTimeout = duration(r.perTry)
@@ -53,13 +54,11 @@ func retryPolicy(d *builder, r *retry) *routev3.RetryPolicy {
 	return p
 }
 
-// bodyShorterThan matches requests whose body is, or may be: one of the matchers
-// is enough.
-func bodyShorterThan(size uint64) []*routev3.HeaderMatcher {
-	return []*routev3.HeaderMatcher{
-		{Name: contentLength, HeaderMatchSpecifier: &routev3.HeaderMatcher_RangeMatch{RangeMatch: &typev3.Int64Range{End: int64(size)}}}, //nolint:gosec // at most 64 MiB
-		absent(contentLength),
-	}
+// bodyShorterThan matches requests that say how long their body is.
+func bodyShorterThan(size uint64) *routev3.HeaderMatcher {
+	return &routev3.HeaderMatcher{Name: contentLength, HeaderMatchSpecifier: &routev3.HeaderMatcher_RangeMatch{
+		RangeMatch: &typev3.Int64Range{End: int64(size)}, //nolint:gosec // at most 64 MiB
+	}}
 }
 
 const contentLength = "content-length"
@@ -76,16 +75,12 @@ func unsized(d *builder) []*routev3.HeaderMatcher {
 // for no action, what it did not answer. Most of that are requests that met a
 // connection which the application was closing. The caller's own retries go to
 // another instance, and count against this one.
-func retryToApplication(safe bool) *routev3.RetryPolicy {
-	on := "refused-stream,reset-before-request"
-	if safe {
-		on += ",reset"
-	}
+func retryToApplication(on string, only ...*routev3.HeaderMatcher) *routev3.RetryPolicy {
 	return &routev3.RetryPolicy{
 		RetryOn:                 on,
 		NumRetries:              u32(2),
 		RetryBackOff:            &routev3.RetryPolicy_RetryBackOff{BaseInterval: duration(time.Millisecond), MaxInterval: duration(10 * time.Millisecond)},
-		RetriableRequestHeaders: bodyShorterThan(connectionBuffer + 1),
+		RetriableRequestHeaders: only,
 	}
 }
 

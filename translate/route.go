@@ -71,7 +71,8 @@ func outboundRoute(d *builder, r route) *routev3.Route {
 		Tracing:   r.begin.tracing(),
 		Action:    &routev3.Route_Route{Route: action},
 	}
-	if r.retry != nil && r.keeps > connectionBuffer {
+	if r.retry != nil && r.keeps > 0 {
+		// Where a call comes by HTTP/2, Envoy would keep a stream's window.
 		made.RequestBodyBufferLimit = wrapperspb.UInt64(r.keeps)
 	}
 	return made
@@ -136,25 +137,30 @@ func afterHosts() []byte {
 	return tail
 }
 
+// keptToApplication is the largest body that is sent to an application again.
+const keptToApplication = 1 << 20
+
 // localRoutes lead from the inbound listener to the application. They have no
 // timeout: the caller's sidecar has one, and knows the operator's wishes.
 func localRoutes(begin sampling) []*routev3.Route {
-	grpc := localRoute("grpc", resource.ClusterLocalAppGRPC, begin, false)
+	grpc := localRoute("grpc", resource.ClusterLocalAppGRPC, begin, retryToApplication("refused-stream"))
 	grpc.Match.Grpc = &routev3.RouteMatch_GrpcRouteMatchOptions{}
-	safe := localRoute("http-safe", resource.ClusterLocalApp, begin, true)
+	safe := localRoute("http-safe", resource.ClusterLocalApp, begin, retryToApplication("reset", bodyShorterThan(keptToApplication+1), absent(contentLength)))
 	safe.Match.Headers = []*routev3.HeaderMatcher{headerMatch(":method", regex("GET|HEAD|OPTIONS|TRACE"))}
-	return []*routev3.Route{grpc, safe, localRoute("http", resource.ClusterLocalApp, begin, false)}
+	rest := localRoute("http", resource.ClusterLocalApp, begin, retryToApplication("refused-stream,reset-before-request", bodyShorterThan(keptToApplication+1)))
+	return []*routev3.Route{grpc, safe, rest}
 }
 
-func localRoute(name, cluster string, begin sampling, safe bool) *routev3.Route {
+func localRoute(name, cluster string, begin sampling, retries *routev3.RetryPolicy) *routev3.Route {
 	return &routev3.Route{
-		Name:    name,
-		Tracing: begin.tracing(),
-		Match:   &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+		Name:                   name,
+		Tracing:                begin.tracing(),
+		Match:                  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+		RequestBodyBufferLimit: wrapperspb.UInt64(keptToApplication),
 		Action: &routev3.Route_Route{Route: &routev3.RouteAction{
 			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: cluster},
 			Timeout:          &durationpb.Duration{},
-			RetryPolicy:      retryToApplication(safe),
+			RetryPolicy:      retries,
 		}},
 	}
 }
