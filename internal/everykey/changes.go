@@ -64,11 +64,13 @@ var changes = map[string]change{
 	"retry.conditions":      {before: `["connect-failure"]`, after: `["connect-failure", "reset"]`},
 	"retry.methods":         {before: `["GET"]`, after: `["GET", "PUT"]`},
 	"retry.status_codes":    {before: `[503]`, after: `[504]`},
+	"retry.max_body_bytes":  {before: `1000`, after: `1001`},
 	"backoff.base_interval": {before: `"10ms"`, after: `"11ms"`},
 	"backoff.max_interval":  {before: `"1s"`, after: `"2s"`},
 	"backoff.multiplier":    {before: `null`, after: `2`},
 	"timeout.connect":       {before: `"3s"`, after: `"4s"`},
 	"timeout.idle":          {before: `"10m"`, after: `"11m"`},
+	"timeout.app_idle":      {before: `"2s"`, after: `"3s"`},
 	"timeout.request":       {before: `"30s"`, after: `"31s"`},
 	"timeout.stream_idle":   {before: `"3m"`, after: `"4m"`},
 
