@@ -160,3 +160,12 @@ func TestStatusErrors(t *testing.T) {
 		t.Errorf("counted %+v", got)
 	}
 }
+
+// On one machine an answer is not compressed for the way.
+func TestCompression(t *testing.T) {
+	for address, want := range map[string]bool{"127.0.0.1:8500": true, "[::1]:8500": true, "localhost:8500": true, "consul:8500": false, "10.0.0.1:8500": false} {
+		if got := loopback(address); got != want {
+			t.Errorf("%s: %v", address, got)
+		}
+	}
+}

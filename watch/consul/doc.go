@@ -18,8 +18,10 @@
 // # Connections
 //
 // Over plain HTTP each blocking query holds a connection, and an agent refuses a
-// client its 201st. Services beyond the budget share one blocking query on all
-// checks instead: a changed check makes their service read again, at once. What
-// changes no check (an instance without any, a weight, a tag) is then seen within
-// one wait.
+// client its 201st. Where there are more services than that, those have a watch of
+// their own that change, and that are not empty; the others share a few reads: of
+// the checks that do not pass, of registrations, and of all checks when it is not
+// known whose registration it was. They make a service read again. What changes no
+// check (a port, a weight, an instance without any) is found by reading the
+// services in turn, some 50 a second, and at the latest within one wait.
 package consul

@@ -44,7 +44,8 @@ func (s *Source) request(q query) consul.Request {
 	switch {
 	case q.consistent:
 		r.Params.Set("consistent", "")
-	case s.cfg.Consistency != "default" && !(q.leader && s.cfg.Consistency == "stale"):
+	case q.leader && s.cfg.Consistency == "stale":
+	case s.cfg.Consistency != "default":
 		r.Params.Set(s.cfg.Consistency, "")
 	}
 	if q.filter != "" {

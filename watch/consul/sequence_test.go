@@ -51,10 +51,9 @@ type change struct {
 var (
 	ofChecks = []string{
 		"status", "status", "flap", "node", "node maintenance", "maintenance", "output", "join", "join failing", "leave",
-		"extra check", "lag", "catch up", "away", "back", "refuse", "reset", "bounce",
+		"extra check", "lag", "catch up", "away", "back", "refuse", "bounce",
 	}
-	ofAnything = append([]string{"port", "weight", "tags", "meta", "no checks", "vanish", "rename"}, slices.DeleteFunc(slices.Clone(ofChecks),
-		func(what string) bool { return what == "reset" })...)
+	ofAnything = append([]string{"port", "weight", "tags", "meta", "no checks", "vanish", "rename"}, ofChecks...)
 )
 
 func changes(whats []string) *rapid.Generator[[]change] {
@@ -204,16 +203,6 @@ func (m *mesh) apply(c change) {
 		})
 	case "back":
 		m.fake.fail(nil)
-	case "reset": // the server counts from the beginning
-		m.fake.lock(func() {
-			m.fake.catchUp()
-			m.fake.index = 20
-			for name := range m.fake.indexes {
-				m.fake.indexes[name] = 20
-			}
-			m.fake.services, m.fake.checks = 20, 20
-			m.fake.wake()
-		})
 	}
 }
 
@@ -291,7 +280,7 @@ func TestAnySequenceOfChecksEndsInTheSameCatalog(t *testing.T) {
 		all := changes(ofChecks).Draw(rt, "changes")
 		var difference string
 		bubble(t, func(t *testing.T) {
-			difference = follow(t, Config{Wait: 10 * time.Minute, Guard: Guard{Restored: 20 * time.Second}}, 90*time.Second, all)
+			difference = follow(t, Config{Wait: 10 * time.Minute}, 90*time.Second, all)
 		})
 		if difference != "" {
 			rt.Fatal(difference)
@@ -305,7 +294,7 @@ func TestAnySequenceEndsInTheSameCatalog(t *testing.T) {
 		all := changes(ofAnything).Draw(rt, "changes")
 		var difference string
 		bubble(t, func(t *testing.T) {
-			difference = follow(t, Config{Guard: Guard{Restored: 20 * time.Second}}, 5*time.Minute, all)
+			difference = follow(t, Config{}, 5*time.Minute, all)
 		})
 		if difference != "" {
 			rt.Fatal(difference)

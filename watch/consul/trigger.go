@@ -189,7 +189,7 @@ func (s *Source) readInTurn(ctx context.Context, t *trigger) {
 		}
 		for done := false; len(queue) > 0 && !done; queue = queue[1:] {
 			if limit.Wait(ctx) != nil || s.done(ctx, func() {
-				if done = t.suspect == 0; !done && queue[0].cold && queue[0].read.Before(t.since) {
+				if done = t.suspect == 0; !done && queue[0].cold && !queue[0].read.After(t.since) {
 					ask(queue[0].poked)
 				}
 			}) != nil {
@@ -205,7 +205,7 @@ func (s *Source) unread(t *trigger) []*service {
 	if t.suspect == 0 {
 		return nil
 	}
-	return slices.DeleteFunc(s.coldest(s.cold), func(svc *service) bool { return !svc.read.Before(t.since) })
+	return slices.DeleteFunc(s.coldest(s.cold), func(svc *service) bool { return svc.read.After(t.since) })
 }
 
 // tell takes an answer about checks.

@@ -3,6 +3,7 @@ package consul
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -155,5 +156,131 @@ func TestHTTP2NeedsNoBudget(t *testing.T) {
 		if r.Stats().Cold != 0 || r.Status().Mode != "http2" || r.catalog().Len() != 100 {
 			t.Errorf("%+v, status %+v", r.Stats(), r.Status())
 		}
+	})
+}
+
+// A port that changes is shown by no check: it is looked for, and not only once a
+// wait.
+func TestWhatNoCheckShowsIsLookedFor(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fake, r := cold(t, 30)
+		for i := range 30 {
+			name := fmt.Sprintf("s%02d", i)
+			if !r.services[name].cold {
+				continue
+			}
+			moved := many(3)
+			moved[2].Service.Port = 81
+			fake.set(name, moved...)
+			time.Sleep(unexplained + time.Second)
+			if got := r.catalog().Service(name).Instances[2].Port; got != 81 {
+				t.Fatalf("%s has port %d", name, got)
+			}
+		}
+		asked := len(fake.asked)
+		time.Sleep(30 * time.Second)
+		if n := len(fake.asked) - asked; n > 30 {
+			t.Errorf("%d requests, with nothing to look for", n)
+		}
+	})
+}
+
+// A server that has not yet seen what the checks say is not believed: the leader
+// is asked.
+func TestAServerThatIsBehind(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fake, r := cold(t, 8)
+		fake.lock(fake.lag)
+		failed := many(3)
+		failed[0].Checks[0].Status = "critical"
+		for i := range 8 {
+			fake.set(fmt.Sprintf("s%02d", i), failed...)
+		}
+		for i := range 8 {
+			if got := r.catalog().Service(fmt.Sprintf("s%02d", i)).Instances[0].Health; got != watch.Critical {
+				t.Errorf("s%02d is %s", i, got)
+			}
+		}
+	})
+}
+
+// Of checks that no answer of their service has, the leader is asked once.
+func TestChecksOfNoInstance(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fake := newFake()
+		fake.connections = 16
+		for i := range 8 {
+			fake.set(fmt.Sprintf("s%02d", i), many(3-i/7)...)
+		}
+		fake.fail(func(req *http.Request) (*http.Response, error) {
+			switch {
+			case req.URL.Path != "/v1/health/state/any":
+				return nil, nil
+			case req.URL.Query().Has("index"):
+				<-req.Context().Done()
+				return nil, req.Context().Err()
+			}
+			return reply(200, `[{"Node":"other","CheckID":"c","Status":"critical","ServiceID":"x","ServiceName":"s07"}]`, http.Header{"X-Consul-Index": {"100"}}), nil
+		})
+		r := start(t, fake, Demand{MeshOnly: true})
+		time.Sleep(5 * time.Second)
+		if asked := fake.requests(healthPath("s07")); !r.services["s07"].cold || len(asked) < 2 || len(asked) > 6 {
+			t.Errorf("asked %d times", len(asked))
+		}
+		r.want("s07", 2)
+	})
+}
+
+// Watches go to the services that change, when the others' queries come back.
+func TestAWatchGoesToWhatChanges(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fake, r := cold(t, 30)
+		var busy string
+		for name, svc := range r.services {
+			if svc.cold {
+				busy = name
+			}
+		}
+		for i := range 4 {
+			fake.set(busy, many(3+i)...)
+			time.Sleep(2 * time.Second)
+			r.want(busy, 3+i)
+		}
+		time.Sleep(time.Minute)
+		if r.services[busy].cold || r.Stats().Cold != 25 {
+			t.Errorf("it has no watch; %+v", r.Stats())
+		}
+		if fake.most > 16 {
+			t.Errorf("%d requests at once", fake.most)
+		}
+		fake.set(busy, many(9)...)
+		r.want(busy, 9)
+		if n := strings.Count(r.logged(), "discovery.consul.scheme: https"); n != 1 {
+			t.Errorf("the advice is in the log %d times", n)
+		}
+	})
+}
+
+// Services that are named and not there need no watch.
+func TestServicesThatAreNotThereHaveNoWatch(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fake := newFake()
+		fake.connections = 16
+		var named []string
+		for i := range 20 {
+			named = append(named, fmt.Sprintf("a%02d", i))
+		}
+		for i := range 5 {
+			fake.set(fmt.Sprintf("s%02d", i), many(3)...)
+		}
+		r := start(t, fake, Demand{MeshOnly: true, Services: named})
+		for i := range 5 {
+			if r.services[fmt.Sprintf("s%02d", i)].cold {
+				t.Errorf("s%02d has none", i)
+			}
+		}
+		fake.set("a07", many(2)...)
+		time.Sleep(explain)
+		r.want("a07", 2)
 	})
 }
