@@ -16,7 +16,7 @@ var tracingKeys = table[Tracing]{"tracing", []row[Tracing]{
 	},
 	{
 		name: "sampling_rate", takes: one(ratio(), func(t *Tracing) *float64 { return &t.SamplingRate }), def: "0.1",
-		says: "ratio of the traces that begin here", becomes: "`random_sampling`, in percent",
+		says: "ratio of the traces that begin here. What who began a trace has decided holds: by `traceparent`, and with `zipkin` by B3 first", becomes: "the tracer's sampler; with `zipkin` `random_sampling`",
 	},
 	{
 		name: "endpoint", takes: one(hostPort(), func(t *Tracing) *string { return &t.Endpoint }), unset: "none",
