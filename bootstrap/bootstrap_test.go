@@ -170,6 +170,8 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		"app on the mesh port":       {func(o *Options) { o.MeshPort = o.AppPort }, "the app port and the mesh port are both 8080"},
 		"metrics on the mesh port":   {func(o *Options) { o.MetricsPort = o.MeshPort }, "the mesh port and the metrics port are both 15443"},
 		"outbound on the app port":   {func(o *Options) { o.OutboundPort = o.AppPort }, "the app port and the outbound port are both 8080"},
+		"a name as app address":      {func(o *Options) { o.AppAddress = "localhost" }, `app address "localhost" is no IP`},
+		"every address of the app":   {func(o *Options) { o.AppAddress = "::" }, `app address "::" is no IP that`},
 		"a name as address":          {func(o *Options) { o.Address = "lake.example" }, `address "lake.example" is no IP`},
 		"no admin socket":            {func(o *Options) { o.AdminSocket = "" }, "admin socket: no path"},
 		"a relative admin socket":    {func(o *Options) { o.AdminSocket = "a.sock" }, "is not an absolute path"},
@@ -212,6 +214,12 @@ func TestAllMistakesAreReportedAtOnce(t *testing.T) {
 }
 
 func TestPortsMayBeSharedByDifferentAddresses(t *testing.T) {
+	for _, app := range []string{"::1", "10.0.0.7"} {
+		o := sidecar(t, func(o *Options) { o.Address, o.AppAddress, o.MeshPort = "10.0.0.7", app, o.AppPort })
+		if _, err := New(o); (err == nil) != (app == "::1") {
+			t.Errorf("the application at %s: %v", app, err)
+		}
+	}
 	if _, err := New(sidecar(t, func(o *Options) { o.Address, o.MeshPort = "10.0.0.7", o.AppPort })); err != nil {
 		t.Errorf("the app on loopback and the mesh outside: %v", err)
 	}

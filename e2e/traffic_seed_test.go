@@ -98,9 +98,25 @@ func breaker(service, limit string) func(*sight) any {
 
 func healthCheck(path string) func(*sight) any { return cluster("nexus", "health_checks.0."+path) }
 
-// route is a field of the route of lake_service that is not for gRPC.
-func route(path string) func(*sight) any {
-	return field("route", "outbound", "virtual_hosts.0.routes.1.route."+path)
+// route is a field of the route of lake_service that is neither for gRPC nor for
+// bodies of a size that nobody knows.
+func route(path string) func(*sight) any { return routeOf("lake_service", path) }
+
+// routeOf is a field of a route of the first service.
+func routeOf(name, path string) func(*sight) any {
+	return func(s *sight) any {
+		r := s.nexus.Get("route", "outbound")
+		for i := 0; r != nil; i++ {
+			at := fmt.Sprintf("virtual_hosts.0.routes.%d.", i)
+			switch r.Field(at + "name") {
+			case nil:
+				return nil
+			case name:
+				return r.Field(at + "route." + path)
+			}
+		}
+		return nil
+	}
 }
 
 // connectionManager is a field of the inbound listener's.
@@ -225,10 +241,10 @@ func seedKeys() []seedKey {
 			old: "- refused-stream", edited: "- reset", then: "5xx,connect-failure,reset", moves: outbound,
 		},
 		{
-			key: "policies.timeout.idle", at: connectionManager("common_http_protocol_options.idle_timeout"), now: "300s", old: "idle: 5m", edited: "idle: 6m", then: "360s",
-			moves: slices.Concat([]string{"cluster local_app", "cluster local_app_grpc"}, clusters, listeners),
+			key: "policies.timeout.idle", at: connectionManager("common_http_protocol_options.idle_timeout"), now: "305s", old: "idle: 5m", edited: "idle: 6m", then: "365s",
+			moves: slices.Concat(clusters, listeners),
 		},
-		{key: "policies.timeout.connect", at: cluster("nexus", "connect_timeout"), now: "5s", old: "connect: 5s", edited: "connect: 6s", then: "6s", moves: clusters},
+		{key: "policies.timeout.connect", at: cluster("nexus", "connect_timeout"), now: "5s", old: "connect: 5s", edited: "connect: 6s", then: "6s", moves: slices.Concat([]string{"cluster local_app", "cluster local_app_grpc"}, clusters)},
 
 		{
 			key: "telemetry.tracing.enabled", at: listed("cluster", "tracing"), now: true,
@@ -238,7 +254,10 @@ func seedKeys() []seedKey {
 			key: "telemetry.tracing.provider", at: connectionManager("tracing.provider.name"), now: "envoy.tracers.opentelemetry",
 			old: "provider: jaeger", edited: "provider: zipkin", then: "envoy.tracers.zipkin", moves: append([]string{"cluster tracing"}, listeners...), alone: true,
 		},
-		{key: "telemetry.tracing.sampling_rate", at: connectionManager("tracing.random_sampling.value"), now: 10, old: "sampling_rate: 0.1", edited: "sampling_rate: 0.2", then: 20, moves: listeners},
+		{
+			key: "telemetry.tracing.sampling_rate", old: "sampling_rate: 0.1", edited: "sampling_rate: 0.2", now: 100_000, then: 200_000, moves: listeners,
+			at: connectionManager("tracing.provider.typed_config.sampler.typed_config.wrapped_sampler.typed_config.sampling_percentage.numerator"),
+		},
 		{key: "telemetry.tracing.tags.0.key", at: connectionManager("tracing.custom_tags.0.tag"), now: "service.version", old: `"service.version"`, edited: `"app.version"`, then: "app.version", moves: listeners},
 		{key: "telemetry.tracing.tags.0.value", at: connectionManager("tracing.custom_tags.0.environment.name"), now: "SERVICE_VERSION", old: `"${SERVICE_VERSION}"`, edited: `"${APP_VERSION}"`, then: "APP_VERSION", moves: listeners},
 		{key: "telemetry.tracing.tags.1.key", at: connectionManager("tracing.custom_tags.1.tag"), now: "environment", old: `"environment"`, edited: `"stage"`, then: "stage", moves: listeners},

@@ -151,7 +151,7 @@ func TestAccessLogsSayWhoCalledWhomAndWhatCameOfIt(t *testing.T) {
 		if strings.Count(string(text), "\n") != 1 {
 			t.Fatalf("not one line: %s", text)
 		}
-		for _, want := range []string{"method=GET path=/admin/x authority=lake_service protocol=HTTP/1.1 status=403 ", " flags=- details=rbac_access_denied_matched_policy[no-admin] ", " peer=" + meshID("nexus") + " "} {
+		for _, want := range []string{"method=GET path=/admin/x authority=lake_service protocol=HTTP/1.1 upgrade=- status=403 ", " flags=- details=rbac_access_denied_matched_policy[no-admin] ", " peer=" + meshID("nexus") + " "} {
 			if !strings.Contains(string(text), want) {
 				t.Errorf("no %q in %s", want, text)
 			}

@@ -88,8 +88,8 @@ func TestFilesAndTheEnvironmentSayWhatIsServed(t *testing.T) {
 		"one of the second":  breaker("nexus", "max_pending_requests"),
 		"the environment's":  breaker("nexus", "max_retries"),
 		"all three have it":  cluster("nexus", "connect_timeout"),
-		"a list":             field("route", "outbound", "virtual_hosts.0.routes.1.route.retry_policy.retry_on"),
-		"deleted by it":      field("route", "outbound", "virtual_hosts.0.routes.1.route.retry_policy.retriable_status_codes"),
+		"a list":             routeOf("nexus", "retry_policy.retry_on"),
+		"deleted by it":      routeOf("nexus", "retry_policy.retriable_status_codes"),
 		"deleted by second":  cluster("nexus", "health_checks"),
 		"beside the deleted": cluster("nexus", "load_balancing_policy.policies.0.typed_extension_config.name"),
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -73,7 +74,7 @@ func TestAConnectionThatTheApplicationClosesCostsNoRequest(t *testing.T) {
 		if r := raw(t, nexus, traffic.Request{Host: "lake_service", Method: "POST", Body: "x"}); r.Status != 200 {
 			t.Fatal(r)
 		}
-		if err := <-ended; err != io.EOF {
+		if err := <-ended; !errors.Is(err, io.EOF) {
 			t.Errorf("the sidecar has kept the idle connection for 5 s: %v", err)
 		}
 	})
@@ -127,6 +128,7 @@ func upload(t *testing.T, address string, size int, chunked bool, first <-chan s
 		const part = 64 << 10
 		text := strings.Repeat("x", part)
 		for sent := 0; sent < size; sent += part {
+			var err error
 			if chunked {
 				_, err = fmt.Fprintf(conn, "%x\r\n%s\r\n", part, text)
 			} else {

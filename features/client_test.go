@@ -20,6 +20,7 @@ import (
 	// Messages that stand inside of others, for the pages.
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
@@ -57,10 +58,11 @@ type proxy struct {
 	Service      string
 	Agent        string // "envoy" if it is empty
 	Address      string
-	AppPort      int `yaml:"app_port"`
-	MeshPort     int `yaml:"mesh_port"`
-	OutboundPort int `yaml:"outbound_port"`
-	MetricsPort  int `yaml:"metrics_port"`
+	AppAddress   string `yaml:"app_address"`
+	AppPort      int    `yaml:"app_port"`
+	MeshPort     int    `yaml:"mesh_port"`
+	OutboundPort int    `yaml:"outbound_port"`
+	MetricsPort  int    `yaml:"metrics_port"`
 }
 
 // sidecar is a proxy as most are.
@@ -77,7 +79,7 @@ func (p proxy) node() *corev3.Node {
 	return &corev3.Node{
 		Id: p.Service + "-1", Cluster: p.Service, UserAgentName: agent,
 		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{
-			"address": structpb.NewStringValue(p.Address), "app_port": number(p.AppPort), "mesh_port": number(p.MeshPort),
+			"address": structpb.NewStringValue(p.Address), "app_address": structpb.NewStringValue(p.AppAddress), "app_port": number(p.AppPort), "mesh_port": number(p.MeshPort),
 			"outbound_port": number(p.OutboundPort), "metrics_port": number(p.MetricsPort),
 		}},
 	}

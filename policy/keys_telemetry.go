@@ -16,7 +16,7 @@ var tracingKeys = table[Tracing]{"tracing", []row[Tracing]{
 	},
 	{
 		name: "sampling_rate", takes: one(ratio(), func(t *Tracing) *float64 { return &t.SamplingRate }), def: "0.1",
-		says: "ratio of the traces that begin here, in steps of 0.0001", becomes: "`random_sampling` of each Route's `tracing`",
+		says: "ratio of the traces that begin here, in steps of 0.0001. What who began a trace has decided holds: by `traceparent`, and with `zipkin` by B3 first", becomes: "`random_sampling` of each Route's `tracing`",
 	},
 	{
 		name: "endpoint", takes: one(hostPort(), func(t *Tracing) *string { return &t.Endpoint }), unset: "none",

@@ -309,6 +309,8 @@ func TestListenersDoNotClash(t *testing.T) {
 		{resource.Profile{AppPort: 8080, MeshPort: 8080, OutboundPort: 15001}, "no inbound listener"},
 		{resource.Profile{Address: "10.0.0.1", AppPort: 8080, MeshPort: 8080, OutboundPort: 15001}, ""},
 		{resource.Profile{Address: "10.0.0.1", AppPort: 8080, MeshPort: 15008, OutboundPort: 15001, MetricsPort: 15008}, "no metrics listener"},
+		{resource.Profile{Address: "10.0.0.1", AppAddress: "10.0.0.1", AppPort: 8080, MeshPort: 8080, OutboundPort: 15001}, "no inbound listener"},
+		{resource.Profile{Address: "10.0.0.1", AppAddress: "::1", AppPort: 8080, MeshPort: 8080, OutboundPort: 8080}, ""},
 	} {
 		c.profile.Service = "nexus"
 		in := seedInput(t)
@@ -370,6 +372,31 @@ func TestStatusesAreRetriedWithoutAnyOtherCondition(t *testing.T) {
 	s = parse(t, "mesh: {name: t, policies: {retry: {conditions: []}}}").Service("any")
 	if r := retryPolicy(&d, httpRetry(s.Retry, 0)); r != nil {
 		t.Errorf("%v, want no retries", r)
+	}
+}
+
+// TestAnAnswerIsTriedAgainOnlyIfTheBodyIsKept: requests which do not say how long
+// their body is have a route of their own, if answers are tried again at all.
+func TestAnAnswerIsTriedAgainOnlyIfTheBodyIsKept(t *testing.T) {
+	for retry, want := range map[string]string{
+		"{}":                                 "web-grpc web:connect-failure,refused-stream,reset-before-request",
+		"{conditions: [5xx, retriable-4xx]}": "web-grpc web-unsized:connect-failure,refused-stream,reset-before-request web:5xx,retriable-4xx",
+		"{conditions: [connect-failure], status_codes: [503]}": "web-grpc web-unsized:connect-failure web:connect-failure,retriable-status-codes",
+		"{conditions: [retriable-4xx]}":                        "web-grpc web-unsized web:retriable-4xx",
+		"{conditions: [reset], methods: [GET, PUT]}":           "web-grpc web-grpc-once web-unsized:connect-failure,refused-stream,reset-before-request web:reset web-once",
+		"{conditions: [5xx], attempts: 0}":                     "web-grpc web",
+	} {
+		var got []string
+		for _, r := range virtualHostOf(parse(t, "mesh: {name: t, policies: {retry: "+retry+"}}").Service("web")).routes {
+			name := r.name
+			if !r.match.grpc && r.retry != nil {
+				name += ":" + strings.Join(r.retry.on, ",")
+			}
+			got = append(got, name)
+		}
+		if got := strings.Join(got, " "); got != want {
+			t.Errorf("%s: %s, want %s", retry, got, want)
+		}
 	}
 }
 

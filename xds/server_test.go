@@ -57,12 +57,12 @@ func TestFleet(t *testing.T) {
 		c := openDelta(t, s)
 		c.node.Metadata = metadataOf(t, map[string]any{
 			"app_port": 8080, "mesh_port": "20000", "outbound_port": 15001, "metrics_port": 70000,
-			"address": "10.0.0.1", "zone": "a",
+			"address": "10.0.0.1", "zone": "a", "app_address": "::1",
 		})
 		c.subscribe(cds)
 		c.silence("its view is not there")
 		want := resource.Profile{
-			Service: "nexus", Address: "10.0.0.1", Zone: "a", AppPort: 8080, MeshPort: 20000, OutboundPort: 15001,
+			Service: "nexus", Address: "10.0.0.1", Zone: "a", AppAddress: "::1", AppPort: 8080, MeshPort: 20000, OutboundPort: 15001,
 		}
 		if diff := cmp.Diff([][]resource.Profile{{want}}, fleets); diff != "" {
 			t.Fatal(diff)
@@ -74,7 +74,7 @@ func TestFleet(t *testing.T) {
 
 		second := openDelta(t, s)
 		second.node = proto.CloneOf(&corepb.Node{Id: "nexus-2", Cluster: "nexus", Metadata: metadataOf(t, map[string]any{
-			"app_port": 8080, "mesh_port": 20000, "outbound_port": 15001, "address": "10.0.0.1", "zone": "a",
+			"app_port": 8080, "mesh_port": 20000, "outbound_port": 15001, "address": "10.0.0.1", "zone": "a", "app_address": "0:0::1",
 		})})
 		second.subscribe(cds)
 		second.expect("cluster a@1")
