@@ -387,7 +387,7 @@ func TestAnAnswerIsTriedAgainOnlyIfTheBodyIsKept(t *testing.T) {
 		"{conditions: [5xx], attempts: 0}":                     "web-grpc web",
 	} {
 		var got []string
-		for _, r := range virtualHostOf(parse(t, "mesh: {name: t, policies: {retry: "+retry+"}}").Service("web")).routes {
+		for _, r := range virtualHostOf(parse(t, "mesh: {name: t, policies: {retry: "+retry+"}}").Service("web"), sampling{}).routes {
 			name := r.name
 			if !r.match.grpc && r.retry != nil {
 				name += ":" + strings.Join(r.retry.on, ",")
