@@ -68,5 +68,9 @@ var timeoutKeys = table[Timeout]{"timeout", []row[Timeout]{
 		name: "stream_idle", takes: one(duration(0), func(t *Timeout) *time.Duration { return &t.StreamIdle }), def: "5m",
 		says: "a stream on which nothing moves, outbound; 0s: never", becomes: "Route `idle_timeout`",
 	},
+	{
+		name: "max_connection_duration", takes: one(duration(0), func(t *Timeout) *time.Duration { return &t.MaxConnection }), def: "1h",
+		says: "of TCP: the age at which a connection is cut, busy or not, so that policies and certificates of then hold for it; 0s: never. Connections of HTTP are replaced after 1 h, and no request on them is cut", becomes: "TCP proxy `max_downstream_connection_duration`, inbound",
+	},
 	{name: "max_stream_duration", later: true},
 }}
