@@ -104,6 +104,28 @@ func (d *decoder) checkDestinations(authorization *mapping, m *Mesh) {
 	}
 }
 
+// checkSlashes warns of policies by path for a service that takes encoded
+// slashes. To them these are letters like any other; to an application that
+// decodes a path before it takes it apart they are not.
+func (d *decoder) checkSlashes(authorization *mapping, m *Mesh) {
+	if !m.Authorization.Enabled {
+		return
+	}
+	items := authorization.items("policies")
+	for i, p := range m.Authorization.Policies {
+		if len(p.Paths)+len(p.NotPaths) == 0 || p.Action == Audit {
+			continue
+		}
+		for _, name := range m.Names() {
+			if s := m.Service(name); s.EncodedSlashes == Keep && s.Protocol != TCP && p.about(name) {
+				items[i].mapping().first("paths", "not_paths").fail(CodeSlashes, "services."+name+".encoded_slashes: refuse, unless "+name+" takes a path apart before it decodes it",
+					"%s takes encoded slashes, which are no slashes to this policy: /admin%%2Fx is not below /admin/", name)
+				break
+			}
+		}
+	}
+}
+
 // checkTCPCallers warns of policies that make a service of TCP list its callers
 // one by one: the certificates' names that a listener admits cannot except any.
 func (d *decoder) checkTCPCallers(authorization *mapping, m *Mesh) {
@@ -159,41 +181,6 @@ func (p *AuthorizationPolicy) about(service string) bool {
 // OfHTTP reports whether the policy has conditions that only HTTP can meet.
 func (p *AuthorizationPolicy) OfHTTP() bool {
 	return len(p.Paths)+len(p.NotPaths)+len(p.Methods)+len(p.NotMethods)+len(p.Headers)+len(p.NotHeaders) > 0
-}
-
-func checkHeader(s *mapping, _ *HeaderMatch) bool {
-	conditions := 0
-	for _, name := range []string{"exact", "prefix", "suffix", "regex", "present"} {
-		if s.has(name) {
-			conditions++
-		}
-	}
-	if conditions != 1 {
-		s.fail(CodeMatch, "present: true, if any value will do", "wants exactly one of exact, prefix, suffix, regex and present")
-		return false
-	}
-	return true
-}
-
-// headerName reads the name of a header, in lower case as HTTP/2 has it.
-func (v value) headerName() (string, bool) {
-	text, ok := v.filled()
-	if !ok {
-		return "", false
-	}
-	name := strings.ToLower(text)
-	switch {
-	case name == ":path", name == ":method":
-		v.fail(CodeMatch, "paths and methods", "%q has a key of its own", text)
-		return "", false
-	case name == "host":
-		v.fail(CodeMatch, "name: \":authority\"", "the host header is called :authority in a proxy")
-		return "", false
-	case name != ":authority" && !isToken(name):
-		v.fail(CodeMatch, "", "%q is no name of a header", text)
-		return "", false
-	}
-	return name, true
 }
 
 // regex reads an expression in RE2's syntax, which is Go's too.

@@ -61,4 +61,5 @@ const (
 	CodePort        Code = "MC2113" // a port that a sidecar has for something else
 	CodeTCP         Code = "MC2114" // a DENY that denies more to a service of TCP
 	CodeCallers     Code = "MC2115" // callers of a service of TCP that have to be listed one by one
+	CodeSlashes     Code = "MC2116" // a policy by path for a service that takes encoded slashes
 )

@@ -79,5 +79,9 @@ var timeoutKeys = table[Timeout]{"timeout", []row[Timeout]{
 		says: "a connection from the sidecar to its own application without requests is closed. Shorter than the application's keep-alive, " +
 			"or a request may meet a connection that the application is closing", becomes: "`idle_timeout` of the clusters `local_app` and `local_app_grpc`",
 	},
+	{
+		name: "max_connection_duration", takes: one(duration(0), func(t *Timeout) *time.Duration { return &t.MaxConnection }), def: "1h",
+		says: "of TCP: the age at which a connection is cut, busy or not, so that policies and certificates of then hold for it; 0s: never. Connections of HTTP are replaced after 1 h, and no request on them is cut", becomes: "TCP proxy `max_downstream_connection_duration`, inbound",
+	},
 	{name: "max_stream_duration", later: true},
 }}

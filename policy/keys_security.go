@@ -100,7 +100,10 @@ var conditionKeys = table[AuthorizationPolicy]{"conditions", []row[Authorization
 }}
 
 var headerKeys = table[HeaderMatch]{"header", []row[HeaderMatch]{
-	{name: "name", takes: one(headerName(), func(h *HeaderMatch) *string { return &h.Name }), required: true, says: "its name, in any case"},
+	{
+		name: "name", takes: one(callerHeaderName(), func(h *HeaderMatch) *string { return &h.Name }), required: true,
+		says: "its name, in any case. What a sidecar takes out of requests or writes itself is an error: `x-envoy-…`, `x-forwarded-client-cert`, those of one hop (`connection`, `te`, `upgrade` …), `x-request-id`, and those of traces. `:authority`, the host, is compared without its port, its case, and `.mesh` behind it; it takes no `regex`",
+	},
 	{name: "exact", takes: one(anyText(), func(h *HeaderMatch) *string { h.Exact = new(string); return h.Exact }), says: "the whole value"},
 	{name: "prefix", takes: one(text(), func(h *HeaderMatch) *string { h.Prefix = new(string); return h.Prefix }), says: "what the value begins with"},
 	{name: "suffix", takes: one(text(), func(h *HeaderMatch) *string { h.Suffix = new(string); return h.Suffix }), says: "what the value ends with"},

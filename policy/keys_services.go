@@ -10,6 +10,11 @@ var serviceKeys = table[Service]{"service", []row[Service]{
 		says: "what the application speaks", becomes: "HTTP or TCP listeners and clusters",
 	},
 	{
+		name: "encoded_slashes", takes: one(word(Refuse, Keep), func(s *Service) *EncodedSlashes { return &s.EncodedSlashes }), def: "refuse",
+		says:    "what becomes of a request with `%2F` or `%5C` in its path: `refuse` answers 400; `keep` hands it on as it is, for an application that wants `/projects/group%2Fname`. Policies by path then see the encoded slash and not a `/`: a DENY of `/admin/*` does not match `/x%2F..%2Fadmin/`, whatever the application makes of it",
+		becomes: "a route that answers 400, inbound",
+	},
+	{
 		name: "upstreams", takes: list(upstream(), func(s *Service) *[]Upstream { return &s.Upstreams }), unset: "every service",
 		says:    "whom it calls; with `local_bind_port: N` the sidecar listens on 127.0.0.1:N for TCP. `[]`: nobody",
 		becomes: "the scope of its proxies: clusters, outbound routes, TCP listeners",

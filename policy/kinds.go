@@ -143,6 +143,10 @@ func headerName() parser[string] {
 	return parser[string]{shape{what: "name of a header", pattern: ".", code: CodeMatch}, value.headerName}
 }
 
+func callerHeaderName() parser[string] {
+	return parser[string]{shape{what: "name of a header", pattern: ".", code: CodeMatch}, value.callerHeaderName}
+}
+
 func regex() parser[string] {
 	return parser[string]{shape{what: "RE2 expression", pattern: ".", code: CodeMatch}, value.regex}
 }

@@ -38,7 +38,7 @@ func TestTheOperatorsFileLoads(t *testing.T) {
 		{m.Service("nexus").LoadBalancing, policy.LoadBalancing{Policy: "least_request", PanicThreshold: 50}},
 		{*m.Service("nexus").HealthChecks, policy.HealthChecks{Protocol: "tcp", Timeout: 5 * time.Second, Interval: 10 * time.Second, UnhealthyThreshold: 3, HealthyThreshold: 2}},
 		{m.Service("nexus").Retry, retry},
-		{m.Service("nexus").Timeout, policy.Timeout{Connect: 5 * time.Second, Idle: 5 * time.Minute, StreamIdle: 5 * time.Minute, AppIdle: time.Second}},
+		{m.Service("nexus").Timeout, policy.Timeout{Connect: 5 * time.Second, Idle: 5 * time.Minute, StreamIdle: 5 * time.Minute, AppIdle: time.Second, MaxConnection: time.Hour}},
 		{m.Tracing, policy.Tracing{Enabled: true, Provider: "jaeger", Service: "jaeger", SamplingRate: 0.1, Tags: []policy.Tag{
 			{Key: "service.version", Variable: "SERVICE_VERSION", Value: "of the control plane"},
 			{Key: "environment", Variable: "ENV", Value: "development"},

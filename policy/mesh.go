@@ -157,14 +157,24 @@ const (
 	TCP   Protocol = "tcp"
 )
 
+// EncodedSlashes says what becomes of a request with one in its path.
+type EncodedSlashes string
+
+// Refuse answers 400, Keep hands the request on.
+const (
+	Refuse EncodedSlashes = "refuse"
+	Keep   EncodedSlashes = "keep"
+)
+
 // Service is the effective settings of one service: its own, over its custom
 // ones, over the defaults of the file, over the built-in ones.
 type Service struct {
-	Name          string
-	ConsulService string // the catalog's name
-	Protocol      Protocol
-	Upstreams     []Upstream
-	AllUpstreams  bool // no upstreams declared: every service of the mesh
+	Name           string
+	ConsulService  string // the catalog's name
+	Protocol       Protocol
+	EncodedSlashes EncodedSlashes
+	Upstreams      []Upstream
+	AllUpstreams   bool // no upstreams declared: every service of the mesh
 
 	CircuitBreakers  CircuitBreakers
 	OutlierDetection OutlierDetection
@@ -235,4 +245,6 @@ type Timeout struct {
 	Request    *time.Duration // nil: long enough for every retry; 0: none
 	StreamIdle time.Duration  // outbound
 	AppIdle    time.Duration  // of connections to the application alone
+	// MaxConnection is the age at which a TCP connection is cut; 0: never.
+	MaxConnection time.Duration
 }

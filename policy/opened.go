@@ -46,6 +46,7 @@ func Opened(last, next *Mesh) []string {
 		o.services(last, next, o.check)
 	}
 	o.services(last, next, o.protocol)
+	o.services(last, next, o.slashes)
 	return o.why
 }
 
@@ -97,6 +98,14 @@ func (o *opening) check(m *Mesh, before, after *Service) {
 func (o *opening) protocol(m *Mesh, before, after *Service) {
 	if (before.Protocol == TCP) != (after.Protocol == TCP) {
 		o.found(m, keyOf(after, SettingProtocol, "services"), "%s speaks %s, it spoke %s, and policies mean another thing there", nameOf(after), after.Protocol, before.Protocol)
+	}
+}
+
+// slashes finds a service that comes to take encoded slashes: requests that were
+// refused are admitted by policies which do not see through them.
+func (o *opening) slashes(m *Mesh, before, after *Service) {
+	if before.EncodedSlashes != Keep && after.EncodedSlashes == Keep {
+		o.found(m, keyOf(after, SettingEncodedSlashes, "services"), "%s takes encoded slashes, which policies by path do not see through", nameOf(after))
 	}
 }
 

@@ -187,5 +187,6 @@ func (d *decoder) document(top *mapping, m *Mesh) {
 	d.security(s, m)
 	d.checkDestinations(s.section("security").section("authorization"), m)
 	d.checkTCPCallers(s.section("security").section("authorization"), m)
+	d.checkSlashes(s.section("security").section("authorization"), m)
 	d.warnUnused()
 }

@@ -89,7 +89,7 @@ func (d *decoder) service(l *layers, base *Service) *Service {
 
 	s := l.own.mapping()
 	serviceKeys.read(s, to)
-	for _, setting := range []Setting{SettingConsulService, SettingProtocol, SettingUpstreams} {
+	for _, setting := range []Setting{SettingConsulService, SettingProtocol, SettingEncodedSlashes, SettingUpstreams} {
 		if s.got(setting.String()) {
 			to.came(setting, join(s.key, setting.String()))
 		}
@@ -108,6 +108,12 @@ func (d *decoder) service(l *layers, base *Service) *Service {
 	d.retry(retry, to)
 	to.Retry.TimeoutOfService = retry.has("timeout")
 	d.timeout(timeout, to)
+	if timeout.has("max_connection_duration") && to.Protocol != TCP {
+		timeout.keyOf("max_connection_duration").fail(CodeNoEffect, "protocol: tcp", "has no effect: %s does not speak TCP", to.Name)
+	}
+	if s.has("encoded_slashes") && to.Protocol == TCP {
+		s.keyOf("encoded_slashes").fail(CodeNoEffect, "", "has no effect: %s speaks TCP, which has no paths", to.Name)
+	}
 	if retry.present() || timeout.present() {
 		d.checkTimes(to, timeout, retry)
 	}

@@ -18,6 +18,7 @@ type Setting uint8
 const (
 	SettingConsulService Setting = iota
 	SettingProtocol
+	SettingEncodedSlashes
 	SettingUpstreams
 	SettingCircuitBreakers
 	SettingOutlierDetection
@@ -32,7 +33,7 @@ const (
 // String is the key of services.X that the setting has.
 func (s Setting) String() string {
 	return [numSettings]string{
-		"consul_service", "protocol", "upstreams", "circuit_breakers", "outlier_detection",
+		"consul_service", "protocol", "encoded_slashes", "upstreams", "circuit_breakers", "outlier_detection",
 		"load_balancing", "health_checks", "retry", "timeout",
 	}[s]
 }

@@ -21,7 +21,7 @@ func load(t *testing.T, text string, env ...string) *policy.Mesh {
 func TestAServiceOfWhichTheFileSaysNothing(t *testing.T) {
 	got := load(t, "mesh: {name: m}").Service("lake")
 	want := &policy.Service{
-		Name: "lake", ConsulService: "lake", Protocol: policy.HTTP, AllUpstreams: true,
+		Name: "lake", ConsulService: "lake", Protocol: policy.HTTP, AllUpstreams: true, EncodedSlashes: policy.Refuse,
 		CircuitBreakers: policy.CircuitBreakers{MaxConnections: 1024, MaxPendingRequests: 1024, MaxRequests: 1024, MaxRetries: 1024},
 		OutlierDetection: policy.OutlierDetection{
 			Consecutive5xx: 5, ConsecutiveGatewayFailure: 5, Interval: 10 * time.Second,
@@ -32,7 +32,7 @@ func TestAServiceOfWhichTheFileSaysNothing(t *testing.T) {
 			Attempts: 2, BaseInterval: 25 * time.Millisecond, MaxInterval: 250 * time.Millisecond,
 			Conditions: []string{"connect-failure", "refused-stream", "reset-before-request"}, MaxBodyBytes: 1 << 20,
 		},
-		Timeout: policy.Timeout{Connect: 5 * time.Second, Idle: time.Hour, StreamIdle: 5 * time.Minute, AppIdle: time.Second},
+		Timeout: policy.Timeout{Connect: 5 * time.Second, Idle: time.Hour, StreamIdle: 5 * time.Minute, AppIdle: time.Second, MaxConnection: time.Hour},
 	}
 	if !got.Equal(want) {
 		t.Errorf("got  %+v\nwant %+v", *got, *want)
@@ -88,7 +88,7 @@ func TestTheMoreSpecificSettingWins(t *testing.T) {
 	lake := m.Service("lake")
 	zero := time.Duration(0)
 	want := &policy.Service{
-		Name: "lake", ConsulService: "lake-prod", Protocol: policy.GRPC,
+		Name: "lake", ConsulService: "lake-prod", Protocol: policy.GRPC, EncodedSlashes: policy.Refuse,
 		Upstreams:       []policy.Upstream{{Service: "stream"}, {Service: "postgres", LocalBindPort: 5432}},
 		CircuitBreakers: policy.CircuitBreakers{MaxConnections: 20, MaxPendingRequests: 1024, MaxRequests: 30, MaxRetries: 1024},
 		OutlierDetection: policy.OutlierDetection{
@@ -105,7 +105,7 @@ func TestTheMoreSpecificSettingWins(t *testing.T) {
 			BaseInterval: time.Second, MaxInterval: 10 * time.Second,
 			Conditions: []string{"reset-before-request"}, Methods: []string{"GET"}, StatusCodes: []uint32{503}, MaxBodyBytes: 1 << 20,
 		},
-		Timeout: policy.Timeout{Connect: time.Second, Request: &zero, StreamIdle: 5 * time.Minute, AppIdle: time.Second},
+		Timeout: policy.Timeout{Connect: time.Second, Request: &zero, StreamIdle: 5 * time.Minute, AppIdle: time.Second, MaxConnection: time.Hour},
 	}
 	if !lake.Equal(want) {
 		t.Errorf("got  %+v\nwant %+v", *lake, *want)

@@ -53,6 +53,7 @@ type rules struct {
 	allowByDefault bool
 	applied        []*rule
 	check          checkRequest
+	slashes        bool // paths with an encoded slash are taken
 	keys           []string
 	print          string
 }
@@ -111,6 +112,16 @@ func (r rules) checkedBy(s *policy.Service) rules {
 	r.check = checkRequest{method, path}
 	r.keys = append(slices.Clone(r.keys), s.Keys(policy.SettingHealthChecks)...)
 	r.print = fmt.Sprintf("%q %s", r.check, r.print)
+	return r
+}
+
+// takingSlashes adds whether the service takes paths with an encoded slash.
+func (r rules) takingSlashes(s *policy.Service) rules {
+	if s.EncodedSlashes == policy.Keep {
+		r.slashes = true
+		r.keys = append(slices.Clone(r.keys), s.Keys(policy.SettingEncodedSlashes)...)
+		r.print = "slashes " + r.print
+	}
 	return r
 }
 

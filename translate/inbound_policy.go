@@ -23,7 +23,7 @@ type inboundPolicy struct {
 // inboundPolicyOf makes the policy of a service's sidecars whose application
 // has the port. Before is the predecessor's, or nil.
 func (b *build) inboundPolicyOf(key groupKey, settings *policy.Service, port uint16, before *inboundPolicy) *inboundPolicy {
-	p := &inboundPolicy{settings: settings, globals: b.c.globals, rules: b.authz.rulesFor(settings.Name, port).checkedBy(settings)}
+	p := &inboundPolicy{settings: settings, globals: b.c.globals, rules: b.authz.rulesFor(settings.Name, port).checkedBy(settings).takingSlashes(settings)}
 	if settings.Protocol == policy.TCP {
 		p.roots = b.roots
 	}

@@ -143,7 +143,9 @@ func inspectTLS(d *builder, l *listenerv3.Listener, secure *listenerv3.FilterCha
 func inboundTCPChains(d *builder, c *compiler, s *policy.Service, plaintext bool) (secure, plain *listenerv3.FilterChain) {
 	chain := func(name string) (*listenerv3.FilterChain, *tcpproxyv3.TcpProxy) {
 		proxy := tcpProxy(d, c, listenerInbound, resource.ClusterLocalApp, later(s.Timeout.Idle))
-		proxy.MaxDownstreamConnectionDuration = duration(connectionAge)
+		if s.Timeout.MaxConnection > 0 {
+			proxy.MaxDownstreamConnectionDuration = duration(s.Timeout.MaxConnection)
+		}
 		return &listenerv3.FilterChain{Name: name}, proxy
 	}
 	if plaintext || c.tls == tlsOff {

@@ -2,6 +2,7 @@ package translate
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
@@ -74,7 +75,7 @@ func (b *build) inboundConfiguration(r rules) (*resource.Resource, error) {
 	if audit := b.c.auditRules(&d, r); audit != nil {
 		override(filterAudit, audit)
 	}
-	made, err := finishInbound(&d, samplingOf(b.c.globals.tracing), overrides, r.keys)
+	made, err := finishInbound(&d, localRoutes(samplingOf(b.c.globals.tracing), r.slashes), overrides, r.keys)
 	if err != nil {
 		return nil, err
 	}
@@ -86,14 +87,14 @@ func (b *build) inboundConfiguration(r rules) (*resource.Resource, error) {
 // are. It stands in for a configuration that could never be made, since
 // without any the proxy would not open a single listener.
 func closedConfiguration() *resource.Resource {
-	closed, err := finishInbound(&builder{}, sampling{}, nil, []string{policy.KeyAuthorization})
+	closed, err := finishInbound(&builder{}, localRoutes(sampling{}, false), nil, []string{policy.KeyAuthorization})
 	if err != nil {
 		panic(fmt.Sprintf("a constant is not valid: %v", err))
 	}
 	return closed
 }
 
-func finishInbound(d *builder, begin sampling, overrides map[string]*anypb.Any, keys []string) (*resource.Resource, error) {
+func finishInbound(d *builder, routes []*routev3.Route, overrides map[string]*anypb.Any, keys []string) (*resource.Resource, error) {
 	add, remove := givenID()
 	return d.finish(resource.Route, routeInbound, &routev3.RouteConfiguration{
 		Name:                   routeInbound,
@@ -102,7 +103,7 @@ func finishInbound(d *builder, begin sampling, overrides map[string]*anypb.Any, 
 		VirtualHosts: []*routev3.VirtualHost{{
 			Name:    "all",
 			Domains: []string{"*"},
-			Routes:  localRoutes(begin),
+			Routes:  routes,
 		}},
 		TypedPerFilterConfig: overrides,
 	}, keys, []resource.Ref{resource.Cluster.Ref(resource.ClusterLocalApp), resource.Cluster.Ref(resource.ClusterLocalAppGRPC)})
@@ -321,6 +322,10 @@ func headerPermissions(d *builder, headers []policy.HeaderMatch) []*rbacv3.Permi
 	var all []*rbacv3.Permission
 	for _, h := range headers {
 		m := &routev3.HeaderMatcher{Name: h.Name}
+		if h.Name == policy.Authority && h.Present == nil {
+			all = append(all, authorityPermissions(d, h)...)
+			continue
+		}
 		switch {
 		case h.Exact != nil:
 			m = headerMatch(h.Name, exact(*h.Exact))
@@ -341,6 +346,47 @@ func headerPermissions(d *builder, headers []policy.HeaderMatch) []*rbacv3.Permi
 		all = append(all, headerPermission(m))
 	}
 	return all
+}
+
+// authorityPermissions match a host in every way in which the mesh lets it be
+// written: in any case, with any port, and with .mesh behind it. (A dot at its
+// end is taken off by the listener.) A DENY that only knew one of them would be
+// passed by the others, and all of them lead to the same service.
+func authorityPermissions(d *builder, h policy.HeaderMatch) []*rbacv3.Permission {
+	var matchers []*matcherv3.StringMatcher
+	switch {
+	case h.Exact != nil:
+		host := withoutMesh(*h.Exact)
+		for _, form := range []string{host, host + resource.HostSuffix} {
+			matchers = append(matchers, exact(form), prefix(form+":"))
+		}
+	case h.Prefix != nil:
+		matchers = append(matchers, prefix(*h.Prefix))
+	case h.Suffix != nil:
+		m := regex("(?i).*" + regexp.QuoteMeta(withoutMesh(*h.Suffix)) + "(" + regexp.QuoteMeta(resource.HostSuffix) + ")?(:[0-9]*)?")
+		d.checkRegex(m)
+		matchers = append(matchers, m)
+	default:
+		d.failf("header %q: no condition that a host can meet", h.Name)
+	}
+	var all []*rbacv3.Permission
+	for _, m := range matchers {
+		if m.GetSafeRegex() == nil {
+			m.IgnoreCase = true
+		}
+		all = append(all, headerPermission(headerMatch(h.Name, m)))
+	}
+	return all
+}
+
+// withoutMesh is a host, or its end, without what the mesh puts behind it and
+// without a dot at its end.
+func withoutMesh(host string) string {
+	host = strings.TrimSuffix(host, ".")
+	if n := len(host) - len(resource.HostSuffix); n > 0 && strings.EqualFold(host[n:], resource.HostSuffix) {
+		return host[:n]
+	}
+	return host
 }
 
 func headerPermission(m *routev3.HeaderMatcher) *rbacv3.Permission {

@@ -3,8 +3,11 @@ package translate
 import (
 	"errors"
 	"fmt"
+	"slices"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -142,13 +145,38 @@ const keptToApplication = 1 << 20
 
 // localRoutes lead from the inbound listener to the application. They have no
 // timeout: the caller's sidecar has one, and knows the operator's wishes.
-func localRoutes(begin sampling) []*routev3.Route {
+func localRoutes(begin sampling, slashes bool) []*routev3.Route {
 	grpc := localRoute("grpc", resource.ClusterLocalAppGRPC, begin, retryToApplication("refused-stream"))
 	grpc.Match.Grpc = &routev3.RouteMatch_GrpcRouteMatchOptions{}
 	safe := localRoute("http-safe", resource.ClusterLocalApp, begin, retryToApplication("reset", bodyShorterThan(keptToApplication+1), absent(contentLength)))
 	safe.Match.Headers = []*routev3.HeaderMatcher{headerMatch(":method", regex("GET|HEAD|OPTIONS|TRACE"))}
 	rest := localRoute("http", resource.ClusterLocalApp, begin, retryToApplication("refused-stream,reset-before-request", bodyShorterThan(keptToApplication+1)))
-	return []*routev3.Route{grpc, safe, rest}
+	routes := []*routev3.Route{grpc, safe, rest}
+	if !slashes {
+		routes = slices.Insert(routes, 0, noEncodedSlash(begin))
+	}
+	return routes
+}
+
+// noEncodedSlash refuses what a policy by path cannot see through. The listener
+// could do it, and would drain when a service comes to want such paths; here it
+// is done on the normalized path, in which %2%46 is one too.
+func noEncodedSlash(begin sampling) *routev3.Route {
+	return &routev3.Route{
+		Name:    "encoded-slash",
+		Tracing: begin.tracing(),
+		Match: &routev3.RouteMatch{
+			PathSpecifier: &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: "(?i).*%(2f|5c).*"}},
+			// Few paths have a percent sign, and looking for one is cheap.
+			Headers: []*routev3.HeaderMatcher{headerMatch(":path", &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Contains{Contains: "%"}})},
+		},
+		Action: &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{
+			Status: 400,
+			Body: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{
+				InlineString: "the path has an encoded slash or backslash, which this service does not take\n",
+			}},
+		}},
+	}
 }
 
 func localRoute(name, cluster string, begin sampling, retries *routev3.RetryPolicy) *routev3.Route {
