@@ -33,7 +33,7 @@ func TestEncodedSlashesReachAServiceThatWantsThem(t *testing.T) {
 		r, err := traffic.Raw(t.Context(), m.Sidecar(caller).Outbound(), traffic.Request{Host: host, Path: path})
 		switch {
 		case err != nil || r.Status != want:
-			return fmt.Errorf("%s%s: %s, %v, want %d", host, path, r, err, want)
+			return fmt.Errorf("%s%s: %s, want %d: %w", host, path, r, want, err)
 		case want == 200 && r.Reply.Path != path:
 			return fmt.Errorf("%s%s: the application saw %s", host, path, r.Reply.Path)
 		}

@@ -75,7 +75,7 @@ func (b *build) inboundConfiguration(r rules) (*resource.Resource, error) {
 	if audit := b.c.auditRules(&d, r); audit != nil {
 		override(filterAudit, audit)
 	}
-	made, err := finishInbound(&d, localRoutes(samplingOf(b.c.globals.tracing), r.slashes), overrides, r.keys)
+	made, err := finishInbound(&d, localRoutes(samplingOf(b.c.tracing), r.slashes), overrides, r.keys)
 	if err != nil {
 		return nil, err
 	}

@@ -68,7 +68,7 @@ func (b *build) service(name string, before *service) *service {
 	}
 	after := &service{settings: settings, entry: entry, host: before.host}
 	if !sameModel {
-		after.host = makeHost(settings, samplingOf(b.c.globals.tracing), before.host)
+		after.host = makeHost(settings, samplingOf(b.c.tracing), before.host)
 	}
 	keys := clusterKeys(settings)
 	after.targets, after.left = before.targets, before.left

@@ -106,7 +106,7 @@ func (d *DNS) answer(question []byte) []byte {
 	q := m.Questions[0]
 	name := q.Name.String()
 	addresses := d.records[name[:len(name)-1]]
-	m.Header.Response, m.Authoritative, m.Additionals = true, true, nil
+	m.Response, m.Authoritative, m.Additionals = true, true, nil
 	if len(addresses) == 0 {
 		m.RCode = dnsmessage.RCodeNameError
 	}
