@@ -188,6 +188,7 @@ func lifetime(s *sight) any {
 func seedKeys() []seedKey {
 	clusters := []string{"cluster lake_service", "cluster nexus", "cluster stream_service"}
 	listeners := []string{"listener inbound", "listener outbound"}
+	routes := []string{"route inbound", "route outbound"}
 	outbound, inbound := []string{"route outbound"}, []string{"route inbound"}
 	return []seedKey{
 		{key: "name", at: meshInfo("name"), now: "datapunk-mesh", old: "name: datapunk-mesh", edited: "name: other-mesh", then: "other-mesh"},
@@ -248,15 +249,16 @@ func seedKeys() []seedKey {
 
 		{
 			key: "telemetry.tracing.enabled", at: listed("cluster", "tracing"), now: true,
-			old: "tracing:\n      enabled: true", edited: "tracing:\n      enabled: false", then: false, moves: append([]string{"cluster tracing"}, listeners...), alone: true,
+			old: "tracing:\n      enabled: true", edited: "tracing:\n      enabled: false", then: false,
+			moves: slices.Concat([]string{"cluster tracing"}, listeners, routes), alone: true,
 		},
 		{
 			key: "telemetry.tracing.provider", at: connectionManager("tracing.provider.name"), now: "envoy.tracers.opentelemetry",
 			old: "provider: jaeger", edited: "provider: zipkin", then: "envoy.tracers.zipkin", moves: append([]string{"cluster tracing"}, listeners...), alone: true,
 		},
 		{
-			key: "telemetry.tracing.sampling_rate", old: "sampling_rate: 0.1", edited: "sampling_rate: 0.2", now: 100_000, then: 200_000, moves: listeners,
-			at: connectionManager("tracing.provider.typed_config.sampler.typed_config.wrapped_sampler.typed_config.sampling_percentage.numerator"),
+			key: "telemetry.tracing.sampling_rate", old: "sampling_rate: 0.1", edited: "sampling_rate: 0.2", now: 1000, then: 2000, moves: routes,
+			at: field("route", "inbound", "virtual_hosts.0.routes.1.tracing.random_sampling.numerator"), // of 10,000
 		},
 		{key: "telemetry.tracing.tags.0.key", at: connectionManager("tracing.custom_tags.0.tag"), now: "service.version", old: `"service.version"`, edited: `"app.version"`, then: "app.version", moves: listeners},
 		{key: "telemetry.tracing.tags.0.value", at: connectionManager("tracing.custom_tags.0.environment.name"), now: "SERVICE_VERSION", old: `"${SERVICE_VERSION}"`, edited: `"${APP_VERSION}"`, then: "APP_VERSION", moves: listeners},

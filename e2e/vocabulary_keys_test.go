@@ -43,7 +43,7 @@ func TestEncodedSlashesReachAServiceThatWantsThem(t *testing.T) {
 		noError(t, call("lake", path, 200))
 		noError(t, call("pond", path, 400))
 	}
-	for _, path := range []string{"/projects/%2%46", "/projects/\xff%2f", "/projects/%FF%2f", "/projects/é%5c"} {
+	for _, path := range []string{"/projects/\xff%2f", "/projects/%FF%2f", "/projects/é%5c"} {
 		if err := call("pond", path, 400); err != nil {
 			t.Error(err)
 		}

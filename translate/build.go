@@ -74,7 +74,7 @@ type build struct {
 	sameGlobals   bool
 	rootsChanged  bool
 	membership    bool // a service came or went
-	catalogNames  bool // a name of the catalog came or went
+	catalogNames  bool // a name of the catalog came or went, or has its first instance, or none
 	callersMoved  bool // a service came or went, of the mesh or of the fleet alone
 
 	services  *resource.TreeEdit[*service]
@@ -230,7 +230,8 @@ func (b *build) candidates() map[string]struct{} {
 		return names
 	}
 	for _, catalogName := range catalogNames {
-		b.catalogNames = b.catalogNames || (b.base.catalog.Service(catalogName) == nil) != (b.in.Catalog.Service(catalogName) == nil)
+		before, after := b.base.catalog.Service(catalogName), b.in.Catalog.Service(catalogName)
+		b.catalogNames = b.catalogNames || (before == nil) != (after == nil) || before.Empty() != after.Empty()
 		b.naming.affected(catalogName, names)
 	}
 	if b.meshChanged {

@@ -159,8 +159,7 @@ func localRoutes(begin sampling, slashes bool) []*routev3.Route {
 }
 
 // noEncodedSlash refuses what a policy by path cannot see through. The listener
-// could do it, and would drain when a service comes to want such paths; here it
-// is done on the normalized path, in which %2%46 is one too.
+// could do it, and would drain when a service comes to want such paths.
 func noEncodedSlash(begin sampling) *routev3.Route {
 	return &routev3.Route{
 		Name:    "encoded-slash",

@@ -39,7 +39,8 @@ func TestRealMoreServicesThanConnections(t *testing.T) {
 	many(t, agent, n)
 	o := observe(t, consul.Config{Address: agent.HTTP}, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true})
 	o.ready()
-	if st := o.Status(); st.Mode != "http1+trigger" || len(st.Waiting) > 0 {
+	o.within(soon, "all is read", func() bool { return len(o.Status().Waiting) == 0 })
+	if st := o.Status(); st.Mode != "http1+trigger" {
 		t.Errorf("status %+v", st)
 	}
 	for i := 0; i < n; i += 13 {

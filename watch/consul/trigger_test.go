@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"datapunk.dev/controlplane/watch"
@@ -19,6 +20,12 @@ func cold(t *testing.T, n int) (*fakeConsul, *run) {
 	}
 	fake.connections = 16
 	return fake, start(t, fake, Demand{MeshOnly: true, Services: []string{fmt.Sprintf("s%02d", n-1)}})
+}
+
+// settle waits, and then until all that was begun meanwhile has been done.
+func settle(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }
 
 func TestBudgetOfConnections(t *testing.T) {
@@ -40,7 +47,7 @@ func TestBudgetOfConnections(t *testing.T) {
 		for i := range 30 {
 			if name := fmt.Sprintf("s%02d", i); r.services[name].cold {
 				fake.set(name, five...)
-				time.Sleep(explain)
+				settle(explain)
 				r.want(name, 5)
 				break
 			}
@@ -53,7 +60,7 @@ func TestBudgetOfConnections(t *testing.T) {
 			four[3].Checks[0].Status = "critical"
 			fake.set(fmt.Sprintf("s%02d", i), four...)
 		}
-		time.Sleep(time.Second)
+		settle(time.Second)
 		for i := range 30 {
 			r.want(fmt.Sprintf("s%02d", i), 4)
 		}
@@ -64,7 +71,7 @@ func TestBudgetOfConnections(t *testing.T) {
 			moved[3].Service.Weights.Passing = 7
 			fake.set(fmt.Sprintf("s%02d", i), moved...)
 		}
-		time.Sleep(56 * time.Second)
+		settle(56 * time.Second)
 		for i := range 30 {
 			if got := r.catalog().Service(fmt.Sprintf("s%02d", i)).Instances[3].Weight; got != 7 {
 				t.Errorf("service %d has weight %d", i, got)
@@ -85,7 +92,7 @@ func TestAFreeConnectionIsUsed(t *testing.T) {
 		for i := range 4 {
 			fake.set(fmt.Sprintf("s%02d", i))
 		}
-		time.Sleep(2 * time.Minute)
+		settle(2 * time.Minute)
 		if st := r.Stats(); st.Cold != 0 || r.Status().Mode != "http1" {
 			t.Errorf("%+v, mode %s, status %+v", st, r.Status().Mode, r.Status())
 		}
@@ -135,11 +142,11 @@ func TestAColdServiceThatCannotBeRead(t *testing.T) {
 			return nil, nil
 		})
 		fake.set("s06", many(4)...)
-		time.Sleep(explain)
+		settle(explain)
 		r.wantWaiting("service s06: 500 broken")
 		r.want("s06", 3)
 		fake.fail(nil)
-		time.Sleep(maxBackoff)
+		settle(maxBackoff)
 		r.want("s06", 4)
 	})
 }
@@ -172,13 +179,13 @@ func TestWhatNoCheckShowsIsLookedFor(t *testing.T) {
 			moved := many(3)
 			moved[2].Service.Port = 81
 			fake.set(name, moved...)
-			time.Sleep(unexplained + time.Second)
+			settle(unexplained + time.Second)
 			if got := r.catalog().Service(name).Instances[2].Port; got != 81 {
 				t.Fatalf("%s has port %d", name, got)
 			}
 		}
 		asked := len(fake.asked)
-		time.Sleep(30 * time.Second)
+		settle(30 * time.Second)
 		if n := len(fake.asked) - asked; n > 30 {
 			t.Errorf("%d requests, with nothing to look for", n)
 		}
@@ -223,7 +230,7 @@ func TestChecksOfNoInstance(t *testing.T) {
 			return reply(200, `[{"Node":"other","CheckID":"c","Status":"critical","ServiceID":"x","ServiceName":"s07"}]`, http.Header{"X-Consul-Index": {"100"}}), nil
 		})
 		r := start(t, fake, Demand{MeshOnly: true})
-		time.Sleep(5 * time.Second)
+		settle(5 * time.Second)
 		if asked := fake.requests(healthPath("s07")); !r.services["s07"].cold || len(asked) < 2 || len(asked) > 6 {
 			t.Errorf("asked %d times", len(asked))
 		}
@@ -243,10 +250,10 @@ func TestAWatchGoesToWhatChanges(t *testing.T) {
 		}
 		for i := range 4 {
 			fake.set(busy, many(3+i)...)
-			time.Sleep(2 * time.Second)
+			settle(2 * time.Second)
 			r.want(busy, 3+i)
 		}
-		time.Sleep(time.Minute)
+		settle(time.Minute)
 		if r.services[busy].cold || r.Stats().Cold != 25 {
 			t.Errorf("it has no watch; %+v", r.Stats())
 		}
@@ -280,7 +287,7 @@ func TestServicesThatAreNotThereHaveNoWatch(t *testing.T) {
 			}
 		}
 		fake.set("a07", many(2)...)
-		time.Sleep(explain)
+		settle(explain)
 		r.want("a07", 2)
 	})
 }
