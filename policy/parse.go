@@ -188,5 +188,6 @@ func (d *decoder) document(top *mapping, m *Mesh) {
 	d.checkDestinations(s.section("security").section("authorization"), m)
 	d.checkTCPCallers(s.section("security").section("authorization"), m)
 	d.checkSlashes(s.section("security").section("authorization"), m)
+	d.checkSpelled(s, m)
 	d.warnUnused()
 }

@@ -187,6 +187,13 @@ func (f *fakeConsul) fail(hook func(*http.Request) (*http.Response, error)) {
 	f.lock(func() { f.hook = hook; f.wake() })
 }
 
+// counted says how many requests there were, and how many at once at most.
+func (f *fakeConsul) counted() (asked, most int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.asked), f.most
+}
+
 func (f *fakeConsul) requests(path string) []request {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -259,8 +259,8 @@ func follow(t *testing.T, cfg Config, settle time.Duration, all []change) (diffe
 			return fmt.Sprintf("%s is %s, and in Consul %s; status %+v", name, show(got), show(want), src.Status())
 		}
 	}
-	if m.fake.most > 16 {
-		return fmt.Sprintf("%d requests at once", m.fake.most)
+	if _, most := m.fake.counted(); most > 16 {
+		return fmt.Sprintf("%d requests at once", most)
 	}
 	return ""
 }
