@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/register"
 	"datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/sds/token"
 	"datapunk.dev/controlplane/translate"
@@ -57,10 +58,12 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 		return nil, err
 	}
 	p.loop = NewLoop(p.Log, func(s *translate.Snapshot) { p.xds.Publish(s) }, func(ctx context.Context) <-chan struct{} { return p.xds.Acked(ctx, nil) })
-	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.catalogIsMeant, p.loop.SetCatalog)
+	merged := register.NewMerged(p.loop.SetCatalog)
+	p.registrations = NewRegistrations(p.Log, p.Catalog, merged)
+	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.catalogIsMeant, p.registrations.SetCatalog)
 	p.observe()
 	xdsOptions := xds.Options{
-		Logger: p.ClientLog, Metrics: p.Metrics, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.Quorum,
+		Logger: p.ClientLog, Metrics: p.Metrics, OnFleet: p.loop.SetFleet, OnPresence: p.registrations.Present, Locate: p.locate, Quorum: p.Quorum,
 		Limits: xds.Limits{Streams: p.Streams},
 	}
 	if p.svids != nil {
@@ -139,6 +142,7 @@ func (p *Plane) Run(ctx context.Context, reload <-chan os.Signal) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.loop.Run(ctx) })
 	g.Go(func() error { return p.catalogs.Run(ctx) })
+	g.Go(func() error { p.registrations.Run(ctx); return nil })
 	g.Go(func() error { return watcher.Run(ctx) })
 	if p.svids != nil {
 		g.Go(func() error { return p.svids.Run(ctx) })
@@ -148,6 +152,10 @@ func (p *Plane) Run(ctx context.Context, reload <-chan os.Signal) error {
 
 // Proxies returns the state of each proxy.
 func (p *Plane) Proxies() []xds.ProxyStatus { return p.xds.Proxies() }
+
+// Release gives up what tells other replicas that this one lives. It is called when
+// all else has ended.
+func (p *Plane) Release() { p.registrations.Release() }
 
 // Drain ends the streams, so that the Envoys look for another control plane.
 func (p *Plane) Drain() { p.xds.Drain() }

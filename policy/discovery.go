@@ -3,12 +3,7 @@ package policy
 import (
 	"net/netip"
 	"strings"
-	"time"
 )
-
-// minDeregister is the least that Consul takes for
-// DeregisterCriticalServiceAfter; its reaper runs about every 30 s.
-const minDeregister = time.Minute
 
 func (d *decoder) discovery(s *mapping, to *Discovery) {
 	discoveryKeys.defaults(to)
@@ -39,30 +34,18 @@ func (d *decoder) consul(s *mapping, to *Consul) {
 	if tls.has("cert_file") != tls.has("key_file") {
 		s.keyOf("tls").fail(CodeMissing, "", "cert_file and key_file stand together or not at all")
 	}
-	for _, name := range []string{"register_interval", "deregister_critical_service_after"} {
-		if s.got(name) {
-			d.unused = append(d.unused, s.keyOf(name))
-		}
-	}
-	if after := to.DeregisterCriticalServiceAfter; s.got("deregister_critical_service_after") && after < minDeregister {
-		s.first("deregister_critical_service_after").fail(CodeDeregister, "", "%v is below Consul's minimum: Consul will use %v", after, minDeregister)
-	}
+	d.register(s, to)
 }
 
-// warnUnused says once which keys nothing uses yet.
-func (d *decoder) warnUnused() {
-	if len(d.unused) == 0 {
-		return
+// register reads what is registered.
+func (d *decoder) register(s *mapping, to *Consul) {
+	r := s.section("register")
+	registerKeys.defaults(&to.Register)
+	to.Register.Enabled = r.present() || s.has("register_interval")
+	registerKeys.read(r, &to.Register)
+	if after := "deregister_critical_service_after"; s.got(after) && !to.Register.Enabled {
+		s.keyOf(after).fail(CodeNoEffect, "register_interval: 10s", "has no effect: nothing is registered")
 	}
-	var names []string
-	for _, v := range d.unused {
-		names = append(names, v.name())
-	}
-	v := d.unused[0]
-	d.Add(Problem{
-		Source: v.at, Width: v.columns, Code: CodeUnused, Key: v.key,
-		Message: strings.Join(names, " and ") + ": loads; nothing uses it until automated registration",
-	})
 }
 
 // checkHost refuses what is no host name and no address. It has neither scheme

@@ -11,6 +11,11 @@ var discoveryKeys = table[Discovery]{"discovery", []row[Discovery]{
 		name: "file", takes: one(text(), func(d *Discovery) *string { return &d.File }), unset: "none",
 		says: "path of the catalog, for method `file`; a relative one is relative to the working directory",
 	},
+	{
+		name: "register", takes: one(boolean(), func(d *Discovery) *bool { return &d.Register }), def: "false",
+		says:    "where the catalog is a file, connected proxies that have proved who they are, and say where they listen, are in it too; an instance that the file has at the same place is the file's. With Consul, `consul.register_interval` turns that on",
+		becomes: "instances of a source of their own",
+	},
 	{name: "consul", takes: within[Discovery](&consulKeys), says: "how Consul is reached"},
 }}
 
@@ -43,15 +48,28 @@ var consulKeys = table[Consul]{"consul", []row[Consul]{
 	},
 	{
 		name: "register_interval", takes: one(duration(time.Second), func(c *Consul) *time.Duration { return &c.RegisterInterval }), unset: "none",
-		says: "heartbeat of the registrations", becomes: "nothing until automated registration; a warning says so",
+		says:    "registers the connected proxies in Consul, and compares them all with it each interval ([operations.md](operations.md#registration)). No heartbeat: in between nothing is written",
+		becomes: "an external node in Consul for each proxy",
 	},
 	{
-		name: "deregister_critical_service_after", takes: one(duration(time.Second), func(c *Consul) *time.Duration { return &c.DeregisterCriticalServiceAfter }), unset: "none",
-		says: "when Consul drops an instance that stays critical; its minimum is 1m", becomes: "nothing until automated registration",
+		name: "deregister_critical_service_after", takes: one(duration(time.Second), func(c *Consul) *time.Duration { return &c.DeregisterCriticalServiceAfter }), unset: "30s, where proxies are registered",
+		says:    "from the end of a proxy's stream to the removal of what was registered for it, as it stands here: half of the time, at most 15s, it is waited for, then it is in maintenance",
+		becomes: "the removal of the node",
 	},
 	{name: "on_outage", later: true, says: "the last good catalog stays"},
 	{name: "select", later: true},
-	{name: "register", later: true},
+	{name: "register", takes: within[Consul](&registerKeys), unset: "as `register_interval` says", says: "what is registered"},
+}}
+
+var registerKeys = table[Register]{"register", []row[Register]{
+	{
+		name: "enabled", takes: one(boolean(), func(r *Register) *bool { return &r.Enabled }), unset: "true where the file has `register` or `register_interval`",
+		says: "false stops: what is registered then stays in Consul as it is, and nobody looks after it",
+	},
+	{
+		name: "control_plane", takes: one(boolean(), func(r *Register) *bool { return &r.ControlPlane }), def: "false",
+		says: "registers each replica of the control plane too, as the service `control-plane`", becomes: "an instance with the address of `--xds-address`; its check is what `/readyz` says",
+	},
 }}
 
 var consulTLSKeys = table[ConsulTLS]{"consul_tls", []row[ConsulTLS]{

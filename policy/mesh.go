@@ -28,9 +28,10 @@ type Mesh struct {
 
 // Discovery says where the catalog is.
 type Discovery struct {
-	Method string // "consul" or "file"
-	File   string // the catalog's path for method file
-	Consul Consul
+	Method   string // "consul" or "file"
+	File     string // the catalog's path for method file
+	Register bool   // connected proxies are added to a catalog in a file
+	Consul   Consul
 }
 
 // Consul is how to reach the catalog in Consul, and how to register in it.
@@ -42,6 +43,13 @@ type Consul struct {
 	Consistency                    string // "stale" (default), "default", "consistent"
 	RegisterInterval               time.Duration
 	DeregisterCriticalServiceAfter time.Duration
+	Register                       Register
+}
+
+// Register is what is registered in Consul.
+type Register struct {
+	Enabled      bool // what follows, and the connected proxies
+	ControlPlane bool // each replica of the control plane
 }
 
 // ConsulTLS is the TLS material for scheme https.

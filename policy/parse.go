@@ -187,5 +187,4 @@ func (d *decoder) document(top *mapping, m *Mesh) {
 	d.security(s, m)
 	d.checkDestinations(s.section("security").section("authorization"), m)
 	d.checkTCPCallers(s.section("security").section("authorization"), m)
-	d.warnUnused()
 }

@@ -19,6 +19,9 @@ type Options struct {
 	// OnFleet is told when the set of distinct profiles changes. Calls come one
 	// at a time, from a goroutine that holds up no stream.
 	OnFleet func(*resource.Fleet)
+	// OnPresence is told when a sidecar has its listeners, and when its stream has
+	// ended. Calls come one at a time, in order, under a lock: it must not wait.
+	OnPresence func(p Presence, connected bool)
 	// Authenticate says who makes a call, from the context that its headers made.
 	// An error refuses the call, before anything of its body is read. It is called
 	// by the goroutine that reads the connection, so it does not wait. Nil is
