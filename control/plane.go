@@ -21,9 +21,9 @@ type Plane struct {
 	catalogs *Catalogs
 
 	registrations *Registrations
-	xds      *xds.Server
-	svids    *sds.Manager     // nil with plaintext xDS
-	tokens   *token.Authority // nil with plaintext xDS
+	xds           *xds.Server
+	svids         *sds.Manager     // nil with plaintext xDS
+	tokens        *token.Authority // nil with plaintext xDS
 
 	mesh   atomic.Pointer[policy.Mesh] // in force
 	warned map[warning]bool            // of the file in force, so that the log has each once; only follow uses it

@@ -43,7 +43,7 @@ const (
 	firstDial, slowestDial = 10 * time.Millisecond, 2 * time.Second
 	// writeAgain is when a write is tried again that failed, and deniedAgain when one
 	// that the token may not make: somebody has to do something about it.
-	writeAgain, deniedAgain = time.Second, 10*time.Second
+	writeAgain, deniedAgain = time.Second, 10 * time.Second
 	// settled is after how long what was written is in what others read.
 	settled = time.Second
 )
@@ -128,7 +128,7 @@ const (
 
 // record is one instance that this replica has to do with.
 type record struct {
-	node string
+	node  string
 	proxy *Proxy // nil: an orphan, or not a proxy
 	want  entry
 

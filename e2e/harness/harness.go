@@ -78,8 +78,8 @@ type Options struct {
 	Consul      bool // else a file catalog
 	// Registers leaves the registration of the sidecars to the control plane. Else
 	// the test does it by hand, and the operators' own file is without it.
-	Registers   bool
-	Datacenter  string
+	Registers  bool
+	Datacenter string
 	// Plaintext serves xDS without TLS. The mesh file must switch mTLS off:
 	// see [MTLSOff].
 	Plaintext  bool
