@@ -7,15 +7,19 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"datapunk.dev/controlplane/consul"
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/register"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
 	"datapunk.dev/controlplane/xds"
 )
@@ -32,6 +36,8 @@ type Registrations struct {
 	lookupEnv func(string) (string, bool)
 	replica   string
 	merged    *register.Merged
+	address   string      // of the xDS port
+	ready     func() bool // whether this replica serves proxies
 	started   chan struct{}
 
 	mu      sync.Mutex
@@ -52,9 +58,10 @@ type registration struct {
 }
 
 // NewRegistrations returns one that adds what is registered beside a file to merged.
-func NewRegistrations(log *slog.Logger, override string, merged *register.Merged) *Registrations {
+// Address is where proxies connect to this replica, and ready whether it serves them.
+func NewRegistrations(log *slog.Logger, override string, merged *register.Merged, address string, ready func() bool) *Registrations {
 	return &Registrations{
-		log: log, override: override, lookupEnv: os.LookupEnv, replica: replicaName(), merged: merged,
+		log: log, override: override, address: address, ready: ready, lookupEnv: os.LookupEnv, replica: replicaName(), merged: merged,
 		started: make(chan struct{}, 1), proxies: make(map[string]xds.Presence),
 	}
 }
@@ -221,10 +228,15 @@ func (g *registration) end() {
 func (r *Registrations) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
+	look := time.NewTicker(lookAtSelf)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-look.C:
+			r.keepOwn()
+			continue
 		case <-r.started:
 		}
 		r.mu.Lock()
@@ -238,6 +250,52 @@ func (r *Registrations) Run(ctx context.Context) {
 		}
 		r.mu.Unlock()
 	}
+}
+
+// lookAtSelf is how often the control plane looks whether its own entry is right.
+const lookAtSelf = time.Second
+
+// keepOwn has this replica itself registered, if the mesh file says so.
+func (r *Registrations) keepOwn() {
+	ready := r.ready()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.current == nil || r.current.target.file != "" {
+		return
+	}
+	var own []register.Instance
+	if r.mesh.Discovery.Consul.Register.ControlPlane {
+		if host, port, ok := ownAddress(r.address, r.current.target.consul.address); ok {
+			own = append(own, register.Instance{ID: r.replica, Service: resource.ControlPlane, Address: host, Port: port, Health: register.Critical})
+			if ready {
+				own[0].Health = register.Passing
+			}
+		}
+	}
+	r.current.Keep(own, nil)
+}
+
+// ownAddress is where others reach a port that listens at address: where it listens
+// on every address, the one by which Consul is reached.
+func ownAddress(address, consul string) (string, uint16, bool) {
+	host, text, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, false // a Unix socket
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || port == 0 {
+		return "", 0, false
+	}
+	if ip, err := netip.ParseAddr(host); host != "" && (err != nil || !ip.IsUnspecified()) {
+		return host, uint16(port), true
+	}
+	conn, err := net.Dial("udp", consul) // sends nothing
+	if err != nil {
+		return "", 0, false
+	}
+	defer func() { _ = conn.Close() }()
+	local, err := netip.ParseAddrPort(conn.LocalAddr().String())
+	return local.Addr().Unmap().String(), uint16(port), err == nil
 }
 
 // Release gives up what says that this replica lives: the last that it does.

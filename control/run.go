@@ -29,6 +29,7 @@ type Options struct {
 	MeshOptions policy.Options // how they are read
 	Catalog     string         // consul or file:PATH: wins over discovery.method
 	DataDir     string         // of the authority, the token key and the mesh files that were in force
+	XDSAddress  string         // where proxies connect, for those who look for it in the catalog; empty: on no network
 	Plaintext   bool           // the xDS port speaks no TLS and takes no tokens
 	ServerNames []string       // by which clients without an Envoy dial the xDS port
 	Quorum      int            // see [xds.Options]
@@ -59,7 +60,7 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 	}
 	p.loop = NewLoop(p.Log, func(s *translate.Snapshot) { p.xds.Publish(s) }, func(ctx context.Context) <-chan struct{} { return p.xds.Acked(ctx, nil) })
 	merged := register.NewMerged(p.loop.SetCatalog)
-	p.registrations = NewRegistrations(p.Log, p.Catalog, merged)
+	p.registrations = NewRegistrations(p.Log, p.Catalog, merged, p.XDSAddress, func() bool { return p.Readiness().Ready })
 	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.catalogIsMeant, p.registrations.SetCatalog)
 	p.observe()
 	xdsOptions := xds.Options{

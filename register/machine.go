@@ -1,11 +1,13 @@
 package register
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	"datapunk.dev/controlplane/watch"
@@ -25,6 +27,9 @@ const (
 	Drain     State = "DRAIN"
 	Delete    State = "DELETE"
 )
+
+// States are all of them.
+var States = []State{New, Claim, Held, Foreign, Lost, Unclaimed, Drain, Delete}
 
 const (
 	// lostFor is how long a proxy whose stream has ended is waited for: Envoy comes
@@ -74,6 +79,7 @@ type machine struct {
 	views   map[string]time.Time // services that were read, and when
 	foreign map[place]string     // not ours, and whose
 
+	fixed fixed // what is registered without a stream
 	guard guard
 	due   timers
 	todo  todo
@@ -146,6 +152,7 @@ type record struct {
 	dials    int            // in a row without an answer
 	refusals int            // of them
 	busy     bool           // a dial or a write is under way
+	denied   bool           // the token may not write it
 	unsure   bool           // what the node has must be read first
 	wrote    time.Time      // when the last write ended
 	heldAt   time.Time      // since when its removal is not believed; zero: it is
@@ -239,26 +246,15 @@ func (m *machine) keep(e entry, now time.Time) {
 		r = &record{node: e.node, state: New, since: now}
 		m.records[e.node] = r
 	}
-	if r.fixed && r.want.equal(&e) && r.want.health == e.health {
+	if r.fixed && !r.leaving && r.want.equal(&e) && r.want.health == e.health {
 		return
 	}
 	r.fixed, r.connected, r.answers, r.leaving, r.want, r.proxy = true, true, true, false, e, nil
 	m.decide(r, now)
 }
 
-// release is told that another replica looks after such an instance.
-func (m *machine) release(node string) {
-	if r := m.records[node]; r != nil && r.fixed {
-		m.forget(r)
-	}
-}
-
 // dismiss is told that such an instance is wanted no more.
-func (m *machine) dismiss(node string, now time.Time) {
-	r := m.records[node]
-	if r == nil || !r.fixed {
-		return
-	}
+func (m *machine) dismiss(r *record, now time.Time) {
 	r.connected, r.leaving, r.lostAt = false, true, now.Add(-m.after)
 	m.decide(r, now)
 }
@@ -518,7 +514,7 @@ func (m *machine) wrote(o outcome, now time.Time) {
 	if r == nil {
 		return
 	}
-	r.busy, r.wrote = false, now
+	r.busy, r.wrote, r.denied = false, now, o.result == denied
 	switch o.result {
 	case written:
 		r.unsure = false
@@ -687,6 +683,7 @@ func (m *machine) lead(leader bool, alive map[string]struct{}, now time.Time) {
 	if alive != nil {
 		m.alive = alive
 	}
+	m.keepAll(m.fixed, now)
 	m.sweep(now)
 }
 
@@ -700,7 +697,8 @@ func (m *machine) sweep(now time.Time) {
 		if _, alive := m.alive[have.owner]; m.records[node] != nil || have.owner != m.self && (alive || !m.leader) {
 			continue
 		}
-		at, _ := netip.ParseAddrPort(net.JoinHostPort(have.address, have.meta[watch.MetaMeshPort]))
+		port := cmp.Or(have.meta[watch.MetaMeshPort], strconv.Itoa(int(have.port)))
+		at, _ := netip.ParseAddrPort(net.JoinHostPort(have.address, port))
 		r := &record{node: node, want: have.entry, at: at, lostAt: now, state: Lost, since: now}
 		r.reason = fmt.Sprintf("its owner %s is gone", have.owner)
 		m.records[node] = r

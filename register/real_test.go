@@ -333,7 +333,7 @@ func TestRealKilledReplica(t *testing.T) {
 
 	// a's session runs out after 20 s, the last proxy answers a dial: it stays.
 	until(t, "b looks after what a left", 40*time.Second, func() string {
-		if st := b.Status(); st.Unclaimed != 1 {
+		if st := b.Status(); st.States[Unclaimed] != 1 {
 			return fmt.Sprintf("%v", st.States)
 		}
 		return ""

@@ -63,7 +63,6 @@ type Registrar struct {
 	reading  map[string]struct{} // services that are being read
 	trouble  string              // why nothing is written; empty: all is well
 	unread   string              // why the catalog could not be compared last; empty: it was
-	fixed    map[string]entry    // instances of the mesh file, by node: the leader looks after them
 	stamp    string              // of the last comparison of all
 	since    time.Time           // when the session began
 
@@ -85,7 +84,7 @@ func NewConsul(client *consul.Client, mesh, self string, times Times, log *slog.
 func newRegistrar(s store, self string, times Times, log *slog.Logger, dial func(context.Context, netip.AddrPort) reach) *Registrar {
 	r := &Registrar{
 		log: log, store: s, dial: dial, self: self, wakeup: make(chan struct{}, 1), machine: newMachine(self),
-		reading: make(map[string]struct{}), fixed: make(map[string]entry), trouble: "no session yet", dials: make(chan struct{}, dialers),
+		reading: make(map[string]struct{}), trouble: "no session yet", dials: make(chan struct{}, dialers),
 	}
 	r.SetTimes(times)
 	return r
@@ -181,7 +180,10 @@ func (r *Registrar) Run(ctx context.Context) {
 
 // Release gives up what says that this replica lives. It is called last of all: the
 // others then look after what it registered.
-func (r *Registrar) Release(ctx context.Context) { r.store.release(ctx) }
+func (r *Registrar) Release(ctx context.Context) {
+	r.depart(ctx)
+	r.store.release(ctx)
+}
 
 // step does what there is to do, and returns when to look again.
 func (r *Registrar) step(ctx context.Context, g *errgroup.Group) time.Time {

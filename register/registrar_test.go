@@ -182,7 +182,7 @@ func TestALostProxyWhosePortAnswersStays(t *testing.T) {
 		after(time.Hour)
 		f.want("lake-1")
 		a.want("lake-1", Unclaimed)
-		if s := a.Status(); s.Unclaimed != 1 {
+		if s := a.Status(); s.States[Unclaimed] != 1 {
 			t.Errorf("%+v", s)
 		}
 		a.reaches(nobody)
@@ -253,7 +253,7 @@ func TestAReplicaThatIsCutOffFromConsulRemovesNobody(t *testing.T) {
 		if s := a.Status(); len(s.Trouble) == 0 {
 			t.Error("its status says nothing")
 		}
-		if s := b.Status(); !s.Sweeper || s.Unclaimed != 10 {
+		if s := b.Status(); !s.Sweeper || s.States[Unclaimed] != 10 {
 			t.Errorf("%+v", s)
 		}
 		f.mu.Lock()
@@ -582,4 +582,71 @@ func TestNodeNames(t *testing.T) {
 			t.Errorf("%s", name)
 		}
 	}
+}
+
+// A replica is in the catalog itself, with what it says of its readiness, and takes
+// itself out when it ends; killed, it is swept like a proxy.
+func TestAReplicaRegistersItself(t *testing.T) {
+	run(t, func(t *testing.T, f *fakeCatalog) {
+		me := func(id string, h Health) []Instance {
+			return []Instance{{ID: id, Service: "lake", Address: "10.1.1.1", Port: 18000, Health: h}}
+		}
+		a, b := f.start("a", Times{}), f.start("b", Times{})
+		a.Keep(me("a", Critical), nil)
+		b.Keep(me("b", Passing), nil)
+		after(time.Second)
+		f.want("a", "b")
+		if h := f.nodes["mesh-a"].health; h != Critical {
+			t.Errorf("a is %s", h)
+		}
+		a.Keep(me("a", Passing), nil)
+		after(time.Second)
+		if h := f.nodes["mesh-a"].health; h != Passing {
+			t.Errorf("a is %s", h)
+		}
+		b.Keep(nil, nil) // an edit: it is wanted no more
+		after(time.Second)
+		f.want("a")
+		b.Keep(me("b", Passing), nil)
+		after(time.Second)
+		f.want("a", "b")
+		a.stop()
+		a.Release(t.Context())
+		f.want("b")
+		if f.nodes["mesh-a"] != nil {
+			t.Error("its node is there")
+		}
+		b.die()
+		c := f.start("c", Times{})
+		c.reaches(nobody)
+		after(2 * time.Minute)
+		f.want()
+	})
+}
+
+// What the mesh file registers is looked after by one replica, and by the next if that
+// is gone.
+func TestWhatTheFileRegisters(t *testing.T) {
+	run(t, func(t *testing.T, f *fakeCatalog) {
+		shared := []Instance{{ID: "db-1", Service: "lake", Address: "10.2.2.2", Port: 5432, Health: Passing}}
+		a := f.start("a", Times{})
+		after(2 * time.Second)
+		b := f.start("b", Times{})
+		a.Keep(nil, shared)
+		b.Keep(nil, shared)
+		after(time.Second)
+		f.want("db-1")
+		if f.written() != 1 || f.owner("mesh-db-1") != "a" {
+			t.Errorf("%d writes, its owner is %s", f.written(), f.owner("mesh-db-1"))
+		}
+		a.die()
+		after(time.Minute)
+		f.want("db-1")
+		if f.owner("mesh-db-1") != "b" || slices.ContainsFunc(f.history, func(ids string) bool { return ids != "[db-1]" }) {
+			t.Errorf("its owner is %s, a watcher saw %v", f.owner("mesh-db-1"), f.history)
+		}
+		b.Keep(nil, nil)
+		after(time.Second)
+		f.want()
+	})
 }

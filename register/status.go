@@ -24,10 +24,9 @@ type Status struct {
 	Replica string
 	Trouble []string // why nothing is written, or not compared; empty: all is well
 	Sweeper bool     // it looks after what others left
-	// Held are removals that are not believed, and Unclaimed the entries whose proxy
-	// lives and has no replica.
-	Held, Unclaimed int
-	States          map[State]int
+	Held    int      // removals that are not believed
+	Denied  int      // instances that the token may not write
+	States  map[State]int
 
 	Writes, Conflicts, Failures, Denials uint64
 }
@@ -51,8 +50,10 @@ func (r *Registrar) Status() Status {
 		if !rec.heldAt.IsZero() {
 			s.Held++
 		}
+		if rec.denied {
+			s.Denied++
+		}
 	}
-	s.Unclaimed = s.States[Unclaimed]
 	return s
 }
 

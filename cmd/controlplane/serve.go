@@ -57,7 +57,7 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 	p, err := control.New(ctx, control.Options{
 		Log: log, ClientLog: clientLog, LogDropped: logDropped, Metrics: registry,
 		Files: s.Files, MeshOptions: policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}, Catalog: s.Catalog,
-		DataDir: s.DataDir, Plaintext: s.Plaintext, ServerNames: s.serverNames(), Quorum: s.Quorum,
+		DataDir: s.DataDir, XDSAddress: s.XDSAddress, Plaintext: s.Plaintext, ServerNames: s.serverNames(), Quorum: s.Quorum,
 		Streams: 2 * s.MaxConnections,
 	})
 	switch {
