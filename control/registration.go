@@ -255,7 +255,8 @@ func (r *Registrations) Run(ctx context.Context) {
 // lookAtSelf is how often the control plane looks whether its own entry is right.
 const lookAtSelf = time.Second
 
-// keepOwn has this replica itself registered, if the mesh file says so.
+// keepOwn has that registered which has no stream: what the mesh file names, and this
+// replica itself.
 func (r *Registrations) keepOwn() {
 	ready := r.ready()
 	r.mu.Lock()
@@ -272,7 +273,15 @@ func (r *Registrations) keepOwn() {
 			}
 		}
 	}
-	r.current.Keep(own, nil)
+	var shared []register.Instance
+	for _, s := range r.mesh.Discovery.Consul.Register.Services {
+		i := register.Instance{ID: s.ID, Service: s.Name, Address: s.Address, Port: s.Port, Tags: s.Tags, Meta: s.Meta, Health: register.Passing}
+		if c := s.Check; c != nil {
+			i.Check = &register.Check{HTTP: c.HTTP, TCP: c.TCP, Interval: c.Interval, Timeout: c.Timeout}
+		}
+		shared = append(shared, i)
+	}
+	r.current.Keep(own, shared)
 }
 
 // ownAddress is where others reach a port that listens at address: where it listens

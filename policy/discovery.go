@@ -2,7 +2,9 @@ package policy
 
 import (
 	"net/netip"
+	"net/url"
 	"strings"
+	"time"
 )
 
 func (d *decoder) discovery(s *mapping, to *Discovery) {
@@ -43,9 +45,47 @@ func (d *decoder) register(s *mapping, to *Consul) {
 	registerKeys.defaults(&to.Register)
 	to.Register.Enabled = r.present() || s.has("register_interval")
 	registerKeys.read(r, &to.Register)
+	seen := make(map[string]bool)
+	for i, v := range r.items("services") {
+		if i >= len(to.Register.Services) {
+			break // one of them is wrong
+		}
+		id := to.Register.Services[i].ID
+		if seen[strings.ToLower(id)] {
+			v.mapping().first("id").fail(CodeConflict, "", "%q is there twice; Consul ignores the case of names", id)
+		}
+		seen[strings.ToLower(id)] = true
+	}
 	if after := "deregister_critical_service_after"; s.got(after) && !to.Register.Enabled {
 		s.keyOf(after).fail(CodeNoEffect, "register_interval: 10s", "has no effect: nothing is registered")
 	}
+}
+
+// checkRegistered reads the check of an instance that the file registers.
+func checkRegistered(m *mapping, to *RegisteredService) bool {
+	c := m.section("check")
+	if !c.present() {
+		return true
+	}
+	to.Check = &RegisteredCheck{Interval: 10 * time.Second, Timeout: 2 * time.Second}
+	ok := registeredCheckKeys.read(c, to.Check)
+	if c.has("http") == c.has("tcp") {
+		c.fail(CodeMissing, "http: http://10.0.0.11:8080/health", "has one of http and tcp")
+		return false
+	}
+	return ok
+}
+
+// checkURL is what a check asks.
+func checkURL() parser[string] {
+	return checked("URL", "^https?://.", CodeValue, func(v value, text string) bool {
+		u, err := url.Parse(text)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
+			v.fail(CodeValue, "http://10.0.0.11:8080/health", "%q is no URL of a check", text)
+			return false
+		}
+		return true
+	})
 }
 
 // checkHost refuses what is no host name and no address. It has neither scheme

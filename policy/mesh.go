@@ -50,6 +50,22 @@ type Consul struct {
 type Register struct {
 	Enabled      bool // what follows, and the connected proxies
 	ControlPlane bool // each replica of the control plane
+	Services     []RegisteredService
+}
+
+// RegisteredService is an instance that the mesh file registers.
+type RegisteredService struct {
+	Name, ID, Address string
+	Port              uint16
+	Tags              []string
+	Meta              map[string]string
+	Check             *RegisteredCheck // nil: it is passing
+}
+
+// RegisteredCheck is how the health of such an instance is found out.
+type RegisteredCheck struct {
+	HTTP, TCP         string // one of both
+	Interval, Timeout time.Duration
 }
 
 // ConsulTLS is the TLS material for scheme https.

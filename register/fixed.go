@@ -13,6 +13,7 @@ type Instance struct {
 	Tags                 []string
 	Meta                 map[string]string
 	Health               Health
+	Check                *Check // finds the health out; nil: Health says it
 }
 
 func (i *Instance) entry() entry {
@@ -31,20 +32,27 @@ func (i *Instance) entry() entry {
 // it ends; shared are of all replicas, of which one looks after them. It does not
 // wait.
 func (r *Registrar) Keep(own, shared []Instance) {
-	f := fixed{own: make(map[string]entry, len(own)), shared: make(map[string]entry, len(shared))}
+	f := fixed{own: make(map[string]entry, len(own)), shared: make(map[string]entry, len(shared)), checks: make(map[string]bool)}
 	for i := range own {
 		e := own[i].entry()
 		f.own[e.node] = e
 	}
 	for i := range shared {
 		e := shared[i].entry()
+		if shared[i].Check != nil {
+			e.health, f.checks[e.node] = "", true // not known yet
+		}
 		f.shared[e.node] = e
 	}
+	r.setProbes(shared)
 	r.tell(func(m *machine, now time.Time) { m.keepAll(f, now) })
 }
 
 // fixed are instances by node.
-type fixed struct{ own, shared map[string]entry }
+type fixed struct {
+	own, shared map[string]entry
+	checks      map[string]bool // of shared, those that are checked
+}
 
 // keepAll brings about what is wanted of instances without a stream.
 func (m *machine) keepAll(f fixed, now time.Time) {
@@ -60,13 +68,29 @@ func (m *machine) keepAll(f fixed, now time.Time) {
 			m.forget(r) // another replica looks after it
 		}
 	}
+	for node, e := range f.shared {
+		if e.health == "" && m.leader { // what the last check came to, if there was one
+			e.health = m.fixed.shared[node].health
+			f.shared[node] = e
+		}
+	}
 	m.fixed = f
 	for _, e := range f.own {
 		m.keep(e, now)
 	}
-	if m.leader {
-		for _, e := range f.shared {
+	for _, e := range f.shared {
+		if m.leader && e.health != "" {
 			m.keep(e, now)
+		}
+	}
+}
+
+// unchecked forgets what checks came to: they are another replica's now.
+func (m *machine) unchecked() {
+	for node, e := range m.fixed.shared {
+		if m.fixed.checks[node] {
+			e.health = ""
+			m.fixed.shared[node] = e
 		}
 	}
 }

@@ -683,6 +683,9 @@ func (m *machine) lead(leader bool, alive map[string]struct{}, now time.Time) {
 	if alive != nil {
 		m.alive = alive
 	}
+	if !leader {
+		m.unchecked()
+	}
 	m.keepAll(m.fixed, now)
 	m.sweep(now)
 }

@@ -66,6 +66,12 @@ type Registrar struct {
 	stamp    string              // of the last comparison of all
 	since    time.Time           // when the session began
 
+	probing  context.Context // of the checks
+	stop     context.CancelFunc
+	probers  sync.WaitGroup
+	probesMu sync.Mutex
+	probes   map[string]*probe // by node
+
 	dials    chan struct{} // a token for each dial under way
 	counters counters
 }
@@ -86,6 +92,8 @@ func newRegistrar(s store, self string, times Times, log *slog.Logger, dial func
 		log: log, store: s, dial: dial, self: self, wakeup: make(chan struct{}, 1), machine: newMachine(self),
 		reading: make(map[string]struct{}), trouble: "no session yet", dials: make(chan struct{}, dialers),
 	}
+	r.probes = make(map[string]*probe)
+	r.probing, r.stop = context.WithCancel(context.Background())
 	r.SetTimes(times)
 	return r
 }
@@ -155,7 +163,11 @@ func (r *Registrar) take(now time.Time) {
 // [Registrar.Release].
 func (r *Registrar) Run(ctx context.Context) {
 	g, ctx := errgroup.WithContext(ctx)
-	defer func() { _ = g.Wait() }()
+	defer func() {
+		r.stop()
+		r.probers.Wait()
+		_ = g.Wait()
+	}()
 	g.Go(func() error {
 		r.store.run(ctx, sessionEvents{up: r.sessionUp, down: r.sessionDown, leading: r.leading})
 		return nil

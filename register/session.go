@@ -56,11 +56,11 @@ func (c *consulStore) run(ctx context.Context, on sessionEvents) {
 			c.setSession(id)
 			on.up()
 			err = c.keep(ctx, id, on.leading)
-			c.drop(id)
 		}
 		if ctx.Err() != nil {
-			return
+			return // the session stays until it is released
 		}
+		c.drop(id)
 		on.down(err)
 		if !sleep(ctx, writeAgain) {
 			return
