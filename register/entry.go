@@ -123,7 +123,6 @@ func nodeName(id string) string {
 // metaKey reports whether Consul takes it as a key of metadata, and it is not one
 // of those that say whose an entry is.
 func metaKey(key string) bool {
-	return !slices.Contains([]string{"", watch.MetaManagedBy, watch.MetaOwner, watch.MetaSince}, key) && !strings.ContainsFunc(key, func(r rune) bool {
-		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_')
-	})
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+	return !slices.Contains([]string{"", watch.MetaManagedBy, watch.MetaOwner, watch.MetaSince}, key) && strings.Trim(key, letters) == ""
 }

@@ -18,19 +18,18 @@ import (
 type fakeCatalog struct {
 	t testing.TB
 
-	mu       sync.Mutex
-	index    uint64
-	nodes    map[string]*stored
-	others   map[string]*stored // what is not ours
-	alive    map[string]struct{}
-	sweeper  string
-	writes   int
-	away     bool            // nobody can reach it
-	cut      map[string]bool // nor can these replicas
-	deny     map[string]bool // services that the token may not write
-	forgets  bool            // answers to a write are lost
-	history  []string        // what a watcher saw
-	watching func()
+	mu      sync.Mutex
+	index   uint64
+	nodes   map[string]*stored
+	others  map[string]*stored // what is not ours
+	alive   map[string]struct{}
+	sweeper string
+	writes  int
+	away    bool            // nobody can reach it
+	cut     map[string]bool // nor can these replicas
+	deny    map[string]bool // services that the token may not write
+	forgets bool            // answers to a write are lost
+	history []string        // what a watcher saw
 }
 
 func newFakeCatalog(t testing.TB) *fakeCatalog {
@@ -86,7 +85,6 @@ type replica struct {
 	f       *fakeCatalog
 	stop    context.CancelFunc
 	session bool // it has one
-	reports sessionEvents
 	network func(netip.AddrPort) reach
 }
 

@@ -99,7 +99,7 @@ func (m *machine) suspicion(r *record, now time.Time) string {
 		return ""
 	}
 	c, service := m.census(now), r.want.service
-	why := ""
+	var why string
 	switch {
 	case c.goneOf[service] >= 2 && float64(c.goneOf[service]) > guardService*float64(c.allOf[service]):
 		why = fmt.Sprintf("its removal is held: %d of the %d instances of %s do not answer", c.goneOf[service], c.allOf[service], service)

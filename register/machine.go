@@ -1,16 +1,11 @@
 package register
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"time"
-
-	"datapunk.dev/controlplane/watch"
 )
 
 // State is how far the registration of an instance is.
@@ -259,20 +254,6 @@ func (m *machine) dismiss(r *record, now time.Time) {
 	m.decide(r, now)
 }
 
-func (m *machine) lose(r *record, now time.Time, reason string) {
-	if m.stored[r.node] == nil && !r.busy {
-		m.forget(r)
-		return
-	}
-	m.to(r, Lost, now, reason)
-	m.at(r, r.lostAt.Add(m.lostFor()))
-}
-
-// lostFor is shorter where the whole time is.
-func (m *machine) lostFor() time.Duration { return min(lostFor, m.after/2) }
-
-func (m *machine) lostPause() time.Duration { return min(lostPause, m.after/10) }
-
 func (m *machine) forget(r *record) {
 	m.due.stop(&r.timer)
 	delete(m.records, r.node)
@@ -416,98 +397,6 @@ func pause(dials int) time.Duration {
 	return d
 }
 
-// lost looks for a proxy whose stream has ended, or whose owner is gone.
-func (m *machine) lost(r *record, now time.Time) {
-	read, due := m.views[r.want.service], r.lostAt.Add(m.lostFor())
-	switch {
-	case m.up && !read.Before(r.lostAt) && !m.mine(r):
-		m.forget(r) // another has it, or it is not there any more
-	case r.timer.set && now.Before(r.timer.at):
-	case now.Before(due):
-		m.at(r, due)
-	case !m.up:
-		m.at(r, now.Add(writeAgain)) // whoever cannot write need not look
-	case read.Before(due):
-		m.todo.reads[r.want.service] = struct{}{} // another may have it by now
-	default:
-		m.dial(r)
-	}
-}
-
-// mine reports whether the entry is there, and nobody else is to look after it.
-func (m *machine) mine(r *record) bool {
-	have := m.stored[r.node]
-	if have == nil || have.index == 0 {
-		return false
-	}
-	_, alive := m.alive[have.owner]
-	return have.owner == m.self || m.leader && !alive
-}
-
-// unreachable is a lost one whose port does not answer.
-func (m *machine) unreachable(r *record, now time.Time) {
-	if r.dials < lostDials {
-		m.to(r, Lost, now, r.reason)
-		m.at(r, now.Add(m.lostPause()))
-		return
-	}
-	if why := m.suspicion(r, now); why != "" {
-		if r.heldAt.IsZero() {
-			r.heldAt = now
-		}
-		m.to(r, Lost, now, why)
-		m.at(r, now.Add(heldFor))
-		return
-	}
-	m.guard.removed(r, now)
-	m.to(r, Drain, now, "its mesh_port does not answer any more")
-	m.drain(r, now)
-}
-
-// drain takes an entry out of the rotation, and then away.
-func (m *machine) drain(r *record, now time.Time) {
-	have := m.stored[r.node]
-	switch {
-	case !m.up:
-		m.at(r, now.Add(writeAgain))
-	case r.unsure:
-		m.todo.nodes[r.node] = struct{}{}
-		r.busy = true
-	case have == nil:
-		m.forget(r)
-	case have.index == 0:
-		m.to(r, Delete, now, r.reason)
-		m.change(r, removeNode, have)
-	case !m.mine(r) && !r.leaving:
-		m.forget(r)
-	case !have.draining:
-		m.to(r, Drain, now, r.reason)
-		m.change(r, mark, have)
-	case now.Before(r.lostAt.Add(m.after)) && !(r.leaving && !r.connected):
-		m.to(r, Drain, now, r.reason)
-		m.at(r, r.lostAt.Add(m.after))
-	default:
-		m.to(r, Delete, now, r.reason)
-		m.change(r, remove, have)
-	}
-}
-
-// dismissal takes out one that has said so: there is nothing to find out.
-func (m *machine) dismissal(r *record, now time.Time) {
-	if m.stored[r.node] == nil && !r.unsure {
-		if !r.connected {
-			m.forget(r)
-		}
-		return
-	}
-	reason := "it leaves"
-	if r.fixed {
-		reason = "it is wanted no more"
-	}
-	r.reason = reason
-	m.drain(r, now)
-}
-
 // wrote is told what became of a change.
 func (m *machine) wrote(o outcome, now time.Time) {
 	r := m.records[o.node]
@@ -541,51 +430,6 @@ func (m *machine) wrote(o outcome, now time.Time) {
 	m.decide(r, now)
 }
 
-// nodeState is what was read of one node.
-type nodeState struct {
-	node    string
-	missing bool
-	foreign string // whose it is, if it is not ours
-	stored  *stored
-	shared  bool // something else than the one instance is on it
-	err     string
-}
-
-// readNode is told what a node is.
-func (m *machine) readNode(n nodeState, now time.Time) {
-	r := m.records[n.node]
-	if r == nil {
-		return
-	}
-	r.busy = false
-	switch {
-	case n.err != "":
-		r.reason = n.err
-		m.at(r, now.Add(writeAgain))
-		return
-	case n.missing:
-		delete(m.stored, n.node)
-	case n.foreign != "":
-		delete(m.stored, n.node)
-		if r.connected && !r.leaving {
-			m.to(r, Foreign, now, n.foreign)
-			return
-		}
-		m.forget(r)
-		return
-	case n.shared && n.stored.index == 0 && !(r.connected && !r.leaving):
-		delete(m.stored, n.node) // the node is not ours alone: it stays
-	default:
-		m.stored[n.node] = n.stored
-	}
-	r.unsure = false
-	if !r.connected && !r.leaving && r.state != Delete && !m.mine(r) {
-		m.forget(r)
-		return
-	}
-	m.decide(r, now)
-}
-
 // session is told whether the catalog can be written. What was read before may be
 // anything now.
 func (m *machine) session(up bool, now time.Time) {
@@ -602,72 +446,6 @@ func (m *machine) session(up bool, now time.Time) {
 	}
 }
 
-// picture is what was read of some services.
-type picture struct {
-	at       time.Time // before it was read
-	services []string
-	stored   []*stored
-	foreign  map[place]string
-	alive    map[string]struct{}
-}
-
-// saw is told what the catalog has.
-func (m *machine) saw(p picture, now time.Time) {
-	read := make(map[string]struct{}, len(p.services))
-	for _, s := range p.services {
-		read[s] = struct{}{}
-		m.views[s] = p.at
-	}
-	of := func(service string) bool { _, ok := read[service]; return ok }
-	// What was written since is newer.
-	newer := func(node string) bool {
-		r := m.records[node]
-		return r != nil && (r.busy || !r.wrote.Before(p.at))
-	}
-	touched := make(map[string]struct{})
-	for node, have := range m.stored {
-		if of(have.service) && !newer(node) {
-			delete(m.stored, node)
-			touched[node] = struct{}{}
-		}
-	}
-	for _, have := range p.stored {
-		if newer(have.node) {
-			continue
-		}
-		m.stored[have.node] = have
-		touched[have.node] = struct{}{}
-		if r := m.records[have.node]; r != nil {
-			r.unsure = false
-		}
-	}
-	maps.DeleteFunc(m.foreign, func(at place, _ string) bool { return of(at.service) })
-	maps.Copy(m.foreign, p.foreign)
-	m.alive = p.alive
-	m.sweep(now)
-	for _, r := range m.all() {
-		if _, ok := touched[r.node]; ok || of(r.want.service) {
-			if r.state == Foreign && m.foreign[r.want.place()] == "" {
-				r.unsure = true // the node may have become free
-			}
-			m.decide(r, now)
-		}
-	}
-}
-
-// unread is told that services could not be read, and why.
-func (m *machine) unread(services []string, why string, now time.Time) {
-	for _, r := range m.records {
-		if r.busy || r.timer.set || r.state == Held || !slices.Contains(services, r.want.service) {
-			continue
-		}
-		if r.state == Claim {
-			r.reason = why
-		}
-		m.at(r, now.Add(writeAgain))
-	}
-}
-
 // all returns the records, in an order that does not change.
 func (m *machine) all() []*record {
 	list := make([]*record, 0, len(m.records))
@@ -675,41 +453,6 @@ func (m *machine) all() []*record {
 		list = append(list, m.records[node])
 	}
 	return list
-}
-
-// lead is told whether this replica looks after what others left.
-func (m *machine) lead(leader bool, alive map[string]struct{}, now time.Time) {
-	m.leader = leader
-	if alive != nil {
-		m.alive = alive
-	}
-	if !leader {
-		m.unchecked()
-	}
-	m.keepAll(m.fixed, now)
-	m.sweep(now)
-}
-
-// sweep takes up what a replica left that is gone. Whoever has just begun to look
-// waits as long as for a proxy whose stream has ended: they may all be on their way.
-func (m *machine) sweep(now time.Time) {
-	if !m.up {
-		return
-	}
-	for node, have := range m.stored {
-		if _, alive := m.alive[have.owner]; m.records[node] != nil || have.owner != m.self && (alive || !m.leader) {
-			continue
-		}
-		port := cmp.Or(have.meta[watch.MetaMeshPort], strconv.Itoa(int(have.port)))
-		at, _ := netip.ParseAddrPort(net.JoinHostPort(have.address, port))
-		r := &record{node: node, want: have.entry, at: at, lostAt: now, state: Lost, since: now}
-		r.reason = fmt.Sprintf("its owner %s is gone", have.owner)
-		m.records[node] = r
-		if have.draining { // what it was at
-			r.state = Drain
-		}
-		m.at(r, now.Add(m.lostFor()))
-	}
 }
 
 // setAfter is told after what time an entry is removed.
@@ -733,12 +476,6 @@ func (m *machine) setAfter(after time.Duration, now time.Time) {
 	}
 }
 
-// sighted is told who is alive, though nothing in the catalog has changed.
-func (m *machine) sighted(alive map[string]struct{}, now time.Time) {
-	m.alive = alive
-	m.sweep(now)
-}
-
 // services are those of all records.
 func (m *machine) services() map[string]struct{} {
 	services := make(map[string]struct{})
@@ -749,23 +486,4 @@ func (m *machine) services() map[string]struct{} {
 		services[s.service] = struct{}{}
 	}
 	return services
-}
-
-// changed is told of services as those who read the catalog have them now. Where an
-// instance is missing that this replica holds, or one has gone that was another's,
-// it is looked at again at once.
-func (m *machine) changed(services map[string]*watch.Service, now time.Time) {
-	if !m.up {
-		return
-	}
-	for _, r := range m.records {
-		s, ok := services[r.want.service]
-		if !ok || !r.connected || r.busy || r.state != Held && r.state != Foreign || now.Sub(r.wrote) < settled {
-			continue
-		}
-		address, err := netip.ParseAddr(r.want.address)
-		if err == nil && at(s, address, r.want.port) == nil {
-			m.todo.reads[r.want.service] = struct{}{}
-		}
-	}
 }

@@ -372,6 +372,15 @@ func TestRealKilledReplica(t *testing.T) {
 		return ""
 	})
 	s.clean()
+	b.Leave(f.proxies[0].Node) // and it does look
+	until(t, "the watcher sees a change", 10*time.Second, func() string {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.catalogs == 0 {
+			return "none"
+		}
+		return ""
+	})
 	// Late words of the dead replica are not heard.
 	if entry, _, err := agent.API.KV().Get("controlplane/datapunk/replicas/a", nil); err != nil || entry != nil {
 		t.Errorf("a's key is %v: %v", entry, err)
@@ -423,7 +432,7 @@ func TestRealKilledProxies(t *testing.T) {
 
 // TestRealConsulFails: whatever becomes of Consul, nothing that lives is lost.
 func TestRealConsulFails(t *testing.T) {
-	all := func(t *testing.T, agent *consulagent.Agent, n int) func() string {
+	all := func(agent *consulagent.Agent, n int) func() string {
 		return func() string {
 			nodes, _, err := agent.API.Catalog().Nodes(&api.QueryOptions{NodeMeta: map[string]string{"managed-by": "controlplane/datapunk"}})
 			if err != nil {
@@ -447,7 +456,7 @@ func TestRealConsulFails(t *testing.T) {
 		if err := agent.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "all are there", 30*time.Second, all(t, agent, 50))
+		until(t, "all are there", 30*time.Second, all(agent, 50))
 		until(t, "all are held", 30*time.Second, r.held(50))
 		if s := r.Status(); s.Writes != 50 {
 			t.Errorf("%d writes", s.Writes)
@@ -465,7 +474,7 @@ func TestRealConsulFails(t *testing.T) {
 		if err := agent.Restart(t.Context()); err != nil { // its state was in memory
 			t.Fatal(err)
 		}
-		took := until(t, "all are there again", 30*time.Second, all(t, agent, 50))
+		took := until(t, "all are there again", 30*time.Second, all(agent, 50))
 		t.Logf("registered again %s after Consul was back, empty", took.Round(10*time.Millisecond))
 	})
 	t.Run("restored from a snapshot of before", func(t *testing.T) {
@@ -489,7 +498,7 @@ func TestRealConsulFails(t *testing.T) {
 		if err := agent.API.Snapshot().Restore(nil, snapshot); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "all are there again", 40*time.Second, all(t, agent, 50))
+		until(t, "all are there again", 40*time.Second, all(agent, 50))
 		until(t, "all are held", 20*time.Second, r.held(50))
 	})
 	t.Run("without a leader", func(t *testing.T) {
@@ -511,6 +520,7 @@ func TestRealConsulFails(t *testing.T) {
 		agent := consulagent.ForTest(t, consulagent.Options{})
 		var lag, away atomic.Int64
 		proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: agent.HTTP})
+		proxy.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // of requests that were given up
 		front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			time.Sleep(time.Duration(lag.Load()))
 			if away.Load() > 0 {
@@ -541,7 +551,7 @@ func TestRealConsulFails(t *testing.T) {
 		}
 		away.Store(0)
 		until(t, "all are held", 40*time.Second, r.held(50))
-		if wrong := all(t, agent, 50)(); wrong != "" {
+		if wrong := all(agent, 50)(); wrong != "" {
 			t.Error(wrong)
 		}
 	})
@@ -638,7 +648,7 @@ func TestRealForeign(t *testing.T) {
 		}
 		return ""
 	})
-	until(t, "three comparisons", 10*time.Second, func() string { return "" })
+	r.compareOnce(t.Context())
 	if node, _, err := agent.API.Catalog().Node("mesh-px-1", nil); err != nil || node.Node.Address != "10.1.1.1" || len(node.Services) > 0 {
 		t.Errorf("%+v: %v", node, err)
 	}

@@ -97,20 +97,21 @@ func askAdmin(ctx context.Context, address, path string) ([]byte, error) {
 	return body, nil
 }
 
+// printProxies writes a line about the replica, and a table.
 func printProxies(w io.Writer, r admin.Registrations, now time.Time) error {
+	var text strings.Builder
 	switch {
 	case !r.Enabled:
-		fmt.Fprintln(w, "registrations are off: discovery.consul.register_interval turns them on, discovery.register beside a file")
+		text.WriteString("registrations are off: discovery.consul.register_interval turns them on, discovery.register beside a file\n")
 	case r.Sweeper:
-		fmt.Fprintf(w, "replica %s, which looks after what others left\n", r.Replica)
+		text.WriteString("replica " + r.Replica + ", which looks after what others left\n")
 	default:
-		fmt.Fprintf(w, "replica %s\n", r.Replica)
+		text.WriteString("replica " + r.Replica + "\n")
 	}
 	for _, why := range r.Trouble {
-		fmt.Fprintf(w, "as it was last: %s\n", why)
+		text.WriteString("as it was last: " + why + "\n")
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "PROXY\tSERVICE\tSTATE\tFOR\tADDRESS\tMESH PORT\tBY\tWHY")
+	rows := [][]string{{"PROXY", "SERVICE", "STATE", "FOR", "ADDRESS", "MESH PORT", "BY", "WHY"}}
 	for _, p := range r.Registrations {
 		age, at := "-", "-"
 		if !p.Since.IsZero() {
@@ -119,11 +120,19 @@ func printProxies(w io.Writer, r admin.Registrations, now time.Time) error {
 		if p.Address != "" {
 			at = net.JoinHostPort(p.Address, strconv.Itoa(int(p.Port)))
 		}
-		columns := []string{p.ID, p.Service, p.State, age, at, cmp.Or(p.MeshPort, "-"), cmp.Or(p.Owner, "-"), p.Reason}
-		for i := range columns {
-			columns[i] = strings.Map(printable, columns[i])
+		rows = append(rows, []string{p.ID, p.Service, p.State, age, at, cmp.Or(p.MeshPort, "-"), cmp.Or(p.Owner, "-"), p.Reason})
+	}
+	if _, err := io.WriteString(w, text.String()); err != nil {
+		return err
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		for i := range row {
+			row[i] = strings.Map(printable, row[i])
 		}
-		fmt.Fprintln(t, strings.Join(columns, "\t"))
+		if _, err := io.WriteString(t, strings.Join(row, "\t")+"\n"); err != nil {
+			return err
+		}
 	}
 	return t.Flush()
 }
