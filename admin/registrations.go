@@ -6,6 +6,10 @@ import "time"
 type Registrations struct {
 	Enabled bool   `json:"enabled"`
 	Replica string `json:"replica,omitempty"` // this one's name
+	// Interval is between two comparisons with the catalog, and After the time from the
+	// loss of a proxy to the removal of its entry, as the mesh file has them.
+	Interval string `json:"interval,omitempty"`
+	After    string `json:"deregister_after,omitempty"`
 	// Sweeper is whether this replica looks after what others left that are gone.
 	Sweeper bool `json:"sweeper"`
 	// Trouble is why nothing is written, or what is there is not compared.

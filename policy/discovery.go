@@ -56,7 +56,7 @@ func (d *decoder) register(s *mapping, to *Consul) {
 		}
 		seen[strings.ToLower(id)] = true
 	}
-	if after := "deregister_critical_service_after"; s.got(after) && !to.Register.Enabled {
+	if after := "deregister_critical_service_after"; s.got(after) && !to.Register.Enabled && !r.present() {
 		s.keyOf(after).fail(CodeNoEffect, "register_interval: 10s", "has no effect: nothing is registered")
 	}
 }

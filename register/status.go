@@ -22,6 +22,7 @@ type Registration struct {
 // Status is what a registrar says of itself.
 type Status struct {
 	Replica string
+	Times   Times
 	Trouble []string // why nothing is written, or not compared; empty: all is well
 	Sweeper bool     // it looks after what others left
 	Held    int      // removals that are not believed
@@ -37,7 +38,7 @@ func (r *Registrar) Status() Status {
 	defer r.mu.Unlock()
 	c := &r.counters
 	s := Status{
-		Replica: r.self, Sweeper: r.machine.leader, States: make(map[State]int),
+		Replica: r.self, Times: Times{r.interval, r.machine.after}, Sweeper: r.machine.leader, States: make(map[State]int),
 		Writes: c.writes.Load(), Conflicts: c.conflicts.Load(), Failures: c.failures.Load(), Denials: c.denials.Load(),
 	}
 	for _, why := range []string{r.trouble, r.unread} {
