@@ -122,7 +122,7 @@ func New(t testing.TB, o Options) *Mesh {
 	if text == "" {
 		text = Seed(t)
 	}
-	if o.Consul && !o.Registers {
+	if !o.Registers {
 		text = strings.Replace(text, "register_interval: 10s", "register_interval: 10s\n      register: {enabled: false}", 1)
 	}
 	m.files = []string{filepath.Join(dir, "mesh.yaml")}
