@@ -31,6 +31,8 @@ type Readiness struct {
 type Sources struct {
 	Readiness func() Readiness
 	Proxies   func() []xds.ProxyStatus
+	// Registrations are who is in the catalog, by which replica, and why not.
+	Registrations func() Registrations
 	// Registered reports whether the catalog has an instance of the service at
 	// the address.
 	Registered func(service string, at netip.Addr) bool
@@ -76,6 +78,9 @@ func Handler(log *slog.Logger, src Sources) http.Handler {
 		reply(w, log, http.StatusOK, struct {
 			Proxies []xds.ProxyStatus `json:"proxies"`
 		}{proxies})
+	})
+	mux.HandleFunc("GET /api/v1/registrations", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, log, http.StatusOK, src.Registrations())
 	})
 	addProfiles(mux, src.Listener)
 	return mux

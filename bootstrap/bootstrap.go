@@ -51,6 +51,10 @@ type Options struct {
 	Address      string // the IP that mesh and metrics ports are bound to; empty: every one of IPv4
 	Version      string // of the application, optional
 
+	// Tags and Meta are what the instance is registered with, beside version and zone.
+	Tags []string
+	Meta map[string]string
+
 	// Where the proxy is, each optional: as its instance is registered, since
 	// Envoy prefers instances that are in the same place in all three.
 	Region, Zone, SubZone string
@@ -126,6 +130,20 @@ func node(o *Options) (*corev3.Node, error) {
 		if value != "" {
 			metadata[key] = value
 		}
+	}
+	if len(o.Tags) > 0 {
+		tags := make([]any, len(o.Tags))
+		for i, tag := range o.Tags {
+			tags[i] = tag
+		}
+		metadata["tags"] = tags
+	}
+	if len(o.Meta) > 0 {
+		meta := make(map[string]any, len(o.Meta))
+		for k, v := range o.Meta {
+			meta[k] = v
+		}
+		metadata["meta"] = meta
 	}
 	fields, err := structpb.NewStruct(metadata)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -21,6 +22,12 @@ import (
 // maxSocketPath is the longest path of a Unix socket on Linux, without its
 // final zero byte.
 const maxSocketPath = 107
+
+// What an instance may be registered with.
+const (
+	maxTags, maxTag                   = 64, 256
+	maxMeta, maxMetaKey, maxMetaValue = 48, 128, 512
+)
 
 // address is where a control plane listens.
 type address struct {
@@ -40,6 +47,7 @@ func (o *Options) check() ([]address, error) {
 		errs = append(errs, errors.New("the node id is empty"))
 	}
 	errs = append(errs, o.checkPorts()...)
+	errs = append(errs, o.checkInstance()...)
 	if err := checkSocket(o.AdminSocket); err != nil {
 		errs = append(errs, fmt.Errorf("admin socket: %w", err))
 	}
@@ -107,6 +115,34 @@ func (o *Options) checkPorts() []error {
 			if a.port == b.port && a.port != 0 && (a.ip == b.ip || a.ip.IsUnspecified() || b.ip.IsUnspecified()) {
 				errs = append(errs, fmt.Errorf("the %s port and the %s port are both %d", b.name, a.name, a.port))
 			}
+		}
+	}
+	return errs
+}
+
+// checkInstance checks what the instance is to be registered with, by what the
+// control plane takes and Consul allows.
+func (o *Options) checkInstance() []error {
+	var errs []error
+	if len(o.Tags) > maxTags {
+		errs = append(errs, fmt.Errorf("%d tags are more than %d", len(o.Tags), maxTags))
+	}
+	for _, tag := range o.Tags {
+		if tag == "" || len(tag) > maxTag {
+			errs = append(errs, fmt.Errorf("a tag has 1 to %d bytes, %.20q has %d", maxTag, tag, len(tag)))
+		}
+	}
+	if len(o.Meta) > maxMeta {
+		errs = append(errs, fmt.Errorf("%d entries of metadata are more than %d", len(o.Meta), maxMeta))
+	}
+	for _, key := range slices.Sorted(maps.Keys(o.Meta)) {
+		switch {
+		case key == "" || len(key) > maxMetaKey || strings.Trim(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != "":
+			errs = append(errs, fmt.Errorf("metadata %.20q: a key has letters, digits, - and _", key))
+		case slices.Contains([]string{"mesh_port", "version", "zone", "managed-by", "owner", "owned-since"}, key):
+			errs = append(errs, fmt.Errorf("metadata %q is the control plane's to set", key))
+		case len(o.Meta[key]) > maxMetaValue:
+			errs = append(errs, fmt.Errorf("metadata %q: %d bytes are more than %d", key, len(o.Meta[key]), maxMetaValue))
 		}
 	}
 	return errs

@@ -19,6 +19,7 @@ import (
 type StatusError struct {
 	Code    int
 	Message string // the beginning of what it said, in one line
+	Body    []byte // of a 409, whole: why each operation of a transaction was refused
 }
 
 // Error is the same text for the same cause.
@@ -41,7 +42,11 @@ func statusError(resp *http.Response, body []byte) *StatusError {
 	if strings.HasPrefix(text, "<") {
 		text = http.StatusText(resp.StatusCode) // a page of a proxy's
 	}
-	return &StatusError{Code: resp.StatusCode, Message: text}
+	e := &StatusError{Code: resp.StatusCode, Message: text}
+	if resp.StatusCode == http.StatusConflict {
+		e.Body = body
+	}
+	return e
 }
 
 // transportError drops what differs from one try to the next (ports, times),

@@ -263,11 +263,13 @@ type consulTarget struct {
 	tls                                                 policy.ConsulTLS
 }
 
-func (c *Catalogs) target(m *policy.Mesh) target {
-	if path, ok := strings.CutPrefix(c.override, "file:"); ok {
+func (c *Catalogs) target(m *policy.Mesh) target { return targetOf(c.override, m) }
+
+func targetOf(override string, m *policy.Mesh) target {
+	if path, ok := strings.CutPrefix(override, "file:"); ok {
 		return target{file: path}
 	}
-	if c.override == "" && m.Discovery.Method == "file" {
+	if override == "" && m.Discovery.Method == "file" {
 		return target{file: m.Discovery.File}
 	}
 	d := m.Discovery.Consul
@@ -294,18 +296,9 @@ func (c *Catalogs) open(t target, m *policy.Mesh) (*source, error) {
 		meant := func(data []byte) bool { return c.meant(policy.Revision([]policy.File{{Data: data}})) }
 		s.reader = file.New(t.file, c.log, meant, publish)
 	} else {
-		cfg := consul.Config{
-			Address: t.consul.address, Scheme: t.consul.scheme, Datacenter: t.consul.datacenter,
-			TokenFile: t.consul.tokenFile, TLS: consul.TLS(t.consul.tls),
-		}
-		// The file names the address; a token alone may come from the environment.
-		if cfg.TokenFile == "" {
-			cfg.Token, _ = c.lookupEnv("CONSUL_HTTP_TOKEN")
-			cfg.TokenFile, _ = c.lookupEnv("CONSUL_HTTP_TOKEN_FILE")
-		}
-		client, err := consul.New(cfg)
+		client, err := t.consul.client(c.lookupEnv, 0)
 		if err != nil {
-			return nil, fmt.Errorf("discovery.consul: %w", err)
+			return nil, err
 		}
 		peer, err := watchconsul.New(client, watchconsul.Config{
 			Consistency: t.consul.consistency, Answered: c.answered, Sidecar: c.sidecars.of,
@@ -317,6 +310,24 @@ func (c *Catalogs) open(t target, m *policy.Mesh) (*source, error) {
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s, nil
+}
+
+// client returns a client with so many connections, 0 for as many as it takes. The
+// file names the address; a token alone may come from the environment.
+func (t *consulTarget) client(lookupEnv func(string) (string, bool), connections int) (*consul.Client, error) {
+	cfg := consul.Config{
+		Address: t.address, Scheme: t.scheme, Datacenter: t.datacenter,
+		TokenFile: t.tokenFile, TLS: consul.TLS(t.tls), MaxConnections: connections,
+	}
+	if cfg.TokenFile == "" {
+		cfg.Token, _ = lookupEnv("CONSUL_HTTP_TOKEN")
+		cfg.TokenFile, _ = lookupEnv("CONSUL_HTTP_TOKEN_FILE")
+	}
+	client, err := consul.New(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("discovery.consul: %w", err)
+	}
+	return client, nil
 }
 
 // demand is which services the mesh needs to know: by name those that the file

@@ -127,6 +127,7 @@ func (p *Plane) Collect(ch chan<- prometheus.Metric) {
 		gauge(descWatched, float64(s.Services))
 		gauge(descCold, float64(s.Cold))
 	}
+	p.registrations.collect(gauge, counter)
 	gauge(descContested, float64(len(p.xds.Contests())))
 	loop := p.loop.Status()
 	counter(descBuilds, float64(loop.Builds))

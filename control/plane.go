@@ -19,9 +19,11 @@ type Plane struct {
 
 	loop     *Loop
 	catalogs *Catalogs
-	xds      *xds.Server
-	svids    *sds.Manager     // nil with plaintext xDS
-	tokens   *token.Authority // nil with plaintext xDS
+
+	registrations *Registrations
+	xds           *xds.Server
+	svids         *sds.Manager     // nil with plaintext xDS
+	tokens        *token.Authority // nil with plaintext xDS
 
 	mesh   atomic.Pointer[policy.Mesh] // in force
 	warned map[warning]bool            // of the file in force, so that the log has each once; only follow uses it
@@ -73,6 +75,9 @@ func (p *Plane) adopt(m *policy.Mesh) error {
 // knowing of it and was not said of the last one.
 func (p *Plane) follow(m *policy.Mesh) error {
 	if err := p.catalogs.Follow(m); err != nil {
+		return err
+	}
+	if err := p.registrations.Follow(m); err != nil {
 		return err
 	}
 	if p.svids != nil {

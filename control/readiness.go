@@ -41,6 +41,8 @@ func (p *Plane) Readiness() Readiness {
 			q.Name, q.Source, p.Quorum, shorten(q.Message)))
 	}
 	r.Holding = append(r.Holding, p.meshHolding()...)
+	holding, problems := p.registrations.report()
+	r.Holding, r.Problems = append(r.Holding, holding...), append(r.Problems, problems...)
 	for _, c := range p.xds.Contests() {
 		r.Problems = append(r.Problems, c.String())
 	}

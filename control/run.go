@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/register"
 	"datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/sds/token"
 	"datapunk.dev/controlplane/translate"
@@ -28,6 +29,7 @@ type Options struct {
 	MeshOptions policy.Options // how they are read
 	Catalog     string         // consul or file:PATH: wins over discovery.method
 	DataDir     string         // of the authority, the token key and the mesh files that were in force
+	XDSAddress  string         // where proxies connect, for those who look for it in the catalog; empty: on no network
 	Plaintext   bool           // the xDS port speaks no TLS and takes no tokens
 	ServerNames []string       // by which clients without an Envoy dial the xDS port
 	Quorum      int            // see [xds.Options]
@@ -57,10 +59,12 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 		return nil, err
 	}
 	p.loop = NewLoop(p.Log, func(s *translate.Snapshot) { p.xds.Publish(s) }, func(ctx context.Context) <-chan struct{} { return p.xds.Acked(ctx, nil) })
-	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.catalogIsMeant, p.loop.SetCatalog)
+	merged := register.NewMerged(p.loop.SetCatalog)
+	p.registrations = NewRegistrations(p.Log, p.Catalog, merged, p.XDSAddress, func() bool { return p.Readiness().Ready })
+	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.catalogIsMeant, p.registrations.SetCatalog)
 	p.observe()
 	xdsOptions := xds.Options{
-		Logger: p.ClientLog, Metrics: p.Metrics, OnFleet: p.loop.SetFleet, OnInbound: p.catalogs.SidecarsMoved, Locate: p.locate, Quorum: p.Quorum,
+		Logger: p.ClientLog, Metrics: p.Metrics, OnFleet: p.loop.SetFleet, OnInbound: p.catalogs.SidecarsMoved, OnPresence: p.registrations.Present, Locate: p.locate, Quorum: p.Quorum,
 		Limits: xds.Limits{Streams: p.Streams},
 	}
 	if p.svids != nil {
@@ -139,6 +143,7 @@ func (p *Plane) Run(ctx context.Context, reload <-chan os.Signal) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.loop.Run(ctx) })
 	g.Go(func() error { return p.catalogs.Run(ctx) })
+	g.Go(func() error { p.registrations.Run(ctx); return nil })
 	g.Go(func() error { return watcher.Run(ctx) })
 	if p.svids != nil {
 		g.Go(func() error { return p.svids.Run(ctx) })
@@ -148,6 +153,10 @@ func (p *Plane) Run(ctx context.Context, reload <-chan os.Signal) error {
 
 // Proxies returns the state of each proxy.
 func (p *Plane) Proxies() []xds.ProxyStatus { return p.xds.Proxies() }
+
+// Release gives up what tells other replicas that this one lives. It is called when
+// all else has ended.
+func (p *Plane) Release() { p.registrations.Release() }
 
 // Drain ends the streams, so that the Envoys look for another control plane.
 func (p *Plane) Drain() { p.xds.Drain() }

@@ -28,6 +28,10 @@ var instances = []run.Spec{
 	{Service: "stream_service", ID: "stream-1", Version: "0.9.0"},
 }
 
+// besideAFile has the connected proxies in a catalog that is a file. In Consul they
+// are registered as the operators' own file says.
+const besideAFile = "mesh: {discovery: {register: true}}\n"
+
 // demo is a running demo.
 type demo struct {
 	screen  *screen
@@ -59,9 +63,16 @@ func (d *demo) start(ctx context.Context) error {
 		return err
 	}
 
+	files := []string{d.meshFile}
+	if d.options.catalog == "file" {
+		files = append(files, filepath.Join(d.dir, "register.yaml"))
+		if err := run.WriteFile(files[1], besideAFile); err != nil {
+			return err
+		}
+	}
 	at := time.Now()
 	d.mesh, err = run.NewMesh(ctx, run.MeshOptions{
-		Binary: d.options.binary, Dir: d.dir, Files: []string{d.meshFile}, Consul: d.options.catalog == "consul",
+		Binary: d.options.binary, Dir: d.dir, Files: files, Consul: d.options.catalog == "consul", Registers: true,
 	})
 	if err != nil {
 		return err
@@ -94,7 +105,7 @@ func (d *demo) start(ctx context.Context) error {
 	if err := d.mesh.WaitReady(ctx); err != nil {
 		return err
 	}
-	d.screen.part("sidecars", fmt.Sprintf("%d Envoys, each in front of an app", len(instances)), time.Since(at))
+	d.screen.part("sidecars", fmt.Sprintf("%d Envoys, each in front of an app, registered by the control plane", len(instances)), time.Since(at))
 
 	d.client = traffic.NewClient(d.nexus.Outbound())
 	return d.firstTraffic(ctx)

@@ -97,7 +97,8 @@ func mood(good bool) string {
 // critical takes lake-2 out of rotation and brings it back.
 func (d *demo) critical(ctx context.Context) error {
 	at := time.Now()
-	if err := d.mesh.Registry.SetHealth("lake-2", run.Critical); err != nil {
+	lake2 := d.mesh.Sidecar("lake-2")
+	if err := d.mesh.Judge(lake2, run.Critical); err != nil {
 		return err
 	}
 	if err := d.untilServedBy(ctx, "lake-1"); err != nil {
@@ -114,7 +115,7 @@ func (d *demo) critical(ctx context.Context) error {
 	}
 	d.screen.saw("%d requests later: all by lake-1, %d failed", r.Requests, r.Failed())
 	at = time.Now()
-	if err := d.mesh.Registry.SetHealth("lake-2", run.Passing); err != nil {
+	if err := d.mesh.Judge(lake2, run.Passing); err != nil {
 		return err
 	}
 	if err := d.untilServedBy(ctx, "lake-1", "lake-2"); err != nil {

@@ -162,13 +162,12 @@ func consulKeys(ports []int, file string) []seedKey {
 			key: "discovery.consul.datacenter", at: func(s *sight) any { return s.query.datacenter }, now: "dc1",
 			old: "${CONSUL_DC:-dc1}", edited: "dc2", then: "dc2", alone: true,
 		},
-		// Until there is automated registration, all that these two do is to load.
 		{
-			key: "discovery.consul.register_interval", at: warned(`(register_interval) and deregister_critical_service_after: loads; nothing uses it`), now: "register_interval",
-			old: "register_interval: 10s", edited: "register_interval: 20s", then: "register_interval",
+			key: "discovery.consul.register_interval", at: func(s *sight) any { return s.registrations.Interval }, now: "10s",
+			old: "register_interval: 10s", edited: "register_interval: 20s", then: "20s",
 		},
 		{
-			key: "discovery.consul.deregister_critical_service_after", at: warned(`(\S+) is below Consul's minimum`), now: "30s",
+			key: "discovery.consul.deregister_critical_service_after", at: func(s *sight) any { return s.registrations.After }, now: "30s",
 			old: "deregister_critical_service_after: 30s", edited: "deregister_critical_service_after: 40s", then: "40s",
 		},
 		{
@@ -184,7 +183,7 @@ func TestAnEditOfDiscoveryReachesConsulAndNothingElse(t *testing.T) {
 	ports := []int{queries.listen(t, "127.0.0.1", 0)}
 	queries.listen(t, "127.0.0.2", ports[0])
 	ports = append(ports, queries.listen(t, "127.0.0.2", 0))
-	m := harness.New(t, harness.Options{Consul: true, Env: []string{"CONSUL_PORT=" + strconv.Itoa(ports[0])}})
+	m := harness.New(t, harness.Options{Consul: true, Registers: true, Env: []string{"CONSUL_PORT=" + strconv.Itoa(ports[0])}})
 	queries.forward(m.Consul.HTTP)
 	m.StartPlane()
 	m.Add(harness.Spec{Service: "nexus", ID: caller})

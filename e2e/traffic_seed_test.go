@@ -35,9 +35,13 @@ type sight struct {
 	nexus   *run.Dump
 	metrics run.Metrics
 	targets []target
-	log     []string // of the control plane
 	expires time.Duration
 	query   query // the newest that Consul got
+
+	registrations struct {
+		Interval string `json:"interval"`
+		After    string `json:"deregister_after"`
+	}
 }
 
 // target is one of /sd/prometheus.
@@ -48,7 +52,7 @@ type target struct {
 
 // look reads all of it; queries may be nil.
 func look(m *harness.Mesh, queries *asked) (*sight, error) {
-	s := &sight{log: m.Plane.Log.Lines()}
+	s := &sight{}
 	var err error
 	if s.nexus, err = m.Sidecar(caller).Envoy.ConfigDump(); err != nil {
 		return nil, err
@@ -62,6 +66,12 @@ func look(m *harness.Mesh, queries *asked) (*sight, error) {
 	}
 	if err := json.Unmarshal([]byte(body), &s.targets); err != nil {
 		return nil, fmt.Errorf("/sd/prometheus: %w", err)
+	}
+	if _, body, err = m.Plane.Get("/api/v1/registrations"); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal([]byte(body), &s.registrations); err != nil {
+		return nil, fmt.Errorf("/api/v1/registrations: %w", err)
 	}
 	if queries != nil {
 		s.query = queries.newest()
@@ -157,20 +167,6 @@ func scraped(label string) func(*sight) any {
 			values[t.Labels[label]] = true
 		}
 		return slices.Sorted(maps.Keys(values))
-	}
-}
-
-// warned is what the newest line of the control plane's log that matches has
-// for the expression's group.
-func warned(expression string) func(*sight) any {
-	of := regexp.MustCompile(expression)
-	return func(s *sight) any {
-		for _, line := range slices.Backward(s.log) {
-			if found := of.FindStringSubmatch(line); found != nil {
-				return found[1]
-			}
-		}
-		return nil
 	}
 }
 

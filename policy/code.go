@@ -45,17 +45,16 @@ const (
 	CodeEmptyTag    Code = "MC1601"
 )
 
-// What an operator should know of a file that loads.
+// What an operator should know of a file that loads. MC2105 and MC2110 were what
+// registrations could not do yet.
 const (
 	CodeUnset       Code = "MC2102" // ${V} and V is not set
 	CodeFewRetries  Code = "MC2103"
 	CodeUnsafeRetry Code = "MC2104" // POST is retried
-	CodeUnused      Code = "MC2105" // loads, and nothing uses it yet
 	CodeShortLived  Code = "MC2106" // certificates of minutes
 	CodeNoEffect    Code = "MC2107"
 	CodeDeniesAll   Code = "MC2108"
 	CodeForeign     Code = "MC2109" // a principal of another trust domain
-	CodeDeregister  Code = "MC2110" // below Consul's minimum
 	CodeCutRetries  Code = "MC2111" // the request's timeout ends before its retries
 	CodePermissive  Code = "MC2112" // plaintext callers and policies by identity
 	CodePort        Code = "MC2113" // a port that a sidecar has for something else

@@ -20,7 +20,6 @@ import (
 type decoder struct {
 	*yamlfile.Report
 	lookup func(string) (string, bool)
-	unused []value // register_interval and its like, for one warning
 }
 
 func noVariables(string) (string, bool) { return "", false }

@@ -2,13 +2,10 @@ package policy
 
 import (
 	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 )
-
-// minDeregister is the least that Consul takes for
-// DeregisterCriticalServiceAfter; its reaper runs about every 30 s.
-const minDeregister = time.Minute
 
 func (d *decoder) discovery(s *mapping, to *Discovery) {
 	discoveryKeys.defaults(to)
@@ -39,29 +36,55 @@ func (d *decoder) consul(s *mapping, to *Consul) {
 	if tls.has("cert_file") != tls.has("key_file") {
 		s.keyOf("tls").fail(CodeMissing, "", "cert_file and key_file stand together or not at all")
 	}
-	for _, name := range []string{"register_interval", "deregister_critical_service_after"} {
-		if s.got(name) {
-			d.unused = append(d.unused, s.keyOf(name))
+	d.register(s, to)
+}
+
+// register reads what is registered.
+func (d *decoder) register(s *mapping, to *Consul) {
+	r := s.section("register")
+	registerKeys.defaults(&to.Register)
+	to.Register.Enabled = r.present() || s.has("register_interval")
+	registerKeys.read(r, &to.Register)
+	seen := make(map[string]bool)
+	for i, v := range r.items("services") {
+		if i >= len(to.Register.Services) {
+			break // one of them is wrong
 		}
+		id := to.Register.Services[i].ID
+		if seen[strings.ToLower(id)] {
+			v.mapping().first("id").fail(CodeConflict, "", "%q is there twice; Consul ignores the case of names", id)
+		}
+		seen[strings.ToLower(id)] = true
 	}
-	if after := to.DeregisterCriticalServiceAfter; s.got("deregister_critical_service_after") && after < minDeregister {
-		s.first("deregister_critical_service_after").fail(CodeDeregister, "", "%v is below Consul's minimum: Consul will use %v", after, minDeregister)
+	if after := "deregister_critical_service_after"; s.got(after) && !to.Register.Enabled && !r.present() {
+		s.keyOf(after).fail(CodeNoEffect, "register_interval: 10s", "has no effect: nothing is registered")
 	}
 }
 
-// warnUnused says once which keys nothing uses yet.
-func (d *decoder) warnUnused() {
-	if len(d.unused) == 0 {
-		return
+// checkRegistered reads the check of an instance that the file registers.
+func checkRegistered(m *mapping, to *RegisteredService) bool {
+	c := m.section("check")
+	if !c.present() {
+		return true
 	}
-	var names []string
-	for _, v := range d.unused {
-		names = append(names, v.name())
+	to.Check = &RegisteredCheck{Interval: 10 * time.Second, Timeout: 2 * time.Second}
+	ok := registeredCheckKeys.read(c, to.Check)
+	if c.has("http") == c.has("tcp") {
+		c.fail(CodeMissing, "http: http://10.0.0.11:8080/health", "has one of http and tcp")
+		return false
 	}
-	v := d.unused[0]
-	d.Add(Problem{
-		Source: v.at, Width: v.columns, Code: CodeUnused, Key: v.key,
-		Message: strings.Join(names, " and ") + ": loads; nothing uses it until automated registration",
+	return ok
+}
+
+// checkURL is what a check asks.
+func checkURL() parser[string] {
+	return checked("URL", "^https?://.", CodeValue, func(v value, text string) bool {
+		u, err := url.Parse(text)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
+			v.fail(CodeValue, "http://10.0.0.11:8080/health", "%q is no URL of a check", text)
+			return false
+		}
+		return true
 	})
 }
 

@@ -48,6 +48,11 @@ func problems(t *testing.T, err error) policy.Problems {
 // mistakes are texts that stand below "mesh:" and "  name: m", so that their
 // first line is line 3, and what is said of them.
 var mistakes = []struct{ name, text, want string }{
+	{"a registration that says not enough", "  discovery: {consul: {register: {services: [{name: db}]}}}\n", "3:46 MC1006, 3:46 MC1006, 3:46 MC1006"},
+	{"a registration twice", "  discovery: {consul: {register: {services: [{name: a, id: x, address: h, port: 1}, {name: b, id: X, address: h, port: 2}]}}}\n", "3:99 MC1105"},
+	{"a check of nothing", "  discovery: {consul: {register: {services: [{name: a, id: x, address: h, port: 1, check: {interval: 5s}}]}}}\n", "3:84 MC1006"},
+	{"a check that is no URL", "  discovery: {consul: {register: {services: [{name: a, id: x, address: h, port: 1, check: {http: \"ftp://x\"}}]}}}\n", "3:98 MC1104"},
+	{"metadata that is no text", "  discovery: {consul: {register: {services: [{name: a, id: x, address: h, port: 1, meta: {version: 1}}]}}}\n", "3:84 MC1005"},
 	// The shape of the file.
 	{"an unknown key", "  bogus: 1\n", "3:3 MC1003"},
 	{"an unknown key without a value", "  bogus:\n", "3:3 MC1003"},

@@ -85,6 +85,7 @@ const (
 	formList
 	formSection
 	formNames // a map whose keys are names, and whose values are sections
+	formTexts // a map whose keys are names, and whose values are texts
 )
 
 // section returns the table without its type.

@@ -3,6 +3,8 @@ package policy
 import (
 	"strings"
 	"time"
+
+	"datapunk.dev/controlplane/yamlfile"
 )
 
 // The kinds of values. Each says what it looks like, and reads it.
@@ -19,6 +21,27 @@ func checked(what, pattern string, code Code, check func(v value, text string) b
 	return parser[string]{shape{what: what, pattern: pattern, code: code}, func(v value) (string, bool) {
 		text, ok := v.filled()
 		return text, ok && check(v, text)
+	}}
+}
+
+// texts is a map of texts. It is taken whole or not at all.
+func texts() parser[map[string]string] {
+	return parser[map[string]string]{shape{form: formTexts, code: CodeType}, func(v value) (map[string]string, bool) {
+		m := v.mapping()
+		if !m.present() {
+			return nil, false
+		}
+		all, ok := make(map[string]string), true
+		m.each(func(name string, entry value) {
+			if entry.Kind != yamlfile.Scalar || entry.Tag != "!!str" {
+				v.fail(CodeType, `texts, numbers in quotes: {version: "1"}`, "%s is no text", name)
+				ok = false
+				return
+			}
+			text, good := entry.text()
+			all[name], ok = text, ok && good
+		})
+		return all, ok
 	}}
 }
 

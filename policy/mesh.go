@@ -28,9 +28,10 @@ type Mesh struct {
 
 // Discovery says where the catalog is.
 type Discovery struct {
-	Method string // "consul" or "file"
-	File   string // the catalog's path for method file
-	Consul Consul
+	Method   string // "consul" or "file"
+	File     string // the catalog's path for method file
+	Register bool   // connected proxies are added to a catalog in a file
+	Consul   Consul
 }
 
 // Consul is how to reach the catalog in Consul, and how to register in it.
@@ -42,6 +43,29 @@ type Consul struct {
 	Consistency                    string // "stale" (default), "default", "consistent"
 	RegisterInterval               time.Duration
 	DeregisterCriticalServiceAfter time.Duration
+	Register                       Register
+}
+
+// Register is what is registered in Consul.
+type Register struct {
+	Enabled      bool // what follows, and the connected proxies
+	ControlPlane bool // each replica of the control plane
+	Services     []RegisteredService
+}
+
+// RegisteredService is an instance that the mesh file registers.
+type RegisteredService struct {
+	Name, ID, Address string
+	Port              uint16
+	Tags              []string
+	Meta              map[string]string
+	Check             *RegisteredCheck // nil: it is passing
+}
+
+// RegisteredCheck is how the health of such an instance is found out.
+type RegisteredCheck struct {
+	HTTP, TCP         string // one of both
+	Interval, Timeout time.Duration
 }
 
 // ConsulTLS is the TLS material for scheme https.

@@ -24,6 +24,7 @@ func TestThePageSaysWhatTheTableSays(t *testing.T) {
 	for _, part := range []struct{ marker, text string }{
 		{"keys of mesh", pageTable(at(t, "mesh"), false, func(k key) bool { return k.section == nil || k.form == formNames && k.name == "environments" })},
 		{"keys of discovery", pageTable(at(t, "mesh.discovery"), true, nil)},
+		{"keys of discovery.consul.register.services[]", pageTable(at(t, "mesh.discovery.consul.register.services[]"), true, nil)},
 		{"keys of circuit_breakers.default", pageTable(at(t, "mesh.circuit_breakers.default"), true, nil)},
 		{"keys of load_balancing", pageTable(at(t, "mesh.load_balancing"), true, nil)},
 		{"keys of policies", pageTable(at(t, "mesh.policies"), true, nil)},
@@ -233,6 +234,8 @@ func (s shape) String() string {
 		return "`" + strings.Join(s.words, "`, `") + "`"
 	case formList:
 		return "list: " + s.item.String()
+	case formTexts:
+		return "map of texts"
 	case formSection, formNames:
 		var names []string
 		for _, k := range s.section.keys {

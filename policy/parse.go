@@ -189,5 +189,4 @@ func (d *decoder) document(top *mapping, m *Mesh) {
 	d.checkTCPCallers(s.section("security").section("authorization"), m)
 	d.checkSlashes(s.section("security").section("authorization"), m)
 	d.checkSpelled(s, m)
-	d.warnUnused()
 }

@@ -187,6 +187,11 @@ func schemaValue(s shape, defs jsonObject) jsonObject {
 			return schemaReference(s.section, defs)
 		}
 		return jsonObject{"anyOf": []jsonObject{schemaValue(*s.orText, defs), schemaReference(s.section, defs)}}
+	case formTexts:
+		return jsonObject{
+			"type": []string{"object", "null"}, "patternProperties": jsonObject{"^x-": true},
+			"additionalProperties": jsonObject{"type": []string{"string", "null"}},
+		}
 	case formNames:
 		return jsonObject{
 			"type": []string{"object", "null"}, "patternProperties": jsonObject{"^x-": true},

@@ -11,8 +11,8 @@ import (
 // first line is line 3, and what is said of them though they load.
 var warnings = []struct{ name, text, want string }{
 	{"nothing to say", "", ""},
-	{"registration is not built yet", "  discovery: {consul: {register_interval: 10s, deregister_critical_service_after: 2m}}\n", "3:24 MC2105"},
-	{"Consul's minimum", "  discovery: {consul: {deregister_critical_service_after: 59s}}\n", "3:24 MC2105, 3:59 MC2110"},
+	{"a time after which nothing is removed", "  discovery: {consul: {deregister_critical_service_after: 30s}}\n", "3:24 MC2107"},
+	{"a second is a second", "  discovery: {consul: {register_interval: 1s, deregister_critical_service_after: 1s}}\n", ""},
 	{"few retries at one time", "  circuit_breakers: {default: {max_retries: 9}, custom: {a: {max_retries: 0}, b: {max_retries: 10}}}\n", "3:45 MC2103, 3:75 MC2103"},
 	{"POST is retried", "  policies: {retry: {conditions: [5xx]}}\n", "3:22 MC2104"},
 	{"POST is retried, by a status", "  policies: {retry: {status_codes: [503]}}\n", "3:22 MC2104"},

@@ -27,6 +27,9 @@ const (
 	ClusterXDS          = "xds"            // static in the bootstrap: this control plane
 )
 
+// ListenerInbound is where a proxy takes the calls of its own application.
+const ListenerInbound = "inbound"
+
 // RuntimeMesh is the runtime layer that the bootstrap has Envoy ask for.
 const RuntimeMesh = "mesh"
 

@@ -18,7 +18,7 @@ import (
 // port would be refused as a duplicate address.
 const (
 	listenerOutbound    = "outbound"
-	listenerInbound     = "inbound"
+	listenerInbound     = resource.ListenerInbound
 	listenerMetrics     = "metrics"
 	listenerOutboundTCP = "outbound_tcp_" // and the service
 )

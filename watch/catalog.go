@@ -32,6 +32,18 @@ const (
 // the port where its sidecar takes mTLS.
 const MetaMeshPort = "mesh_port"
 
+// What the control plane writes into the metadata of the instances that it has
+// registered itself: who manages them, which of its replicas made the entry, and
+// when. They are in no [Instance]: one that passes from one replica to another has
+// not changed.
+const (
+	MetaManagedBy = "managed-by" // ManagedBy and the name of the mesh
+	MetaOwner     = "owner"
+	MetaSince     = "owned-since"
+
+	ManagedBy = "controlplane/"
+)
+
 // String returns the word that the file catalog and Consul use.
 func (h Health) String() string {
 	switch h {

@@ -23,6 +23,9 @@ type Options struct {
 	// places came, with the first stream of a proxy there, and which left with the
 	// last. Calls come as those of OnFleet do.
 	OnInbound func(came, left []resource.Inbound)
+	// OnPresence is told when a sidecar has its listeners, and when its stream has
+	// ended. Calls come one at a time, in order, under a lock: it must not wait.
+	OnPresence func(p Presence, connected bool)
 	// Authenticate says who makes a call, from the context that its headers made.
 	// An error refuses the call, before anything of its body is read. It is called
 	// by the goroutine that reads the connection, so it does not wait. Nil is

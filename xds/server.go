@@ -54,6 +54,7 @@ type Server struct {
 	streams  map[*stream]struct{}
 	nodes    map[string]*nodeStreams // by node.id
 	contests contests
+	present  map[string]*stream // by node.id: has told OnPresence of its proxy
 	rates    *streamRates
 	memory   *nackMemory
 	barriers map[*barrier]struct{} // not passed yet
@@ -84,6 +85,7 @@ func New(o Options) *Server {
 		streams:     make(map[*stream]struct{}),
 		nodes:       make(map[string]*nodeStreams),
 		contests:    make(contests),
+		present:     make(map[string]*stream),
 		rates:       newStreamRates(o.Limits),
 		memory:      newNackMemory(),
 		barriers:    make(map[*barrier]struct{}),
@@ -417,6 +419,7 @@ func (s *Server) leave(st *stream) {
 	for b := range s.barriers {
 		s.passLocked(b, st)
 	}
+	s.absentLocked(st)
 	s.leaveNodeLocked(st)
 	s.countInboundLocked(st, -1)
 	s.memory.extend(st.node.ID)

@@ -67,6 +67,7 @@ type stream struct {
 	suspected    bool                       // it rejected something not long ago: its version_info may not be true
 	barriers     []progress                 // that wait for it
 	unknown      bool                       // a request of an unknown type was logged
+	present      bool                       // OnPresence was told of the proxy
 
 	// Likewise: what is on its way.
 	unsent []*wire.Response // of the last push, those that the transport has not taken

@@ -61,6 +61,7 @@ func (s *stream) push() {
 	s.secrets.refresh()
 	s.pushInOrder(v, now)
 	s.status.update(s, v)
+	s.tellPresence(v)
 	s.passBarriers(v)
 	if s.server.pushed != nil {
 		s.server.pushed(s)

@@ -58,6 +58,8 @@ func newBootstrapCommand() *cobra.Command {
 	f.BoolVar(&o.Plaintext, "xds-plaintext", false, "no TLS and no token; loopback and Unix sockets only")
 	addLocalityFlags(f, &o.Region, &o.Zone, &o.SubZone)
 	f.StringVar(&o.Version, "version", "", "version of the application")
+	f.StringArrayVar(&o.Tags, "tag", nil, "tag that the instance is registered with; may be repeated")
+	f.StringToStringVar(&o.Meta, "meta", nil, "KEY=VALUE of metadata that it is registered with; may be repeated")
 	require(cmd, "service", "node-id", "app-port", "mesh-port", "xds-address")
 	cmd.AddCommand(newGRPCBootstrapCommand())
 	return cmd

@@ -57,7 +57,7 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 	p, err := control.New(ctx, control.Options{
 		Log: log, ClientLog: clientLog, LogDropped: logDropped, Metrics: registry,
 		Files: s.Files, MeshOptions: policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}, Catalog: s.Catalog,
-		DataDir: s.DataDir, Plaintext: s.Plaintext, ServerNames: s.serverNames(), Quorum: s.Quorum,
+		DataDir: s.DataDir, XDSAddress: s.XDSAddress, Plaintext: s.Plaintext, ServerNames: s.serverNames(), Quorum: s.Quorum,
 		Streams: 2 * s.MaxConnections,
 	})
 	switch {
@@ -77,7 +77,7 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 	adminServer := &http.Server{
 		Handler: admin.Handler(clientLog, admin.Sources{
 			Readiness: func() admin.Readiness { return admin.Readiness(p.Readiness()) }, Scrape: func() admin.Scrape { return admin.Scrape(p.Scrape()) },
-			Proxies: p.Proxies, Registered: p.Registered, Metrics: registry, Listener: adminListener.Addr(),
+			Proxies: p.Proxies, Registered: p.Registered, Registrations: func() admin.Registrations { return registrationsOf(p.Registrations()) }, Metrics: registry, Listener: adminListener.Addr(),
 		}),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
@@ -110,7 +110,9 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 		stop(server, adminServer)
 		return nil
 	})
-	return g.Wait()
+	err = g.Wait()
+	p.Release()
+	return err
 }
 
 // stop ends the servers, and does not wait for ever for what they are at.

@@ -76,7 +76,10 @@ type Options struct {
 	Overlay     string
 	Environment string
 	Consul      bool // else a file catalog
-	Datacenter  string
+	// Registers leaves the registration of the sidecars to the control plane. Else
+	// the test does it by hand, and the operators' own file is without it.
+	Registers  bool
+	Datacenter string
 	// Plaintext serves xDS without TLS. The mesh file must switch mTLS off:
 	// see [MTLSOff].
 	Plaintext  bool
@@ -119,6 +122,9 @@ func New(t testing.TB, o Options) *Mesh {
 	if text == "" {
 		text = Seed(t)
 	}
+	if !o.Registers {
+		text = strings.Replace(text, "register_interval: 10s", "register_interval: 10s\n      register: {enabled: false}", 1)
+	}
 	m.files = []string{filepath.Join(dir, "mesh.yaml")}
 	must(t, run.WriteFile(m.files[0], text))
 	if o.Overlay != "" {
@@ -126,7 +132,7 @@ func New(t testing.TB, o Options) *Mesh {
 		must(t, run.WriteFile(m.files[1], o.Overlay))
 	}
 	mesh, err := run.NewMesh(t.Context(), run.MeshOptions{
-		Binary: binary, Dir: dir, Files: m.files, Environment: o.Environment, Consul: o.Consul, Datacenter: o.Datacenter,
+		Binary: binary, Dir: dir, Files: m.files, Environment: o.Environment, Consul: o.Consul, Registers: o.Registers, Datacenter: o.Datacenter,
 		Plaintext: o.Plaintext, XDSAddress: o.XDSAddress, DataDir: o.DataDir, Flags: o.Flags, Env: o.Env,
 	})
 	must(t, err)

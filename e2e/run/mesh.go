@@ -29,6 +29,7 @@ type MeshOptions struct {
 	Files       []string // mesh files
 	Environment string
 	Consul      bool   // else a file catalog
+	Registers   bool   // the control plane registers the sidecars, as the mesh file says
 	Datacenter  string // of Consul; dc1 if empty
 	Plaintext   bool   // xDS without TLS, tokens and certificates
 	XDSAddress  string // a free port of 127.0.0.1 if empty

@@ -160,6 +160,25 @@ type Proxy struct {
 	} `json:"certificate"`
 }
 
+// Registration is one entry of /api/v1/registrations.
+type Registration struct {
+	ID      string    `json:"id"`
+	Service string    `json:"service"`
+	State   string    `json:"state"`
+	Owner   string    `json:"owner"`
+	Since   time.Time `json:"since"`
+	Reason  string    `json:"reason"`
+}
+
+// Registrations returns what the control plane knows of who is in the catalog.
+func (c *ControlPlane) Registrations() ([]Registration, error) {
+	var answer struct {
+		Registrations []Registration `json:"registrations"`
+	}
+	err := c.admin.json("/api/v1/registrations", &answer)
+	return answer.Registrations, err
+}
+
 // ProxyType is the state of one type of resources on a proxy.
 type ProxyType struct {
 	State        string `json:"state"`

@@ -115,11 +115,15 @@ func (m *Mesh) Add(ctx context.Context, spec Spec) (*Sidecar, error) {
 	return s, m.Register(s)
 }
 
-// Register puts a prepared sidecar into the catalog.
+// Register puts a prepared sidecar into the catalog, or leaves that to the control
+// plane.
 func (m *Mesh) Register(s *Sidecar) error {
 	m.mu.Lock()
 	s.registered = true
 	m.mu.Unlock()
+	if m.options.Registers {
+		return nil
+	}
 	return m.Registry.Register(s.Instance())
 }
 

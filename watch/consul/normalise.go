@@ -184,8 +184,12 @@ func meta(in map[string]string) map[string]string {
 	if len(in) == 0 {
 		return nil
 	}
+	ours := strings.HasPrefix(in[watch.MetaManagedBy], watch.ManagedBy)
 	out := make(map[string]string, len(in))
 	for _, k := range slices.Sorted(maps.Keys(in)) {
+		if ours && (k == watch.MetaManagedBy || k == watch.MetaOwner || k == watch.MetaSince) {
+			continue // an instance that passes from one replica to another has not changed
+		}
 		if v := in[k]; len(k) <= maxMetaKey && len(v) <= maxMetaValue && len(out) < maxMeta {
 			out[k] = v
 		}

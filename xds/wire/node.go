@@ -19,6 +19,7 @@ type Node struct {
 	Version     string // the user agent's
 	zone        string // of the locality
 	metadata    nodeMetadata
+	instance    *Instance // nil: it says nothing of that
 }
 
 // nodeMetadata is what the server reads of a node's metadata, as text: a number is
@@ -67,7 +68,7 @@ func parseNode(b []byte) (*Node, error) {
 				if number != 1 {
 					return nil
 				}
-				return n.metadata.read(v)
+				return n.read(v)
 			})
 		case 4:
 			return eachBytes(v, func(number protowire.Number, v []byte) (err error) {
@@ -94,15 +95,13 @@ func parseNode(b []byte) (*Node, error) {
 // cut returns text that is for people only.
 func cut(v []byte) string { return strings.ToValidUTF8(string(v[:min(len(v), maxAgent)]), "") }
 
-// read reads one entry of the fields of a google.protobuf.Struct. Of values only
-// strings and numbers mean something here.
-func (m *nodeMetadata) read(entry []byte) error {
-	var field *string
-	var value []byte
+// read reads one entry of the fields of the metadata, a google.protobuf.Struct.
+func (n *Node) read(entry []byte) error {
+	var key, value []byte
 	if err := eachBytes(entry, func(number protowire.Number, v []byte) error {
 		switch number {
 		case 1:
-			field = m.of(string(v))
+			key = v
 		case 2:
 			value = v
 		}
@@ -110,9 +109,17 @@ func (m *nodeMetadata) read(entry []byte) error {
 	}); err != nil {
 		return fmt.Errorf("metadata: %w", err)
 	}
-	if field == nil {
-		return nil
+	if field := n.metadata.of(string(key)); field != nil {
+		return readScalar(value, field)
 	}
+	return n.readInstance(string(key), value)
+}
+
+// readScalar reads a google.protobuf.Value. Only strings and numbers mean something.
+func readScalar(value []byte, field *string) error { return readBounded(value, field, maxZone) }
+
+// readBounded is readScalar for texts of another length.
+func readBounded(value []byte, field *string, limit int) error {
 	*field = ""
 	for len(value) > 0 {
 		number, typ, n := protowire.ConsumeTag(value)
@@ -130,7 +137,7 @@ func (m *nodeMetadata) read(entry []byte) error {
 			var text []byte
 			if text, n = protowire.ConsumeBytes(value); n >= 0 {
 				var err error
-				if *field, err = bounded("metadata: a value", text, maxZone); err != nil {
+				if *field, err = bounded("metadata: a value", text, limit); err != nil {
 					return err
 				}
 			}

@@ -1,0 +1,35 @@
+package run
+
+import (
+	"fmt"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// Judge says of a sidecar that the control plane has registered what an operator may:
+// in Consul by a check of his own beside the control plane's, in a file by an entry for
+// the same place, which wins.
+func (m *Mesh) Judge(s *Sidecar, h Health) error {
+	if m.Consul == nil {
+		if h == Passing {
+			return m.Registry.Deregister(s.ID + "-by-hand")
+		}
+		i := s.Instance()
+		i.ID, i.Health = s.ID+"-by-hand", h
+		return m.Registry.Register(i)
+	}
+	node, check := "mesh-"+s.ID, s.ID+":by-hand"
+	catalog := m.Consul.API.Catalog()
+	var err error
+	if h == Passing {
+		_, err = catalog.Deregister(&api.CatalogDeregistration{Node: node, CheckID: check}, nil)
+	} else {
+		_, err = catalog.Register(&api.CatalogRegistration{Node: node, SkipNodeUpdate: true, Check: &api.AgentCheck{
+			Node: node, CheckID: check, Name: "by hand", Status: string(h), ServiceID: s.ID, ServiceName: s.Service,
+		}}, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("consul: check %s: %w", check, err)
+	}
+	return nil
+}
