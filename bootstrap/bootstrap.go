@@ -34,6 +34,10 @@ const (
 	DefaultMetricsPort  = 9102
 )
 
+// EnvoyVersion is the version of Envoy, MAJOR.MINOR, that configuration is
+// generated for and tested with.
+const EnvoyVersion = "1.40"
+
 // maxConnections is how many connections an Envoy takes in all. Without a
 // limit it warns at its start, and ends when it has no file descriptors left.
 const maxConnections = 50_000
@@ -50,13 +54,18 @@ type Options struct {
 	Address      string // the IP that mesh and metrics ports are bound to; empty: every one of IPv4
 	Version      string // of the application, optional
 
+	// Tags and Meta are what the instance is to be registered with, optional.
+	Tags []string
+	Meta map[string]string
+
 	// Where the proxy is, each optional: as its instance is registered, since
 	// Envoy prefers instances that are in the same place in all three.
 	Region, Zone, SubZone string
 
 	// AdminSocket is the path of Envoy's admin socket, which only its own user
-	// can open.
+	// can open. Managed lets it be told there to drain, by a sidecar of ours.
 	AdminSocket string
+	Managed     bool
 
 	// XDSAddresses are the control planes: HOST:PORT or unix:PATH.
 	XDSAddresses []string
@@ -96,7 +105,7 @@ func New(o Options) (*bootstrapv3.Bootstrap, error) {
 	}
 	b := &bootstrapv3.Bootstrap{
 		Node:             node,
-		Admin:            admin(o.AdminSocket),
+		Admin:            admin(o.AdminSocket, o.Managed),
 		DynamicResources: dynamicResources(),
 		StaticResources: &bootstrapv3.Bootstrap_StaticResources{
 			Clusters: []*clusterv3.Cluster{xds, adminCluster(o.AdminSocket)},
@@ -125,6 +134,20 @@ func node(o *Options) (*corev3.Node, error) {
 		if value != "" {
 			metadata[key] = value
 		}
+	}
+	if len(o.Tags) > 0 {
+		tags := make([]any, len(o.Tags))
+		for i, tag := range o.Tags {
+			tags[i] = tag
+		}
+		metadata["tags"] = tags
+	}
+	if len(o.Meta) > 0 {
+		meta := make(map[string]any, len(o.Meta))
+		for key, value := range o.Meta {
+			meta[key] = value
+		}
+		metadata["meta"] = meta
 	}
 	fields, err := structpb.NewStruct(metadata)
 	if err != nil {

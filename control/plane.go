@@ -19,6 +19,7 @@ type Plane struct {
 
 	loop     *Loop
 	catalogs *Catalogs
+	leaving  *leaving // between catalogs and loop
 	xds      *xds.Server
 	svids    *sds.Manager     // nil with plaintext xDS
 	tokens   *token.Authority // nil with plaintext xDS

@@ -12,8 +12,11 @@ import (
 
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/join"
 	"datapunk.dev/controlplane/sds/token"
+	"datapunk.dev/controlplane/sidecar/api"
 	"datapunk.dev/controlplane/translate"
+	"datapunk.dev/controlplane/watch"
 	"datapunk.dev/controlplane/xds"
 )
 
@@ -56,8 +59,9 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 	if err := accept(mesh, p.trustDomain(), p.Plaintext); err != nil {
 		return nil, err
 	}
-	p.loop = NewLoop(p.Log, func(s *translate.Snapshot) { p.xds.Publish(s) }, func(ctx context.Context) <-chan struct{} { return p.xds.Acked(ctx, nil) })
-	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.catalogIsMeant, p.loop.SetCatalog)
+	p.loop = NewLoop(p.Log, p.publish, func(ctx context.Context) <-chan struct{} { return p.xds.Acked(ctx, nil) })
+	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.catalogIsMeant, func(c *watch.Catalog) { p.leaving.SetCatalog(c) })
+	p.leaving = newLeaving(p.Log, p.loop.SetCatalog)
 	p.observe()
 	xdsOptions := xds.Options{
 		Logger: p.ClientLog, Metrics: p.Metrics, OnFleet: p.loop.SetFleet, Locate: p.locate, Quorum: p.Quorum,
@@ -66,11 +70,18 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 	if p.svids != nil {
 		xdsOptions.Issuer = newIssuer(p.svids)
 		xdsOptions.Authenticate = newAuthenticator(p.tokens, p.refused)
+		xdsOptions.Joins = api.MethodJoin
 		p.loop.SetRoots(p.svids.Roots())
 	}
 	p.xds = xds.New(xdsOptions)
 	p.Metrics.MustRegister(p)
 	return p, nil
+}
+
+// publish hands a snapshot to the streams.
+func (p *Plane) publish(s *translate.Snapshot) {
+	p.xds.Publish(s)
+	p.leaving.Published(s.Input.Catalog)
 }
 
 // catalogIsMeant reports whether somebody has said of a file catalog that it is
@@ -115,6 +126,7 @@ func (p *Plane) Register(s *grpc.Server) {
 	p.xds.Register(s)
 	if p.tokens != nil {
 		token.RegisterRenewal(s, p.tokens, p.ClientLog)
+		api.Register(s, newSidecars(p, map[api.Kind]prover{api.JoinToken: join.NewTokens(p.DataDir)}))
 	}
 }
 
@@ -140,6 +152,7 @@ func (p *Plane) Run(ctx context.Context, reload <-chan os.Signal) error {
 	g.Go(func() error { return p.loop.Run(ctx) })
 	g.Go(func() error { return p.catalogs.Run(ctx) })
 	g.Go(func() error { return watcher.Run(ctx) })
+	g.Go(func() error { return p.watchReturns(ctx) })
 	if p.svids != nil {
 		g.Go(func() error { return p.svids.Run(ctx) })
 	}

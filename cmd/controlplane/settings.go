@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/viper"
 )
 
 // settings are the process's own, from flags, CONTROLPLANE_* variables and a
@@ -52,23 +51,9 @@ func settingsFlags(cmd *cobra.Command) {
 // loadSettings decodes flags, environment and settings file, and checks what
 // can be checked without touching the machine.
 func loadSettings(cmd *cobra.Command) (*settings, error) {
-	v := viper.New()
-	v.SetEnvPrefix("CONTROLPLANE")
-	v.SetEnvKeyReplacer(strings.NewReplacer("-", "_"))
-	v.AutomaticEnv()
-	if err := v.BindPFlags(cmd.Flags()); err != nil {
-		return nil, fmt.Errorf("bind flags: %w", err)
-	}
-	if path := v.GetString("settings"); path != "" {
-		v.SetConfigFile(path)
-		if err := v.ReadInConfig(); err != nil {
-			return nil, fmt.Errorf("settings: %w", err)
-		}
-		for _, key := range v.AllKeys() {
-			if cmd.Flags().Lookup(key) == nil {
-				return nil, usageError{fmt.Errorf("settings: %s: unknown key %q", path, key)}
-			}
-		}
+	v, err := readSettings(cmd, "CONTROLPLANE", "settings")
+	if err != nil {
+		return nil, err
 	}
 	var s settings
 	if err := v.Unmarshal(&s); err != nil {

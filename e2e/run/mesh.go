@@ -50,6 +50,7 @@ type Mesh struct {
 
 	mu       sync.Mutex
 	sidecars []*Sidecar
+	machines []*Machine
 }
 
 // NewMesh starts the catalog. The control plane starts with [Mesh.StartPlane].
@@ -192,6 +193,11 @@ func (m *Mesh) Close() error {
 			errs = append(errs, err)
 		})
 	}
+	m.mu.Lock()
+	for _, c := range m.machines {
+		stopping.Go(c.stop)
+	}
+	m.mu.Unlock()
 	stopping.Wait()
 	if m.Plane != nil && m.Plane.Process != nil && m.Plane.Running() {
 		errs = append(errs, m.Plane.Stop())

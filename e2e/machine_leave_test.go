@@ -1,0 +1,218 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"datapunk.dev/controlplane/e2e/app"
+	"datapunk.dev/controlplane/e2e/harness"
+	"datapunk.dev/controlplane/e2e/traffic"
+)
+
+// leaveTime is how long a machine under load may take to leave.
+const leaveTime = 40 * time.Second
+
+// hangup has a sidecar replace its Envoy.
+const hangup = syscall.SIGHUP
+
+// streams are gRPC streams one after the other, several at a time.
+type streams struct {
+	stop    atomic.Bool
+	ended   sync.WaitGroup
+	count   atomic.Int64
+	mu      sync.Mutex
+	failed  []string
+	servers map[string]int
+}
+
+// startStreams opens streams that each last for so long.
+func startStreams(t *testing.T, m *harness.Mesh, service string, atATime int, each time.Duration) *streams {
+	t.Helper()
+	conn := dialGRPC(t, m.Sidecar(caller).Outbound(), service)
+	s := &streams{servers: make(map[string]int)}
+	for range atATime {
+		s.ended.Go(func() {
+			for !s.stop.Load() {
+				s.one(conn, each)
+			}
+		})
+	}
+	t.Cleanup(func() { s.end() })
+	return s
+}
+
+func (s *streams) one(conn *grpc.ClientConn, each time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), each+20*time.Second)
+	defer cancel()
+	served, err := app.CallQuiet(ctx, conn, each)
+	s.count.Add(1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.servers[served]++
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.failed = append(s.failed, time.Now().Format("15:04:05.000 ")+err.Error())
+	}
+}
+
+// end waits for those that are open, and returns what failed.
+func (s *streams) end() []string {
+	s.stop.Store(true)
+	s.ended.Wait()
+	return s.failed
+}
+
+// rolling restarts the machines, so many at a time, and waits after each group
+// until the callers have it back.
+func rolling(t *testing.T, m *harness.Mesh, machines []*harness.Machine, atATime int) {
+	t.Helper()
+	for i := 0; i < len(machines); i += atATime {
+		group := machines[i:min(i+atATime, len(machines))]
+		var leaving sync.WaitGroup
+		errs := make([]error, len(group))
+		for n, c := range group {
+			leaving.Go(func() {
+				began := time.Now()
+				code, err := c.Leave(leaveTime)
+				if err == nil && code != 0 {
+					err = fmt.Errorf("exit code %d", code)
+				}
+				errs[n] = err
+				t.Logf("%s left in %v", c.ID, time.Since(began).Round(time.Millisecond))
+			})
+		}
+		leaving.Wait()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range group {
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, c := range group {
+			if err := c.WaitReady(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			harness.Eventually(t, c.ID+" is healthy for its callers again", 15*time.Second, func() error {
+				return healthyAt(m, c)
+			})
+		}
+	}
+}
+
+// healthyAt returns nil if the caller's Envoy sends to a machine.
+func healthyAt(m *harness.Mesh, c *harness.Machine) error {
+	clusters, err := m.Sidecar(caller).Envoy.Clusters()
+	if err != nil {
+		return err
+	}
+	for _, h := range clusters[c.Service].Hosts {
+		if h.Address.Socket.Port == c.Ports["MESH_PORT"] {
+			if h.Health.EDS == "HEALTHY" && !h.Health.FailedActiveCheck {
+				return nil
+			}
+			return fmt.Errorf("%s is %+v", c.ID, h.Health)
+		}
+	}
+	return fmt.Errorf("%s is not there", c.ID)
+}
+
+// TestARollingRestartFailsNoRequest: under 500 requests a second over HTTP/1 and
+// HTTP/2, with gRPC calls and streams that last for seconds, each machine of a
+// service leaves and comes back, one after the other and then two at a time.
+// Consul calls each of them passing all along.
+func TestARollingRestartFailsNoRequest(t *testing.T) {
+	m := harness.Start(t, harness.Options{Consul: true, Overlay: `mesh:
+  load_balancing:
+    health_checks: {enabled: false}
+  services:
+    grpc_service: {protocol: grpc}
+`})
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
+	var machines []*harness.Machine
+	for _, service := range []string{"lake_service", "grpc_service"} {
+		for n := range 4 {
+			machines = append(machines, m.Machine(harness.MachineSpec{Service: service, ID: fmt.Sprintf("%s-%d", service[:4], n+1)}))
+		}
+	}
+	m.Ready()
+	inRotation(t, m, "lake_service", "lake-1", "lake-2", "lake-3", "lake-4")
+	before := m.Stats(caller)
+
+	http1 := m.Load(caller, "lake_service", traffic.Load{Concurrency: 16, Rate: 250})
+	http2 := m.Load(caller, "lake_service", traffic.Load{Concurrency: 16, Rate: 200, HTTP2: true})
+	long := startStreams(t, m, "grpc_service", 20, 3*time.Second)
+	short := startStreams(t, m, "grpc_service", 10, 200*time.Millisecond)
+
+	rolling(t, m, machines[:4], 1)
+	rolling(t, m, machines[4:], 1)
+	rolling(t, m, machines[:4], 2)
+	rolling(t, m, machines[4:], 2)
+
+	for what, load := range map[string]*traffic.Running{"HTTP/1": http1, "HTTP/2": http2} {
+		r := load.Stop()
+		t.Logf("%s: %d requests, %d failed, p99 %v, served by %v", what, r.Requests, r.Failed(), r.Quantile(0.99).Round(time.Millisecond), r.Instances)
+		if r.Failed() > 0 || r.Requests < 1000 {
+			t.Errorf("%s: %s", what, r)
+		}
+	}
+	for what, s := range map[string]*streams{"streams of 3 s": long, "streams of 200 ms": short} {
+		failed := s.end()
+		t.Logf("%s: %d, %d failed, served by %v", what, s.count.Load(), len(failed), s.servers)
+		if len(failed) > 0 || s.count.Load() < 20 {
+			t.Errorf("%s: %d of %d failed: %q", what, len(failed), s.count.Load(), failed[:min(len(failed), 5)])
+		}
+	}
+	after := m.Stats(caller)
+	for _, service := range []string{"lake_service", "grpc_service"} {
+		for _, stat := range []string{"upstream_rq_retry", "upstream_cx_connect_fail", "upstream_cx_destroy_with_active_rq"} {
+			name := "cluster." + service + "." + stat
+			t.Logf("%s: %d", name, after[name]-before[name])
+		}
+		// None was saved by a retry either.
+		if name := "cluster." + service + ".upstream_rq_retry"; after[name] != before[name] {
+			t.Errorf("%s went from %d to %d", name, before[name], after[name])
+		}
+	}
+}
+
+// TestAnEnvoyIsReplacedWithoutAFailedRequest: SIGHUP has it leave and come back,
+// for an upgrade of its binary or of its bootstrap.
+func TestAnEnvoyIsReplacedWithoutAFailedRequest(t *testing.T) {
+	m := harness.Start(t, harness.Options{})
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
+	machines := []*harness.Machine{
+		m.Machine(harness.MachineSpec{Service: "lake_service", ID: "lake-1"}),
+		m.Machine(harness.MachineSpec{Service: "lake_service", ID: "lake-2"}),
+	}
+	m.Ready()
+	inRotation(t, m, "lake_service", "lake-1", "lake-2")
+	load := m.Load(caller, "lake_service", traffic.Load{Concurrency: 8, Rate: 200})
+	for _, c := range machines {
+		before := envoyOf(t, c)
+		if err := c.Sidecar.Signal(hangup); err != nil {
+			t.Fatal(err)
+		}
+		harness.Eventually(t, c.ID+" has another Envoy", leaveTime, func() error {
+			if pids := children(t, c.Sidecar.Pid()); len(pids) != 1 || pids[0] == before {
+				return fmt.Errorf("children %v", pids)
+			}
+			if err := c.Envoy.Ready(); err != nil {
+				return err
+			}
+			return healthyAt(m, c)
+		})
+	}
+	if r := load.Stop(); r.Failed() > 0 || r.Requests < 100 {
+		t.Errorf("%s", r)
+	}
+}
