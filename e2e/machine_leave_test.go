@@ -132,8 +132,6 @@ func healthyAt(m *harness.Mesh, c *harness.Machine) error {
 // Consul calls each of them passing all along.
 func TestARollingRestartFailsNoRequest(t *testing.T) {
 	m := harness.Start(t, harness.Options{Consul: true, Overlay: `mesh:
-  load_balancing:
-    health_checks: {enabled: false}
   services:
     grpc_service: {protocol: grpc}
 `})
