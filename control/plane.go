@@ -9,6 +9,7 @@ import (
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/sds/token"
+	"datapunk.dev/controlplane/sidecar/api"
 	"datapunk.dev/controlplane/xds"
 )
 
@@ -23,6 +24,7 @@ type Plane struct {
 	xds      *xds.Server
 	svids    *sds.Manager     // nil with plaintext xDS
 	tokens   *token.Authority // nil with plaintext xDS
+	provers  map[api.Kind]prover
 
 	mesh   atomic.Pointer[policy.Mesh] // in force
 	warned map[warning]bool            // of the file in force, so that the log has each once; only follow uses it

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"net/netip"
 	"sync"
 	"time"
 
@@ -30,7 +29,6 @@ func newRates(burst int, every time.Duration) *rates {
 func (r *rates) allow(key string, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key = network(key)
 	l := r.keys[key]
 	if l == nil {
 		if len(r.keys) >= r.sweepAt {
@@ -46,7 +44,7 @@ func (r *rates) allow(key string, now time.Time) bool {
 func (r *rates) left(key string, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	l := r.keys[network(key)]
+	l := r.keys[key]
 	return l == nil || l.TokensAt(now) >= 1
 }
 
@@ -58,18 +56,4 @@ func (r *rates) sweep(now time.Time) {
 		}
 	}
 	r.sweepAt = max(sweepRates, 2*len(r.keys))
-}
-
-// network makes one key of an IPv6 network of 64 bits, of which a machine may
-// have all addresses.
-func network(key string) string {
-	ip, err := netip.ParseAddr(key)
-	if err != nil || ip.Is4() {
-		return key
-	}
-	prefix, err := ip.Prefix(64)
-	if err != nil {
-		return key
-	}
-	return prefix.String()
 }

@@ -35,6 +35,13 @@ type Options struct {
 	ServerNames []string       // by which clients without an Envoy dial the xDS port
 	Quorum      int            // see [xds.Options]
 	Streams     int            // how many xDS streams there may be
+	Joins       Joins          // what machines may join by, beside join tokens
+}
+
+// Joins is what machines may join by, beside join tokens.
+type Joins struct {
+	Consul bool               // Consul's ACL tokens
+	Nomad  *join.NomadOptions // its workload identities; nil: not
 }
 
 // New opens the data directory, reads the mesh file to begin with and makes the
@@ -106,10 +113,29 @@ func (p *Plane) openIdentity(ctx context.Context, mesh *policy.Mesh) error {
 		return err
 	}
 	p.tokens = tokens
+	if p.provers, err = newProvers(p); err != nil {
+		return err
+	}
 	p.svids, err = sds.NewManager(ca, sds.Options{
 		Rotation: mesh.MTLS.CertRotation, TTL: mesh.MTLS.CertTTL, ServerNames: p.ServerNames, Log: p.ClientLog,
 	})
 	return err
+}
+
+// newProvers returns what finds out who may join, by what it is shown.
+func newProvers(p *Plane) (map[api.Kind]prover, error) {
+	provers := map[api.Kind]prover{api.JoinToken: join.NewTokens(p.DataDir)}
+	if p.Joins.Consul {
+		provers[api.ConsulToken] = newConsulProver(p.mesh.Load)
+	}
+	if p.Joins.Nomad != nil {
+		nomad, err := join.NewNomad(*p.Joins.Nomad)
+		if err != nil {
+			return nil, err
+		}
+		provers[api.NomadToken] = nomad
+	}
+	return provers, nil
 }
 
 // ServerOptions returns those of the gRPC server of the xDS port.
@@ -126,7 +152,7 @@ func (p *Plane) Register(s *grpc.Server) {
 	p.xds.Register(s)
 	if p.tokens != nil {
 		token.RegisterRenewal(s, p.tokens, p.ClientLog)
-		api.Register(s, newSidecars(p, map[api.Kind]prover{api.JoinToken: join.NewTokens(p.DataDir)}))
+		api.Register(s, newSidecars(p, p.provers))
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"datapunk.dev/controlplane/bootstrap"
+	"datapunk.dev/controlplane/listen"
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/sds/join"
 	"datapunk.dev/controlplane/sds/token"
@@ -57,11 +58,11 @@ func (s *sidecars) Join(ctx context.Context, r *api.JoinRequest) (*api.Joined, e
 	if _, ok := from.AuthInfo.(credentials.TLSInfo); !ok {
 		return nil, status.Error(codes.FailedPrecondition, "machines join over TLS only")
 	}
-	host := hostOf(from.Addr)
+	host := listen.HostOf(from.Addr)
 	if !s.failures.left(host, time.Now()) {
 		return nil, status.Error(codes.ResourceExhausted, "too many joins from here have failed: one more each 10 s")
 	}
-	joined, err := s.join(ctx, r)
+	joined, err := s.join(ctx, r, host)
 	if err == nil {
 		s.plane.ClientLog.Info("a machine joined", "service", joined.Service, "node", joined.Node, "kind", r.Kind, "peer", from.Addr.String())
 		return joined, nil
@@ -78,10 +79,16 @@ func (s *sidecars) Join(ctx context.Context, r *api.JoinRequest) (*api.Joined, e
 	return nil, errJoin
 }
 
-func (s *sidecars) join(ctx context.Context, r *api.JoinRequest) (*api.Joined, error) {
+func (s *sidecars) join(ctx context.Context, r *api.JoinRequest, host string) (*api.Joined, error) {
 	raw, err := token.FromContext(ctx)
 	if err != nil {
 		return nil, err
+	}
+	// What no token can be made for is no use of a credential.
+	if r.Service != "" && r.Node != "" {
+		if err := s.plane.tokens.Check(r.Service, r.Node); err != nil {
+			return nil, join.Refusal(err.Error())
+		}
 	}
 	prover := s.provers[r.Kind]
 	if prover == nil {
@@ -90,6 +97,12 @@ func (s *sidecars) join(ctx context.Context, r *api.JoinRequest) (*api.Joined, e
 	proof, err := prover.Prove(ctx, raw, join.Request{Service: r.Service, Node: r.Node, Attempt: r.Attempt})
 	if err != nil {
 		return nil, err
+	}
+	// The names of nodes are for whoever joins to choose, but for those in use.
+	for _, seen := range s.plane.xds.Sightings(proof.Node) {
+		if seen.Service != proof.Service || seen.Host != host {
+			return nil, status.Errorf(codes.AlreadyExists, "another machine is connected as the node %q", proof.Node)
+		}
 	}
 	next, err := s.plane.tokens.Mint(proof.Service, proof.Node, proof.TTL)
 	if err != nil {
@@ -175,16 +188,12 @@ func (s *sidecars) place(ctx context.Context, r *api.Place) (c token.Claims, at 
 		return c, at, status.Errorf(codes.InvalidArgument, "%q and port %d are no place", r.Address, r.MeshPort)
 	}
 	at = netip.AddrPortFrom(ip.Unmap(), r.MeshPort)
-	from := ""
-	if p, ok := peer.FromContext(ctx); ok {
-		from = hostOf(p.Addr)
-	}
-	for _, proxy := range s.plane.xds.Proxies() {
-		if proxy.Node == c.Node && proxy.Profile.MeshPort == r.MeshPort && (proxy.Profile.Address == r.Address || proxy.Profile.Address == "") {
+	for _, seen := range s.plane.xds.Sightings(c.Node) {
+		if seen.Service == c.Service && seen.Profile.MeshPort == r.MeshPort && (seen.Profile.Address == r.Address || seen.Profile.Address == "") {
 			return c, at, nil
 		}
 	}
-	if from != at.Addr().String() {
+	if p, ok := peer.FromContext(ctx); !ok || listen.HostOf(p.Addr) != listen.HostOf(net.TCPAddrFromAddrPort(at)) {
 		return c, at, status.Errorf(codes.PermissionDenied, "node %q is not at %s, as far as is known here", c.Node, at)
 	}
 	return c, at, nil
@@ -222,25 +231,16 @@ func (p *Plane) watchReturns(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
-			marks := p.leaving.Marks()
-			if len(marks) == 0 {
-				continue
-			}
-			for _, proxy := range p.xds.Proxies() {
-				since, leaves := marks[proxy.Node]
-				if leaves && now.Sub(since) > backAfter && proxy.Connected.After(since) && p.leaving.Return(proxy.Node) {
-					p.ClientLog.Info("a proxy that left is back, by its stream", "service", proxy.Service, "node", proxy.Node)
+			for node, since := range p.leaving.Marks() {
+				if now.Sub(since) < backAfter {
+					continue
+				}
+				for _, seen := range p.xds.Sightings(node) {
+					if seen.Began.After(since) && p.leaving.Return(node) {
+						p.ClientLog.Info("a proxy that left is back, by its stream", "service", seen.Service, "node", node)
+					}
 				}
 			}
 		}
 	}
-}
-
-// hostOf is the host of a client's address; all Unix sockets are one.
-func hostOf(addr net.Addr) string {
-	ap, err := netip.ParseAddrPort(addr.String())
-	if err != nil {
-		return addr.Network()
-	}
-	return ap.Addr().Unmap().WithZone("").String()
 }
