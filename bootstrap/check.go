@@ -5,12 +5,15 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -40,6 +43,7 @@ func (o *Options) check() ([]address, error) {
 		errs = append(errs, errors.New("the node id is empty"))
 	}
 	errs = append(errs, o.checkPorts()...)
+	errs = append(errs, o.checkLabels()...)
 	if err := checkSocket(o.AdminSocket); err != nil {
 		errs = append(errs, fmt.Errorf("admin socket: %w", err))
 	}
@@ -63,6 +67,49 @@ func checkService(name string) error {
 		return fmt.Errorf("service name %q is reserved", name)
 	}
 	return nil
+}
+
+// What a catalog takes of an instance: Consul's own bounds of metadata.
+const (
+	maxLabels    = 64
+	maxTag       = 256
+	maxMetaKey   = 128
+	maxMetaValue = 512
+)
+
+// reservedMeta are the keys of an instance's metadata that the mesh writes.
+var reservedMeta = []string{"mesh_port", "managed-by", "owner"}
+
+// checkLabels checks tags and metadata.
+func (o *Options) checkLabels() []error {
+	var errs []error
+	if len(o.Tags) > maxLabels || len(o.Meta) > maxLabels {
+		errs = append(errs, fmt.Errorf("%d tags and %d keys of metadata, the limit is %d each", len(o.Tags), len(o.Meta), maxLabels))
+	}
+	for _, tag := range o.Tags {
+		if tag == "" || len(tag) > maxTag || !printable(tag) {
+			errs = append(errs, fmt.Errorf("tag %.100q: want 1 to %d bytes of text", tag, maxTag))
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(o.Meta)) {
+		switch value := o.Meta[key]; {
+		case key == "" || len(key) > maxMetaKey || strings.ContainsFunc(key, notInMetaKey):
+			errs = append(errs, fmt.Errorf("metadata key %.100q: want letters, digits, _ and -", key))
+		case slices.Contains(reservedMeta, key):
+			errs = append(errs, fmt.Errorf("metadata key %q is the mesh's own", key))
+		case len(value) > maxMetaValue || !printable(value):
+			errs = append(errs, fmt.Errorf("metadata of the key %q: want at most %d bytes of text", key, maxMetaValue))
+		}
+	}
+	return errs
+}
+
+func notInMetaKey(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' && r != '-'
+}
+
+func printable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
 func (o *Options) checkPorts() []error {
