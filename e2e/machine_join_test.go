@@ -1,7 +1,12 @@
 package e2e
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -9,6 +14,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/golang-jwt/jwt/v5"
 
 	"datapunk.dev/controlplane/e2e/harness"
 	"datapunk.dev/controlplane/e2e/traffic"
@@ -234,4 +242,108 @@ func TestWhatIsKilledIsStartedAgainAndLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	inRotation(t, m, "lake_service", "lake-1")
+}
+
+// TestAMachineJoinsByItsNomadIdentity: offline, by Nomad's keys in a file, as the
+// node that is named after its allocation.
+func TestAMachineJoinsByItsNomadIdentity(t *testing.T) {
+	dir := harness.Dir(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jwks, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "k", Algorithm: "ES256", Use: "sig"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity := func(namespace string) string {
+		now := time.Now()
+		token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{
+			"aud": "controlplane", "iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Hour).Unix(),
+			"nomad_namespace": namespace, "nomad_service": "lake_service", "nomad_allocation_id": "af3f5a10-0000-4000-8000-000000000001",
+		})
+		token.Header["kid"] = "k"
+		raw, err := token.SignedString(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, namespace+".jwt")
+		if err := os.WriteFile(path, []byte(raw), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	if err := os.WriteFile(filepath.Join(dir, "jwks.json"), jwks, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := harness.Start(t, harness.Options{Flags: []string{"--join-nomad-jwks", filepath.Join(dir, "jwks.json")}})
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
+	m.Machine(harness.MachineSpec{Service: "lake_service", ID: "lake-1", Join: []string{"--nomad-token-file", identity("default"), "--ca-file", m.Plane.CAFile()}})
+	m.Ready()
+	inRotation(t, m, "lake_service", "lake-1")
+	if p := m.Proxies(); p["lake_service-af3f5a10-0000-4000-8000-000000000001"].Service != "lake_service" {
+		t.Errorf("the proxies are %v", p)
+	}
+	refused := m.NewMachine(harness.MachineSpec{Service: "lake_service", ID: "lake-2", Join: []string{"--nomad-token-file", identity("dev"), "--ca-file", m.Plane.CAFile()}})
+	if err := refused.Start(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-refused.Sidecar.Done():
+	case <-time.After(20 * time.Second):
+		t.Fatal("it goes on")
+	}
+	if log := refused.Sidecar.Log.Tail(3); refused.Sidecar.ExitCode() != 1 || !strings.Contains(log, `namespace \"dev\"`) && !strings.Contains(log, `namespace "dev"`) {
+		t.Errorf("exit code %d: %s", refused.Sidecar.ExitCode(), log)
+	}
+}
+
+// TestTheSidecarTellsSystemd: when its Envoy serves, that it lives, and that it
+// ends (sd_notify(3)).
+func TestTheSidecarTellsSystemd(t *testing.T) {
+	path := filepath.Join(harness.Dir(t), "notify.sock")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close() //nolint:errcheck // a test's
+	heard := make(chan string, 100)
+	go func() {
+		defer close(heard)
+		data := make([]byte, 4096)
+		for {
+			n, err := socket.Read(data)
+			if err != nil {
+				return
+			}
+			heard <- string(data[:n])
+		}
+	}()
+	m := harness.Start(t, harness.Options{})
+	c := m.Machine(harness.MachineSpec{
+		Service: "lake_service", ID: "lake-1", Env: []string{"NOTIFY_SOCKET=" + path, "WATCHDOG_USEC=300000"},
+	})
+	until := func(want string) {
+		t.Helper()
+		for deadline := time.After(10 * time.Second); ; {
+			select {
+			case got := <-heard:
+				if got == want {
+					return
+				}
+			case <-deadline:
+				t.Fatalf("it was not told %s", want)
+			}
+		}
+	}
+	until("READY=1")
+	if err := c.Envoy.Ready(); err != nil {
+		t.Errorf("it says that it is ready: %v", err)
+	}
+	until("WATCHDOG=1")
+	until("WATCHDOG=1")
+	if code, err := c.Leave(leaveTime); err != nil || code != 0 {
+		t.Errorf("exit code %d, %v", code, err)
+	}
+	until("STOPPING=1")
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -15,6 +17,7 @@ import (
 
 	"datapunk.dev/controlplane/e2e/app"
 	"datapunk.dev/controlplane/e2e/harness"
+	"datapunk.dev/controlplane/e2e/run"
 	"datapunk.dev/controlplane/e2e/traffic"
 )
 
@@ -172,13 +175,17 @@ func TestARollingRestartFailsNoRequest(t *testing.T) {
 	}
 	after := m.Stats(caller)
 	for _, service := range []string{"lake_service", "grpc_service"} {
-		for _, stat := range []string{"upstream_rq_retry", "upstream_cx_connect_fail", "upstream_cx_destroy_with_active_rq"} {
+		for _, stat := range []string{"upstream_rq_retry", "upstream_cx_connect_fail", "upstream_cx_destroy_with_active_rq", "upstream_cx_close_notify"} {
 			name := "cluster." + service + "." + stat
 			t.Logf("%s: %d", name, after[name]-before[name])
 		}
 		// None was saved by a retry either.
 		if name := "cluster." + service + ".upstream_rq_retry"; after[name] != before[name] {
 			t.Errorf("%s went from %d to %d", name, before[name], after[name])
+		}
+		// Connections ended by GOAWAY, or by Connection: close.
+		if name := "cluster." + service + ".upstream_cx_close_notify"; after[name] == before[name] {
+			t.Errorf("%s is still %d", name, after[name])
 		}
 	}
 }
@@ -212,5 +219,116 @@ func TestAnEnvoyIsReplacedWithoutAFailedRequest(t *testing.T) {
 	}
 	if r := load.Stop(); r.Failed() > 0 || r.Requests < 100 {
 		t.Errorf("%s", r)
+	}
+}
+
+// TestStreamsAreCutAfterTheDrainTimeAndNoSooner: those that end by themselves do.
+func TestStreamsAreCutAfterTheDrainTimeAndNoSooner(t *testing.T) {
+	m := harness.Start(t, harness.Options{Overlay: "mesh: {services: {grpc_service: {protocol: grpc}}}"})
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
+	c := m.Machine(harness.MachineSpec{Service: "grpc_service", ID: "grpc-1", Flags: []string{"--drain-time", "4s"}})
+	m.Ready()
+	conn := dialGRPC(t, m.Sidecar(caller).Outbound(), "grpc_service")
+	harness.Eventually(t, "it answers", 10*time.Second, func() error {
+		_, err := app.CallUnary(t.Context(), conn, "hello")
+		return err
+	})
+	short, long := make(chan error, 1), make(chan error, 1)
+	open := func(silent time.Duration, ended chan error) {
+		_, err := app.CallQuiet(t.Context(), conn, silent)
+		ended <- err
+	}
+	go open(2*time.Second, short)
+	go open(2*time.Minute, long)
+	harness.Eventually(t, "both are open", 10*time.Second, func() error {
+		if n := c.App.Count(); n < 3 {
+			return fmt.Errorf("%d calls arrived", n)
+		}
+		return nil
+	})
+	if code, err := c.Leave(leaveTime); err != nil || code != 0 {
+		t.Fatalf("exit code %d, %v", code, err)
+	}
+	if err := <-short; err != nil {
+		t.Errorf("a stream that ended within the drain time: %v", err)
+	}
+	if err := <-long; err == nil {
+		t.Error("a stream outlived its Envoy")
+	}
+	if !strings.Contains(c.Sidecar.Log.Tail(10), "are cut") {
+		t.Errorf("the log does not say so: %s", c.Sidecar.Log.Tail(10))
+	}
+}
+
+// TestEachControlPlaneTellsItsOwnCallers: a proxy that leaves is known to all of
+// them by its --xds-address, and needs nothing that they share.
+func TestEachControlPlaneTellsItsOwnCallers(t *testing.T) {
+	m := harness.Start(t, harness.Options{})
+	o := m.Plane.Options()
+	o.Name = "second"
+	o.XDSAddress, o.Admin = "127.0.0.1:"+strconv.Itoa(harness.Port(t)), "127.0.0.1:"+strconv.Itoa(harness.Port(t))
+	second, err := run.StartControlPlane(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := second.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := second.WaitReady(t.Context(), 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	_, firstPort, _ := strings.Cut(m.Plane.XDSAddress(), ":")
+	_, secondPort, _ := strings.Cut(o.XDSAddress, ":")
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
+	m.Add(harness.Spec{Service: "nexus", ID: "nexus-2", Unregistered: true, Bootstrap: func(_ *harness.Sidecar, printed string) string {
+		return strings.ReplaceAll(printed, "port_value: "+firstPort, "port_value: "+secondPort)
+	}})
+	var machines []*harness.Machine
+	for n := range 2 {
+		machines = append(machines, m.Machine(harness.MachineSpec{
+			Service: "lake_service", ID: fmt.Sprintf("lake-%d", n+1), XDSAddress: []string{m.Plane.XDSAddress(), o.XDSAddress},
+		}))
+	}
+	for _, from := range []string{caller, "nexus-2"} {
+		harness.Eventually(t, from+" calls both", 15*time.Second, func() error {
+			r := traffic.Load{Addr: m.Sidecar(from).Outbound(), Request: traffic.Request{Host: "lake_service"}, Requests: 20}.Do(t.Context())
+			if len(r.Instances) != 2 || r.Failed() > 0 {
+				return fmt.Errorf("%s", r)
+			}
+			return nil
+		})
+	}
+	loads := map[string]*traffic.Running{}
+	for _, from := range []string{caller, "nexus-2"} {
+		loads[from] = m.Load(from, "lake_service", traffic.Load{Concurrency: 8, Rate: 100})
+	}
+	for _, c := range machines {
+		if code, err := c.Leave(leaveTime); err != nil || code != 0 {
+			t.Fatalf("exit code %d, %v", code, err)
+		}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.WaitReady(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for from, load := range loads {
+			harness.Eventually(t, from+" calls "+c.ID+" again", 15*time.Second, func() error {
+				if load.Snapshot().Failed() == 0 && load.Take().Instances[c.ID] == 0 {
+					return errors.New("it does not")
+				}
+				return nil
+			})
+		}
+	}
+	for from, load := range loads {
+		if r := load.Stop(); r.Failed() > 0 {
+			t.Errorf("%s: %s", from, r)
+		}
+		if n := m.Stats(from)["cluster.lake_service.upstream_rq_retry"]; n > 0 {
+			t.Errorf("%s: %d requests were tried again", from, n)
+		}
 	}
 }
