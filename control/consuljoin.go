@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"strconv"
 	"sync"
 	"time"
@@ -79,7 +78,7 @@ func (c *consulProver) Prove(ctx context.Context, raw string, r join.Request) (j
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	answer, err := client.Do(ctx, consul.Request{Method: http.MethodPost, Path: "/v1/internal/acl/authorize", Body: body, Token: raw})
+	answer, err := client.Do(ctx, consul.Request{Method: "POST", Path: "/v1/internal/acl/authorize", Body: body, Token: raw})
 	if err != nil {
 		return join.Proof{}, fmt.Errorf("consul: %w", err)
 	}

@@ -11,11 +11,15 @@ import (
 	"datapunk.dev/controlplane/watch"
 )
 
-// leaving lays over the catalog which instances are about to end: their callers
-// take them for draining, whatever the catalog says, so that none is called any
-// more when it does. It is of this process alone, and of its callers: a sidecar
-// tells each control plane. A mark ends when the proxy is back, and when the
-// catalog has the instance no more.
+// leaving takes the instances that are about to end out of the catalog, so that
+// none is called any more when it does. They are not among those that fail: with
+// them as draining, two of three that restart would count as most of a service
+// that is down, and Envoy would call all three (its panic threshold). Where no
+// healthy instance would be left, the last one to leave stays, to the end.
+//
+// It is of this process alone, and of its callers: a sidecar tells each control
+// plane. A mark ends when the proxy is back, and when the catalog has the
+// instance no more.
 type leaving struct {
 	log     *slog.Logger
 	publish func(*watch.Catalog)
@@ -99,31 +103,48 @@ func (l *leaving) lay(names []string) {
 	l.hand(next)
 }
 
-// marked returns the service with its instances that leave as draining.
+// marked returns the service without its instances that leave.
 func (l *leaving) marked(s *watch.Service) *watch.Service {
-	var out *watch.Service
+	var marks []mark
 	for _, m := range l.marks {
-		if m.service != s.Name {
-			continue
-		}
-		for n, i := range s.Instances {
-			if !m.of(i) || i.Health >= watch.Maintenance {
-				continue
-			}
-			if out == nil {
-				copied := *s
-				copied.Instances = slices.Clone(s.Instances)
-				out = &copied
-			}
-			drains := *i
-			drains.Health = watch.Maintenance
-			out.Instances[n] = &drains
+		if m.service == s.Name {
+			marks = append(marks, m)
 		}
 	}
-	if out == nil {
+	if len(marks) == 0 {
 		return s
 	}
-	return out
+	leaves := func(i *watch.Instance) (m mark, ok bool) {
+		for _, m := range marks {
+			if m.of(i) {
+				return m, true
+			}
+		}
+		return m, false
+	}
+	var last *watch.Instance // of those that leave and are healthy
+	var since time.Time
+	for _, i := range s.Instances {
+		if i.Health > watch.Warning {
+			continue
+		}
+		m, ok := leaves(i)
+		if !ok {
+			last = nil
+			break // somebody stays
+		}
+		if last == nil || m.since.After(since) {
+			last, since = i, m.since
+		}
+	}
+	out := *s
+	out.Instances = make([]*watch.Instance, 0, len(s.Instances))
+	for _, i := range s.Instances {
+		if _, ok := leaves(i); !ok || i == last {
+			out.Instances = append(out.Instances, i)
+		}
+	}
+	return &out
 }
 
 // hand hands a catalog on, if it is not the last one again.

@@ -2,10 +2,13 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"datapunk.dev/controlplane/watch"
 )
@@ -32,25 +35,22 @@ func serviceAt(name string, health watch.Health, ports ...uint16) *watch.Service
 	return s
 }
 
-func place(port uint16) netip.AddrPort {
-	return netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), port)
-}
-
-func wantHealth(t *testing.T, c *watch.Catalog, name string, port uint16, want watch.Health) {
+// wantAt compares the mesh ports of the instances that callers see.
+func wantAt(t *testing.T, c *watch.Catalog, name string, want ...uint16) {
 	t.Helper()
-	s := c.Service(name)
-	if s == nil {
-		t.Fatalf("there is no %s", name)
-	}
-	for _, i := range s.Instances {
-		if i.MeshPort == port {
-			if i.Health != want {
-				t.Errorf("%s:%d is %v, want %v", name, port, i.Health, want)
-			}
-			return
+	var got []uint16
+	if s := c.Service(name); s != nil {
+		for _, i := range s.Instances {
+			got = append(got, i.MeshPort)
 		}
 	}
-	t.Errorf("%s has no instance at %d", name, port)
+	if !slices.Equal(got, want) {
+		t.Errorf("%s is at %v, want %v", name, got, want)
+	}
+}
+
+func place(port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), port)
 }
 
 // now is a context that does not wait.
@@ -60,7 +60,7 @@ func now() context.Context {
 	return ctx
 }
 
-func TestAnInstanceThatLeavesDrainsUntilItIsBack(t *testing.T) {
+func TestAnInstanceThatLeavesIsNotCalledUntilItIsBack(t *testing.T) {
 	l := newLeavingTest()
 	base := watch.NewCatalog().Update([]*watch.Service{serviceAt("lake", watch.Passing, 1, 2), serviceAt("web", watch.Passing, 1)}, nil)
 	l.SetCatalog(base)
@@ -70,24 +70,43 @@ func TestAnInstanceThatLeavesDrainsUntilItIsBack(t *testing.T) {
 	if !l.Leave(now(), "lake-1", "lake", place(1)) {
 		t.Fatal("it is not known")
 	}
-	wantHealth(t, l.newest(), "lake", 1, watch.Maintenance)
-	wantHealth(t, l.newest(), "lake", 2, watch.Passing)
-	wantHealth(t, l.newest(), "web", 1, watch.Passing)
-	wantHealth(t, base, "lake", 1, watch.Passing) // which others hold
+	wantAt(t, l.newest(), "lake", 2)
+	wantAt(t, l.newest(), "web", 1)
+	wantAt(t, base, "lake", 1, 2) // which others hold
 
 	// What the catalog says meanwhile goes through, and its work stays in
 	// proportion to the change.
 	before := l.newest()
 	l.SetCatalog(base.Update([]*watch.Service{serviceAt("web", watch.Critical, 1)}, nil))
-	wantHealth(t, l.newest(), "lake", 1, watch.Maintenance)
-	wantHealth(t, l.newest(), "web", 1, watch.Critical)
+	wantAt(t, l.newest(), "lake", 2)
+	if h := l.newest().Service("web").Instances[0].Health; h != watch.Critical {
+		t.Errorf("web is %v", h)
+	}
 	if changed, known := l.newest().ChangedSince(before); !known || len(changed) != 1 || changed[0] != "web" {
 		t.Errorf("changed: %v, %v", changed, known)
 	}
 	if !l.Return("lake-1") || l.Return("lake-1") {
 		t.Error("it returns once")
 	}
-	wantHealth(t, l.newest(), "lake", 1, watch.Passing)
+	wantAt(t, l.newest(), "lake", 1, 2)
+}
+
+// TestTheLastToLeaveIsCalledToItsEnd: there is nobody else.
+func TestTheLastToLeaveIsCalledToItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLeavingTest()
+		all := serviceAt("lake", watch.Passing, 1, 2, 3)
+		all.Instances = append(all.Instances, serviceAt("lake", watch.Critical, 4).Instances...)
+		l.SetCatalog(watch.NewCatalog().Update([]*watch.Service{all}, nil))
+		for n, want := range [][]uint16{{2, 3, 4}, {3, 4}, {3, 4}, {3}} {
+			port := uint16(n + 1)
+			l.Leave(now(), fmt.Sprintf("lake-%d", port), "lake", place(port))
+			time.Sleep(time.Second)
+			wantAt(t, l.newest(), "lake", want...)
+		}
+		l.Return("lake-1")
+		wantAt(t, l.newest(), "lake", 1)
+	})
 }
 
 func TestAMarkEndsWithTheInstance(t *testing.T) {
@@ -101,7 +120,7 @@ func TestAMarkEndsWithTheInstance(t *testing.T) {
 		t.Errorf("marks %v", l.Marks())
 	}
 	l.SetCatalog(gone.Update([]*watch.Service{serviceAt("lake", watch.Passing, 1, 2)}, nil))
-	wantHealth(t, l.newest(), "lake", 1, watch.Passing)
+	wantAt(t, l.newest(), "lake", 1, 2)
 }
 
 func TestWhatTheCatalogDoesNotHaveDoesNotLeave(t *testing.T) {
@@ -123,20 +142,15 @@ func TestWhatTheCatalogDoesNotHaveDoesNotLeave(t *testing.T) {
 	}
 }
 
-// What is worse than draining stays so, in any catalog: also of a source that
-// descends from nothing.
+// TestAnotherSourceKeepsTheMarks: also one whose catalog descends from nothing.
 func TestAnotherSourceKeepsTheMarks(t *testing.T) {
 	l := newLeavingTest()
 	l.SetCatalog(watch.NewCatalog().Update([]*watch.Service{serviceAt("lake", watch.Passing, 1, 2), serviceAt("old", watch.Passing, 1)}, nil))
 	l.Leave(now(), "lake-1", "lake", place(1))
-	l.SetCatalog(watch.NewCatalog().Update([]*watch.Service{serviceAt("lake", watch.Critical, 1), serviceAt("new", watch.Passing, 1)}, nil))
-	wantHealth(t, l.newest(), "lake", 1, watch.Critical)
-	wantHealth(t, l.newest(), "new", 1, watch.Passing)
-	if l.newest().Service("old") != nil {
-		t.Error("what the new source does not have is there")
-	}
-	l.SetCatalog(watch.NewCatalog().Update([]*watch.Service{serviceAt("lake", watch.Warning, 1)}, nil))
-	wantHealth(t, l.newest(), "lake", 1, watch.Maintenance)
+	l.SetCatalog(watch.NewCatalog().Update([]*watch.Service{serviceAt("lake", watch.Passing, 1, 3), serviceAt("new", watch.Passing, 1)}, nil))
+	wantAt(t, l.newest(), "lake", 3)
+	wantAt(t, l.newest(), "new", 1)
+	wantAt(t, l.newest(), "old")
 }
 
 func TestALeaveWaitsUntilItIsPublished(t *testing.T) {

@@ -31,6 +31,8 @@ type Plane struct {
 
 	revisions *Revisions // the mesh files that were in force
 
+	joined, joinsRefused atomic.Uint64 // machines
+
 	mu           sync.Mutex
 	rejected     error // why the newest mesh file is not in force; nil: it is
 	rejectedAt   time.Time

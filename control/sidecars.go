@@ -64,9 +64,11 @@ func (s *sidecars) Join(ctx context.Context, r *api.JoinRequest) (*api.Joined, e
 	}
 	joined, err := s.join(ctx, r, host)
 	if err == nil {
+		s.plane.joined.Add(1)
 		s.plane.ClientLog.Info("a machine joined", "service", joined.Service, "node", joined.Node, "kind", r.Kind, "peer", from.Addr.String())
 		return joined, nil
 	}
+	s.plane.joinsRefused.Add(1)
 	s.failures.allow(host, time.Now())
 	s.plane.ClientLog.Warn("a machine was refused to join", "service", r.Service, "node", r.Node, "kind", r.Kind, "peer", from.Addr.String(), "err", err)
 	var refusal join.Refusal

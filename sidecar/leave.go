@@ -68,6 +68,8 @@ func (p *Proxy) awaitQuiet(ctx context.Context, e *envoy) (left int) {
 	quiet, said := time.Now(), time.Now()
 	again := make(chan struct{}, 1)
 	again <- struct{}{}
+	saying, stop := context.WithCancel(ctx)
+	defer func() { stop(); <-again }() // what is said is said before the next Envoy is there
 	for time.Now().Before(deadline) && e.running() {
 		n, err := p.admin.busy(ctx)
 		if err != nil {
@@ -83,7 +85,7 @@ func (p *Proxy) awaitQuiet(ctx context.Context, e *envoy) (left int) {
 			said = time.Now()
 			select {
 			case <-again:
-				go func() { p.sayLeave(ctx); again <- struct{}{} }()
+				go func() { p.sayLeave(saying); again <- struct{}{} }()
 			default: // it is being said
 			}
 		}

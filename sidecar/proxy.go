@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -392,13 +393,13 @@ func (p *Proxy) supervise(ctx context.Context, renew <-chan os.Signal) error {
 		if err != nil {
 			return err
 		}
-		again := p.attend(ctx, e, renew)
-		if ctx.Err() != nil || again == leaves {
+		switch p.attend(ctx, e, renew) {
+		case left:
 			return nil
-		}
-		if again == renewed {
+		case renewed:
 			failures = 0
 			continue
+		case crashed:
 		}
 		if time.Since(e.began) >= calmTime {
 			failures = 0
@@ -410,6 +411,7 @@ func (p *Proxy) supervise(ctx context.Context, renew <-chan os.Signal) error {
 		select {
 		case <-ctx.Done():
 			notify(p.Log, daemon.SdNotifyStopping)
+			p.sayLeave(context.WithoutCancel(ctx)) // its next Envoy is not to be waited for
 			return nil
 		case <-time.After(wait):
 		}
@@ -434,19 +436,21 @@ type outcome int
 const (
 	crashed outcome = iota
 	renewed         // it has left, for the next one
-	leaves          // it has left
+	left            // it has left
 )
 
 // attend is with an Envoy from its start to its end.
 func (p *Proxy) attend(ctx context.Context, e *envoy, renew <-chan os.Signal) outcome {
 	up, cancel := context.WithCancel(ctx)
-	defer cancel()
+	var beside sync.WaitGroup
+	down := func() { cancel(); beside.Wait() } // nobody says then that it is back
+	defer down()
 	ready := make(chan struct{})
-	go func() {
+	beside.Go(func() {
 		if p.awaitReady(up, e) {
 			close(ready)
 		}
-	}()
+	})
 	for {
 		select {
 		case <-e.done:
@@ -454,8 +458,8 @@ func (p *Proxy) attend(ctx context.Context, e *envoy, renew <-chan os.Signal) ou
 		case <-ready:
 			ready = nil
 			p.Log.Info("Envoy is ready")
-			p.comeBack(ctx)
 			notify(p.Log, daemon.SdNotifyReady)
+			beside.Go(func() { p.comeBack(up) })
 		case <-renew:
 			// What the next one starts with is there, and it can, before this one
 			// leaves.
@@ -464,12 +468,14 @@ func (p *Proxy) attend(ctx context.Context, e *envoy, renew <-chan os.Signal) ou
 				continue
 			}
 			p.Log.Info("the Envoy is replaced")
+			down()
 			p.leave(e, false)
 			return renewed
 		case <-ctx.Done():
 			notify(p.Log, daemon.SdNotifyStopping)
+			down()
 			p.leave(e, true)
-			return leaves
+			return left
 		}
 	}
 }
@@ -490,13 +496,22 @@ func (p *Proxy) awaitReady(ctx context.Context, e *envoy) bool {
 	}
 }
 
-// comeBack tells the control planes that the place takes calls, in case that it
-// left before.
+// comeBack tells each control plane that the place takes calls, in case that it
+// left before: one that does not hear of it would keep callers away.
 func (p *Proxy) comeBack(ctx context.Context) {
-	err := p.asNode(ctx, callTime, p.planes.each, func(ctx context.Context, conn grpc.ClientConnInterface) error {
-		return api.Return(ctx, conn, &p.place)
-	})
-	if err != nil {
-		p.Log.Warn("not every control plane was told that this proxy is back", "err", err)
+	for failures := 0; ; failures++ {
+		err := p.asNode(ctx, callTime, p.planes.each, func(ctx context.Context, conn grpc.ClientConnInterface) error {
+			return api.Return(ctx, conn, &p.place)
+		})
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		wait := retryAfter(failures, retryStream)
+		p.Log.Warn("not every control plane was told that this proxy is back", "retry_in", wait, "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
 	}
 }

@@ -25,9 +25,10 @@ import (
 )
 
 const (
-	// MaxTTL is the longest life of a join token, MaxUses how often one may be
-	// used at most: each use is kept, and the file of a token is written whole.
-	MaxTTL  = 30 * 24 * time.Hour
+	// MaxTTL is the longest life of a join token.
+	MaxTTL = 30 * 24 * time.Hour
+	// MaxUses is how often one may be used at most: each use is kept, and the file
+	// of a token is written whole.
 	MaxUses = 1000
 	// maxTokens bounds those that are kept.
 	maxTokens = 1000

@@ -15,9 +15,9 @@ import (
 
 const day = 24 * time.Hour
 
-func create(t *testing.T, tokens *Tokens, service string, uses int, ttl time.Duration) (raw, id string) {
+func create(t *testing.T, tokens *Tokens, service string, uses int) (raw, id string) {
 	t.Helper()
-	raw, kept, err := tokens.Create(service, uses, ttl, day)
+	raw, kept, err := tokens.Create(service, uses, time.Hour, day)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +26,7 @@ func create(t *testing.T, tokens *Tokens, service string, uses int, ttl time.Dur
 
 func TestAJoinTokenIsForItsServiceAndItsUses(t *testing.T) {
 	tokens := NewTokens(t.TempDir())
-	raw, _ := create(t, tokens, "web", 2, time.Hour)
+	raw, _ := create(t, tokens, "web", 2)
 	for _, tt := range []struct {
 		service, node, attempt string
 		want                   error
@@ -43,7 +43,7 @@ func TestAJoinTokenIsForItsServiceAndItsUses(t *testing.T) {
 			t.Errorf("%+v: %v", tt, err)
 		}
 	}
-	anything, _ := create(t, tokens, "", 2, time.Hour)
+	anything, _ := create(t, tokens, "", 2)
 	for _, service := range []string{"web", "lake"} {
 		if _, err := tokens.Use(anything, service, service+"-1", "a"); err != nil {
 			t.Errorf("%s: %v", service, err)
@@ -54,7 +54,7 @@ func TestAJoinTokenIsForItsServiceAndItsUses(t *testing.T) {
 // TestUsesAreCountedOnDisk: by whichever process, and also after a restart.
 func TestUsesAreCountedOnDisk(t *testing.T) {
 	dir := t.TempDir()
-	raw, _ := create(t, NewTokens(dir), "web", 5, time.Hour)
+	raw, _ := create(t, NewTokens(dir), "web", 5)
 	var joined atomic.Int64
 	var all sync.WaitGroup
 	for process := range 4 {
@@ -84,7 +84,7 @@ func TestUsesAreCountedOnDisk(t *testing.T) {
 func TestAJoinTokenEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tokens := NewTokens(t.TempDir())
-		raw, id := create(t, tokens, "web", 3, time.Hour)
+		raw, id := create(t, tokens, "web", 3)
 		time.Sleep(time.Hour - time.Nanosecond)
 		if _, err := tokens.Use(raw, "web", "web-1", "a"); err != nil {
 			t.Error(err)
@@ -99,7 +99,7 @@ func TestAJoinTokenEnds(t *testing.T) {
 			t.Errorf("it is not listed any more: %v, %v", list, err)
 		}
 		time.Sleep(8 * day)
-		create(t, tokens, "web", 1, time.Hour)
+		create(t, tokens, "web", 1)
 		if list, err := tokens.List(); err != nil || len(list) != 1 || list[0].ID == id {
 			t.Errorf("it is never forgotten: %v, %v", list, err)
 		}
@@ -108,7 +108,7 @@ func TestAJoinTokenEnds(t *testing.T) {
 
 func TestAJoinTokenThatIsRevokedIsNotKnown(t *testing.T) {
 	tokens := NewTokens(t.TempDir())
-	raw, id := create(t, tokens, "web", 3, time.Hour)
+	raw, id := create(t, tokens, "web", 3)
 	for _, bad := range []string{"", "../" + id, strings.ToUpper(id) + "00", "0000000000ff"} {
 		if err := tokens.Revoke(bad); err == nil {
 			t.Errorf("%q was revoked", bad)
@@ -125,8 +125,8 @@ func TestAJoinTokenThatIsRevokedIsNotKnown(t *testing.T) {
 func TestHostileJoinTokens(t *testing.T) {
 	dir := t.TempDir()
 	tokens := NewTokens(dir)
-	raw, id := create(t, tokens, "", 3, time.Hour)
-	other, _ := create(t, tokens, "", 3, time.Hour)
+	raw, id := create(t, tokens, "", 3)
+	other, _ := create(t, tokens, "", 3)
 	secret := raw[strings.LastIndexByte(raw, '.')+1:]
 	otherSecret := other[strings.LastIndexByte(other, '.')+1:]
 	data, err := os.ReadFile(filepath.Join(dir, "join", id+".json"))
@@ -171,7 +171,7 @@ func TestJoinTokensThatAreNotMade(t *testing.T) {
 func TestAUseThatCannotBeCountedIsNone(t *testing.T) {
 	dir := t.TempDir()
 	tokens := NewTokens(dir)
-	raw, id := create(t, tokens, "web", 1, time.Hour)
+	raw, id := create(t, tokens, "web", 1)
 	path := filepath.Join(dir, "join", id+".json")
 	if err := os.WriteFile(path, []byte(`{"id": "`), 0o600); err != nil {
 		t.Fatal(err)
