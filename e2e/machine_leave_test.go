@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -258,6 +259,81 @@ func TestStreamsAreCutAfterTheDrainTimeAndNoSooner(t *testing.T) {
 	}
 	if !strings.Contains(c.Sidecar.Log.Tail(10), "are cut") {
 		t.Errorf("the log does not say so: %s", c.Sidecar.Log.Tail(10))
+	}
+}
+
+// TestATCPConnectionGoesOnUntilItEndsByItself: within the drain time, while new
+// ones go to the other machine.
+func TestATCPConnectionGoesOnUntilItEndsByItself(t *testing.T) {
+	local := harness.Port(t)
+	m := harness.Start(t, harness.Options{Overlay: fmt.Sprintf(`mesh:
+  services:
+    bank_service: {protocol: tcp}
+    nexus: {upstreams: [{service: bank_service, local_bind_port: %d}]}
+`, local)})
+	m.Add(harness.Spec{Service: "nexus", ID: caller, Scoped: true})
+	first := m.Machine(harness.MachineSpec{Service: "bank_service", ID: "bank-1", SpeaksTCP: true})
+	echo := func(conn net.Conn, text string) error {
+		if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			return err
+		}
+		if _, err := conn.Write([]byte(text)); err != nil {
+			return err
+		}
+		_, err := io.ReadFull(conn, make([]byte, len(text)))
+		return err
+	}
+	dial := func() (conn net.Conn, err error) {
+		if conn, err = net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(local)); err == nil {
+			err = echo(conn, "hello")
+		}
+		return conn, err
+	}
+	var kept net.Conn
+	harness.Eventually(t, "a connection", 15*time.Second, func() (err error) {
+		kept, err = dial()
+		return err
+	})
+	defer kept.Close() //nolint:errcheck // a test's
+	second := m.Machine(harness.MachineSpec{Service: "bank_service", ID: "bank-2", SpeaksTCP: true})
+	harness.Eventually(t, "the second machine is known", 15*time.Second, func() error { return healthyAt(m, second) })
+
+	left := make(chan error, 1)
+	go func() {
+		code, err := first.Leave(leaveTime)
+		if err == nil && code != 0 {
+			err = fmt.Errorf("exit code %d", code)
+		}
+		left <- err
+	}()
+	harness.Eventually(t, "it drains", 15*time.Second, func() error {
+		if first.Envoy.Ready() == nil {
+			return errors.New("it is ready")
+		}
+		return nil
+	})
+	before := first.TCP.Accepted()
+	for range 10 {
+		conn, err := dial()
+		if err != nil {
+			t.Fatalf("a new connection: %v", err)
+		}
+		_ = conn.Close()
+	}
+	if n := first.TCP.Accepted(); n != before {
+		t.Errorf("%d new connections went to the machine that leaves", n-before)
+	}
+	select {
+	case err := <-left:
+		t.Fatalf("it left with a connection open: %v", err)
+	case <-time.After(time.Second): // twice as long as it waits without one
+	}
+	if err := echo(kept, "still there"); err != nil {
+		t.Errorf("the connection of before: %v", err)
+	}
+	_ = kept.Close()
+	if err := <-left; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -22,6 +22,7 @@ type MachineSpec struct {
 	Flags       []string // added
 	Env         []string
 	XDSAddress  []string // if not that of the mesh
+	SpeaksTCP   bool     // the app is a TCP echo server
 	ChosenPorts bool     // the sidecar chooses its ports; else the harness does, of those that no other test has
 }
 
@@ -29,7 +30,9 @@ type MachineSpec struct {
 // The process may be stopped and started again.
 type Machine struct {
 	MachineSpec
-	App      *app.App
+	App      *app.App // nil for a TCP app
+	TCP      *app.TCP // nil for an HTTP app
+	AppPort  int
 	Sidecar  *tool.Process
 	Envoy    *EnvoyAdmin
 	StateDir string
@@ -52,7 +55,12 @@ func (m *Mesh) NewMachine(ctx context.Context, spec MachineSpec) (*Machine, erro
 		return nil, err
 	}
 	c.Envoy = &EnvoyAdmin{admin: unixAdmin(filepath.Join(c.StateDir, "admin.sock"))}
-	if c.App, err = app.Start(spec.Service, spec.ID, ports[0]); err != nil {
+	if c.AppPort = ports[0]; spec.SpeaksTCP {
+		c.TCP, err = app.StartTCP(c.AppPort, "")
+	} else {
+		c.App, err = app.Start(spec.Service, spec.ID, c.AppPort)
+	}
+	if err != nil {
 		return nil, err
 	}
 	addresses := spec.XDSAddress
@@ -144,7 +152,7 @@ func (c *Machine) Outbound() string { return "127.0.0.1:" + strconv.Itoa(c.Ports
 
 // Instance returns what the catalog is told of it.
 func (c *Machine) Instance() Instance {
-	return Instance{Service: c.Service, ID: c.ID, Port: c.App.Port(), MeshPort: c.Ports["MESH_PORT"]}
+	return Instance{Service: c.Service, ID: c.ID, Port: c.AppPort, MeshPort: c.Ports["MESH_PORT"]}
 }
 
 // Leave ends the sidecar by SIGTERM, and waits for its end. It returns the exit code.
@@ -165,5 +173,10 @@ func (c *Machine) stop() {
 	if c.Sidecar != nil {
 		c.Sidecar.Kill()
 	}
-	c.App.Die()
+	if c.App != nil {
+		c.App.Die()
+	}
+	if c.TCP != nil {
+		c.TCP.Die()
+	}
 }
