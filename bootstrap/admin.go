@@ -17,15 +17,20 @@ import (
 const socketMode = 0o600
 
 // admin opens the admin interface on a Unix socket, and of it only what shows
-// things: nothing that ends the process, drains it or changes its log.
-func admin(socket string) *bootstrapv3.Admin {
-	return &bootstrapv3.Admin{
+// things: nothing that ends the process or changes its log, and what drains it
+// only where a sidecar manages it.
+func admin(socket string, managed bool) *bootstrapv3.Admin {
+	a := &bootstrapv3.Admin{
 		Address: &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: socket, Mode: socketMode}}},
 		AllowPaths: []*matcherv3.StringMatcher{
 			prefix("/stats"), prefix("/clusters"), prefix("/config_dump"), prefix("/listeners"),
 			exact("/certs"), exact("/ready"), exact("/server_info"),
 		},
 	}
+	if managed {
+		a.AllowPaths = append(a.AllowPaths, prefix("/drain_listeners"), exact("/healthcheck/fail"))
+	}
+	return a
 }
 
 // adminCluster is the admin socket as a cluster, for the metrics listener.

@@ -34,6 +34,10 @@ const (
 	DefaultMetricsPort  = 9102
 )
 
+// EnvoyVersion is the version of Envoy, MAJOR.MINOR, that configuration is
+// generated for and tested with.
+const EnvoyVersion = "1.40"
+
 // maxConnections is how many connections an Envoy takes in all. Without a
 // limit it warns at its start, and ends when it has no file descriptors left.
 const maxConnections = 50_000
@@ -60,8 +64,9 @@ type Options struct {
 	Region, Zone, SubZone string
 
 	// AdminSocket is the path of Envoy's admin socket, which only its own user
-	// can open.
+	// can open. Managed lets it be told there to drain, by a sidecar of ours.
 	AdminSocket string
+	Managed     bool
 
 	// XDSAddresses are the control planes: HOST:PORT or unix:PATH.
 	XDSAddresses []string
@@ -101,7 +106,7 @@ func New(o Options) (*bootstrapv3.Bootstrap, error) {
 	}
 	b := &bootstrapv3.Bootstrap{
 		Node:             node,
-		Admin:            admin(o.AdminSocket),
+		Admin:            admin(o.AdminSocket, o.Managed),
 		DynamicResources: dynamicResources(),
 		StaticResources: &bootstrapv3.Bootstrap_StaticResources{
 			Clusters: []*clusterv3.Cluster{xds, adminCluster(o.AdminSocket)},

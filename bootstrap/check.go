@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -47,7 +49,7 @@ func (o *Options) check() ([]address, error) {
 		errs = append(errs, errors.New("the node id is empty"))
 	}
 	errs = append(errs, o.checkPorts()...)
-	errs = append(errs, o.checkInstance()...)
+	errs = append(errs, o.checkLabels()...)
 	if err := checkSocket(o.AdminSocket); err != nil {
 		errs = append(errs, fmt.Errorf("admin socket: %w", err))
 	}
@@ -71,6 +73,41 @@ func checkService(name string) error {
 		return fmt.Errorf("service name %q is reserved", name)
 	}
 	return nil
+}
+
+// reservedMeta are the keys of an instance's metadata that the mesh writes.
+var reservedMeta = []string{"mesh_port", "version", "zone", "managed-by", "owner", "owned-since"}
+
+// checkLabels checks tags and metadata.
+func (o *Options) checkLabels() []error {
+	var errs []error
+	if len(o.Tags) > maxTags || len(o.Meta) > maxMeta {
+		errs = append(errs, fmt.Errorf("%d tags and %d keys of metadata, the limits are %d and %d", len(o.Tags), len(o.Meta), maxTags, maxMeta))
+	}
+	for _, tag := range o.Tags {
+		if tag == "" || len(tag) > maxTag || !printable(tag) {
+			errs = append(errs, fmt.Errorf("tag %.100q: want 1 to %d bytes of text", tag, maxTag))
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(o.Meta)) {
+		switch value := o.Meta[key]; {
+		case key == "" || len(key) > maxMetaKey || strings.ContainsFunc(key, notInMetaKey):
+			errs = append(errs, fmt.Errorf("metadata key %.100q: want letters, digits, _ and -", key))
+		case slices.Contains(reservedMeta, key):
+			errs = append(errs, fmt.Errorf("metadata key %q is the mesh's own", key))
+		case len(value) > maxMetaValue || !printable(value):
+			errs = append(errs, fmt.Errorf("metadata of the key %q: want at most %d bytes of text", key, maxMetaValue))
+		}
+	}
+	return errs
+}
+
+func notInMetaKey(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' && r != '-'
+}
+
+func printable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
 func (o *Options) checkPorts() []error {
@@ -115,34 +152,6 @@ func (o *Options) checkPorts() []error {
 			if a.port == b.port && a.port != 0 && (a.ip == b.ip || a.ip.IsUnspecified() || b.ip.IsUnspecified()) {
 				errs = append(errs, fmt.Errorf("the %s port and the %s port are both %d", b.name, a.name, a.port))
 			}
-		}
-	}
-	return errs
-}
-
-// checkInstance checks what the instance is to be registered with, by what the
-// control plane takes and Consul allows.
-func (o *Options) checkInstance() []error {
-	var errs []error
-	if len(o.Tags) > maxTags {
-		errs = append(errs, fmt.Errorf("%d tags are more than %d", len(o.Tags), maxTags))
-	}
-	for _, tag := range o.Tags {
-		if tag == "" || len(tag) > maxTag {
-			errs = append(errs, fmt.Errorf("a tag has 1 to %d bytes, %.20q has %d", maxTag, tag, len(tag)))
-		}
-	}
-	if len(o.Meta) > maxMeta {
-		errs = append(errs, fmt.Errorf("%d entries of metadata are more than %d", len(o.Meta), maxMeta))
-	}
-	for _, key := range slices.Sorted(maps.Keys(o.Meta)) {
-		switch {
-		case key == "" || len(key) > maxMetaKey || strings.Trim(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != "":
-			errs = append(errs, fmt.Errorf("metadata %.20q: a key has letters, digits, - and _", key))
-		case slices.Contains([]string{"mesh_port", "version", "zone", "managed-by", "owner", "owned-since"}, key):
-			errs = append(errs, fmt.Errorf("metadata %q is the control plane's to set", key))
-		case len(o.Meta[key]) > maxMetaValue:
-			errs = append(errs, fmt.Errorf("metadata %q: %d bytes are more than %d", key, len(o.Meta[key]), maxMetaValue))
 		}
 	}
 	return errs

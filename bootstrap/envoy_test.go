@@ -190,6 +190,25 @@ func TestTheAdminSocketShowsAndDoesNotAct(t *testing.T) {
 	}
 }
 
+// A sidecar of ours can have its Envoy drain, and nothing else be done by it.
+func TestAManagedEnvoyCanBeToldToDrain(t *testing.T) {
+	o := sidecar(t, func(o *Options) { o.XDSAddresses, o.Managed = []string{"127.0.0.1:1"}, true })
+	admin := startEnvoy(t, o)
+	for path, want := range map[string]int{
+		"/healthcheck/fail": 200, "/drain_listeners?graceful&skip_exit&inboundonly": 200,
+		"/quitquitquit": 403, "/logging?level=debug": 403, "/runtime_modify": 403, "/healthcheck/ok": 403,
+	} {
+		response, err := admin.Post("http://admin"+path, "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != want {
+			t.Errorf("POST %s: %d, want %d", path, response.StatusCode, want)
+		}
+	}
+}
+
 // What Envoy says of itself must be what was asked for, with its types.
 func TestEnvoyIsWhoItWasToldToBe(t *testing.T) {
 	o := examples(t)["words-that-look-like-values"]

@@ -10,6 +10,15 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
+// Render returns the bootstrap of an Envoy as [YAML] has it.
+func Render(o Options) ([]byte, error) {
+	b, err := New(o)
+	if err != nil {
+		return nil, err
+	}
+	return YAML(b)
+}
+
 // YAML renders a bootstrap as Envoy reads it, in the order of its fields;
 // equal bootstraps give equal bytes.
 func YAML(b *bootstrapv3.Bootstrap) ([]byte, error) {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -30,6 +31,7 @@ type Request struct {
 	Path   string        // escaped
 	Params url.Values    // beside the datacenter's
 	Body   []byte        // JSON, or the value of a key
+	Token  string        // in place of the client's own, if not empty
 	Wait   time.Duration // how long a blocking query may take when nothing changes
 	Expect int           // about how large the answer is; 0: not known
 }
@@ -185,9 +187,14 @@ func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) 
 	if err != nil {
 		return nil, fmt.Errorf("request: %w", err)
 	}
-	token, err := c.token.read()
-	if err != nil {
-		return nil, err
+	token := r.Token
+	if token == "" {
+		if token, err = c.token.read(); err != nil {
+			return nil, err
+		}
+	}
+	if strings.ContainsFunc(token, notInToken) {
+		return nil, errors.New("the token has characters that no header can carry")
 	}
 	if token != "" {
 		req.Header.Set("X-Consul-Token", token)

@@ -61,6 +61,12 @@ var (
 		"Calls to the xDS port refused for want of a valid token.", nil, nil)
 	descContested = prometheus.NewDesc("controlplane_xds_contested_nodes",
 		"node.ids that two proxies use, each ending the streams of the other.", nil, nil)
+	descJoined = prometheus.NewDesc("controlplane_machines_joined_total",
+		"Machines that have joined: that were given the token of a node.", nil, nil)
+	descJoinsRefused = prometheus.NewDesc("controlplane_joins_refused_total",
+		"Joins of machines that were refused, for whatever reason.", nil, nil)
+	descLeaving = prometheus.NewDesc("controlplane_leaving_instances",
+		"Instances of the catalog that have said that they leave: nobody is to call them.", nil, nil)
 	descIssued = prometheus.NewDesc("controlplane_svids_issued_total",
 		"Certificates issued to proxies.", nil, nil)
 	descIssueErrors = prometheus.NewDesc("controlplane_svid_errors_total",
@@ -128,6 +134,9 @@ func (p *Plane) Collect(ch chan<- prometheus.Metric) {
 		gauge(descCold, float64(s.Cold))
 	}
 	p.registrations.collect(gauge, counter)
+	counter(descJoined, float64(p.joined.Load()))
+	counter(descJoinsRefused, float64(p.joinsRefused.Load()))
+	gauge(descLeaving, float64(len(p.leaving.Marks())))
 	gauge(descContested, float64(len(p.xds.Contests())))
 	loop := p.loop.Status()
 	counter(descBuilds, float64(loop.Builds))

@@ -9,6 +9,7 @@ import (
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/sds/token"
+	"datapunk.dev/controlplane/sidecar/api"
 	"datapunk.dev/controlplane/xds"
 )
 
@@ -20,15 +21,19 @@ type Plane struct {
 	loop     *Loop
 	catalogs *Catalogs
 
-	registrations *Registrations
+	registrations *Registrations // between catalogs and leaving
+	leaving       *leaving       // between registrations and loop
 	xds           *xds.Server
 	svids         *sds.Manager     // nil with plaintext xDS
 	tokens        *token.Authority // nil with plaintext xDS
+	provers       map[api.Kind]prover
 
 	mesh   atomic.Pointer[policy.Mesh] // in force
 	warned map[warning]bool            // of the file in force, so that the log has each once; only follow uses it
 
 	revisions *Revisions // the mesh files that were in force
+
+	joined, joinsRefused atomic.Uint64 // machines
 
 	mu           sync.Mutex
 	rejected     error // why the newest mesh file is not in force; nil: it is

@@ -13,7 +13,9 @@ import (
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/register"
 	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/join"
 	"datapunk.dev/controlplane/sds/token"
+	"datapunk.dev/controlplane/sidecar/api"
 	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/xds"
 )
@@ -34,6 +36,13 @@ type Options struct {
 	ServerNames []string       // by which clients without an Envoy dial the xDS port
 	Quorum      int            // see [xds.Options]
 	Streams     int            // how many xDS streams there may be
+	Joins       Joins          // what machines may join by, beside join tokens
+}
+
+// Joins is what machines may join by, beside join tokens.
+type Joins struct {
+	Consul bool               // Consul's ACL tokens
+	Nomad  *join.NomadOptions // its workload identities; nil: not
 }
 
 // New opens the data directory, reads the mesh file to begin with and makes the
@@ -58,8 +67,9 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 	if err := accept(mesh, p.trustDomain(), p.Plaintext); err != nil {
 		return nil, err
 	}
-	p.loop = NewLoop(p.Log, func(s *translate.Snapshot) { p.xds.Publish(s) }, func(ctx context.Context) <-chan struct{} { return p.xds.Acked(ctx, nil) })
-	merged := register.NewMerged(p.loop.SetCatalog)
+	p.loop = NewLoop(p.Log, p.publish, func(ctx context.Context) <-chan struct{} { return p.xds.Acked(ctx, nil) })
+	p.leaving = newLeaving(p.Log, p.loop.SetCatalog)
+	merged := register.NewMerged(p.leaving.SetCatalog)
 	p.registrations = NewRegistrations(p.Log, p.Catalog, merged, p.XDSAddress, func() bool { return p.Readiness().Ready })
 	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.catalogIsMeant, p.registrations.SetCatalog)
 	p.observe()
@@ -70,11 +80,18 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 	if p.svids != nil {
 		xdsOptions.Issuer = newIssuer(p.svids)
 		xdsOptions.Authenticate = newAuthenticator(p.tokens, p.refused)
+		xdsOptions.Joins = api.MethodJoin
 		p.loop.SetRoots(p.svids.Roots())
 	}
 	p.xds = xds.New(xdsOptions)
 	p.Metrics.MustRegister(p)
 	return p, nil
+}
+
+// publish hands a snapshot to the streams.
+func (p *Plane) publish(s *translate.Snapshot) {
+	p.xds.Publish(s)
+	p.leaving.Published(s.Input.Catalog)
 }
 
 // catalogIsMeant reports whether somebody has said of a file catalog that it is
@@ -99,10 +116,29 @@ func (p *Plane) openIdentity(ctx context.Context, mesh *policy.Mesh) error {
 		return err
 	}
 	p.tokens = tokens
+	if p.provers, err = newProvers(p); err != nil {
+		return err
+	}
 	p.svids, err = sds.NewManager(ca, sds.Options{
 		Rotation: mesh.MTLS.CertRotation, TTL: mesh.MTLS.CertTTL, ServerNames: p.ServerNames, Log: p.ClientLog,
 	})
 	return err
+}
+
+// newProvers returns what finds out who may join, by what it is shown.
+func newProvers(p *Plane) (map[api.Kind]prover, error) {
+	provers := map[api.Kind]prover{api.JoinToken: join.NewTokens(p.DataDir)}
+	if p.Joins.Consul {
+		provers[api.ConsulToken] = newConsulProver(p.mesh.Load)
+	}
+	if p.Joins.Nomad != nil {
+		nomad, err := join.NewNomad(*p.Joins.Nomad)
+		if err != nil {
+			return nil, err
+		}
+		provers[api.NomadToken] = nomad
+	}
+	return provers, nil
 }
 
 // ServerOptions returns those of the gRPC server of the xDS port.
@@ -119,6 +155,7 @@ func (p *Plane) Register(s *grpc.Server) {
 	p.xds.Register(s)
 	if p.tokens != nil {
 		token.RegisterRenewal(s, p.tokens, p.ClientLog)
+		api.Register(s, newMachines(p, p.provers))
 	}
 }
 
@@ -145,6 +182,7 @@ func (p *Plane) Run(ctx context.Context, reload <-chan os.Signal) error {
 	g.Go(func() error { return p.catalogs.Run(ctx) })
 	g.Go(func() error { p.registrations.Run(ctx); return nil })
 	g.Go(func() error { return watcher.Run(ctx) })
+	g.Go(func() error { return p.watchReturns(ctx) })
 	if p.svids != nil {
 		g.Go(func() error { return p.svids.Run(ctx) })
 	}

@@ -108,5 +108,5 @@ func (m *Manager) issueServer(now time.Time) (*svid, *tls.Certificate, error) {
 	if !ok {
 		return nil, nil, fmt.Errorf("want an ECDSA key, have %T", key)
 	}
-	return s, &tls.Certificate{Certificate: [][]byte{s.cert, s.issuer.cert.Raw}, PrivateKey: signer}, nil
+	return s, &tls.Certificate{Certificate: [][]byte{s.cert, s.issuer.cert.Raw, m.ca.root.Raw}, PrivateKey: signer}, nil
 }

@@ -19,13 +19,17 @@ import (
 type admission struct {
 	credential *Credential // nil in plaintext mode
 	refused    error
+	joins      bool // the handler is to find out who calls: see [Options.Joins]
 }
 
 type admissionKey struct{}
 
 // tap looks at the headers of a call. The goroutine that reads the connection
 // calls it, so one connection proves itself once at a time.
-func (s *Server) tap(ctx context.Context, _ *tap.Info) (context.Context, error) {
+func (s *Server) tap(ctx context.Context, info *tap.Info) (context.Context, error) {
+	if s.options.Joins != "" && info.FullMethodName == s.options.Joins {
+		return context.WithValue(ctx, admissionKey{}, admission{joins: true}), nil
+	}
 	var a admission
 	a.credential, a.refused = s.authenticate(ctx)
 	if from, ok := peer.FromContext(ctx); ok && a.refused != nil {
@@ -49,6 +53,9 @@ func admit(ctx context.Context, call func() error) error {
 	if a.refused != nil {
 		return a.refused
 	}
+	if a.joins {
+		return admitJoin(ctx, call)
+	}
 	if from, ok := peer.FromContext(ctx); ok {
 		if c := listen.Of(from.Addr); c != nil {
 			c.Busy()
@@ -56,6 +63,18 @@ func admit(ctx context.Context, call func() error) error {
 		}
 	}
 	return call()
+}
+
+// admitJoin lets a call find out who makes it. Its connection counts as idle
+// meanwhile, and the call like one that was refused if it fails.
+func admitJoin(ctx context.Context, call func() error) error {
+	err := call()
+	if from, ok := peer.FromContext(ctx); ok && err != nil {
+		if c := listen.Of(from.Addr); c != nil {
+			c.Refused()
+		}
+	}
+	return err
 }
 
 func admitStream(srv any, gs grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {

@@ -26,6 +26,9 @@ type Credential struct {
 // counts those that it refuses; who verifies credentials logs why.
 func (s *Server) authenticate(ctx context.Context) (*Credential, error) {
 	if a, ok := ctx.Value(admissionKey{}).(admission); ok {
+		if a.joins {
+			return nil, status.Error(codes.Unauthenticated, "the call has shown no credential")
+		}
 		return a.credential, a.refused // the headers were looked at
 	}
 	if s.options.Authenticate == nil {

@@ -32,6 +32,10 @@ type Options struct {
 	// plaintext mode: a proxy is what its node.cluster says, and no private key is
 	// sent to anyone.
 	Authenticate func(context.Context) (Credential, error)
+	// Joins is the full name of the one method that callers without a credential
+	// may call, of another service on the same server: its handler finds out who
+	// they are, and must not read the body before. Empty: there is none.
+	Joins string
 	// Issuer has the certificates of the proxies; nil while mTLS is off.
 	Issuer Issuer
 	// Locate returns the place in the mesh file ("mesh.yaml:28:7") that made a

@@ -128,6 +128,13 @@ func (t *streamStatus) opened(peer string) {
 	}
 }
 
+// began returns when the stream did.
+func (t *streamStatus) began() time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.proxy.Connected
+}
+
 func (t *streamStatus) identified(n *wire.Node, sl *slot, pastNacks map[resource.Ref]*pastNack) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

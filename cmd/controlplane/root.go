@@ -19,7 +19,7 @@ func newRootCommand() *cobra.Command {
 		Args:                       subcommandOnly,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(newServeCommand(), newValidateCommand(), newAcceptCommand(), newBootstrapCommand(), newTokenCommand(), newSVIDCommand(), newProxiesCommand(), newVersionCommand())
+	root.AddCommand(newServeCommand(), newValidateCommand(), newAcceptCommand(), newBootstrapCommand(), newTokenCommand(), newSVIDCommand(), newSidecarCommand(), newProxiesCommand(), newVersionCommand())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
 	})

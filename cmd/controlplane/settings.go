@@ -12,7 +12,9 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/viper"
+
+	"datapunk.dev/controlplane/control"
+	"datapunk.dev/controlplane/sds/join"
 )
 
 // settings are the process's own, from flags, CONTROLPLANE_* variables and a
@@ -28,6 +30,11 @@ type settings struct {
 	Plaintext      bool     `mapstructure:"xds-plaintext"`
 	MaxConnections int      `mapstructure:"max-connections"`
 	Quorum         int      `mapstructure:"quarantine-quorum"`
+	JoinConsul     bool     `mapstructure:"join-consul"`
+	NomadJWKS      string   `mapstructure:"join-nomad-jwks"`
+	NomadAudience  string   `mapstructure:"join-nomad-audience"`
+	NomadNames     []string `mapstructure:"join-nomad-namespace"`
+	NomadClaim     string   `mapstructure:"join-nomad-claim"`
 	LogLevel       string   `mapstructure:"log-level"`
 	LogFormat      string   `mapstructure:"log-format"`
 }
@@ -44,6 +51,11 @@ func settingsFlags(cmd *cobra.Command) {
 	f.Bool("xds-plaintext", false, "no TLS and no tokens on the xDS port; loopback and Unix sockets only")
 	f.Int("max-connections", 20_000, "how many connections the xDS port takes, within the limit of open files; twice as many streams")
 	f.Int("quarantine-quorum", 3, "how many proxies that reject one content take it from the whole fleet, and that accept it prove it good")
+	f.Bool("join-consul", false, "machines may join by a Consul ACL token with service:write for their service")
+	f.String("join-nomad-jwks", "", "machines may join by a Nomad workload identity: file or URL of Nomad's keys (/.well-known/jwks.json)")
+	f.String("join-nomad-audience", "controlplane", "audience that a workload identity must have")
+	f.StringSlice("join-nomad-namespace", []string{"default"}, "Nomad namespace whose jobs may join; may be repeated")
+	f.String("join-nomad-claim", join.ClaimService, "claim that names the service: "+join.ClaimService+", "+join.ClaimJob+" or "+join.ClaimGroup)
 	f.String("log-level", "info", "debug, info, warn or error")
 	f.String("log-format", "", "text or json (default text on a terminal, else json)")
 	f.String("settings", "", "file with these settings (YAML, TOML or JSON)")
@@ -52,23 +64,9 @@ func settingsFlags(cmd *cobra.Command) {
 // loadSettings decodes flags, environment and settings file, and checks what
 // can be checked without touching the machine.
 func loadSettings(cmd *cobra.Command) (*settings, error) {
-	v := viper.New()
-	v.SetEnvPrefix("CONTROLPLANE")
-	v.SetEnvKeyReplacer(strings.NewReplacer("-", "_"))
-	v.AutomaticEnv()
-	if err := v.BindPFlags(cmd.Flags()); err != nil {
-		return nil, fmt.Errorf("bind flags: %w", err)
-	}
-	if path := v.GetString("settings"); path != "" {
-		v.SetConfigFile(path)
-		if err := v.ReadInConfig(); err != nil {
-			return nil, fmt.Errorf("settings: %w", err)
-		}
-		for _, key := range v.AllKeys() {
-			if cmd.Flags().Lookup(key) == nil {
-				return nil, usageError{fmt.Errorf("settings: %s: unknown key %q", path, key)}
-			}
-		}
+	v, err := readSettings(cmd, "CONTROLPLANE", "settings")
+	if err != nil {
+		return nil, err
 	}
 	var s settings
 	if err := v.Unmarshal(&s); err != nil {
@@ -107,10 +105,22 @@ func (s *settings) check() error {
 	if s.Plaintext && len(s.XDSNames) > 0 {
 		return usageError{errors.New("--xds-name means nothing with --xds-plaintext: there is no certificate")}
 	}
+	if s.Plaintext && (s.JoinConsul || s.NomadJWKS != "") {
+		return usageError{errors.New("--join-consul and --join-nomad-jwks mean nothing with --xds-plaintext: nobody proves anything there")}
+	}
 	if s.Plaintext && !localOnly(s.XDSAddress) {
 		return usageError{fmt.Errorf("--xds-plaintext on %s: without TLS the xDS port may only be a loopback address or unix:PATH", s.XDSAddress)}
 	}
 	return nil
+}
+
+// joins are what machines may join by, beside join tokens.
+func (s *settings) joins() control.Joins {
+	j := control.Joins{Consul: s.JoinConsul}
+	if s.NomadJWKS != "" {
+		j.Nomad = &join.NomadOptions{JWKS: s.NomadJWKS, Audience: s.NomadAudience, Namespaces: s.NomadNames, Claim: s.NomadClaim}
+	}
+	return j
 }
 
 // localOnly reports whether only this machine can reach the address. A host

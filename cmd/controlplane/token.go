@@ -63,6 +63,7 @@ func newTokenCommand() *cobra.Command {
 	f.StringVar(&t.caFile, "ca-file", "", "root certificate of the control plane (default ca.pem beside --out)")
 	f.StringVar(&t.out, "out", "", "file that Envoy reads the token from")
 	require(cmd, "out")
+	cmd.AddCommand(newJoinTokenCommand())
 	return cmd
 }
 

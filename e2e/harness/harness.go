@@ -33,6 +33,10 @@ type (
 	Spec = run.Spec
 	// Sidecar is a running instance.
 	Sidecar = run.Sidecar
+	// MachineSpec describes an app and the `controlplane sidecar` beside it.
+	MachineSpec = run.MachineSpec
+	// Machine is a running one.
+	Machine = run.Machine
 )
 
 // binary is the control plane that [Main] built.
@@ -190,6 +194,30 @@ func (m *Mesh) Add(spec Spec) *Sidecar {
 	s, err := m.Mesh.Add(m.t.Context(), spec)
 	must(m.t, err)
 	return s
+}
+
+// Machine starts an app and the sidecar process beside it, waits until its Envoy
+// is LIVE, and registers them.
+func (m *Mesh) Machine(spec MachineSpec) *Machine {
+	m.t.Helper()
+	c := m.NewMachine(spec)
+	must(m.t, c.Start())
+	must(m.t, c.WaitReady(m.t.Context()))
+	must(m.t, m.Registry.Register(c.Instance()))
+	return c
+}
+
+// NewMachine is Machine without the start of its sidecar.
+func (m *Mesh) NewMachine(spec MachineSpec) *Machine {
+	m.t.Helper()
+	c, err := m.Mesh.NewMachine(m.t.Context(), spec)
+	must(m.t, err)
+	m.t.Cleanup(func() {
+		if m.t.Failed() && c.Sidecar != nil {
+			m.t.Logf("%s, last lines:\n%s", c.ID, c.Sidecar.Log.Tail(30))
+		}
+	})
+	return c
 }
 
 // Prepare is Add without the Envoy and the registration.

@@ -51,6 +51,7 @@ type Mesh struct {
 
 	mu       sync.Mutex
 	sidecars []*Sidecar
+	machines []*Machine
 }
 
 // NewMesh starts the catalog. The control plane starts with [Mesh.StartPlane].
@@ -193,6 +194,11 @@ func (m *Mesh) Close() error {
 			errs = append(errs, err)
 		})
 	}
+	m.mu.Lock()
+	for _, c := range m.machines {
+		stopping.Go(c.stop)
+	}
+	m.mu.Unlock()
 	stopping.Wait()
 	if m.Plane != nil && m.Plane.Process != nil && m.Plane.Running() {
 		errs = append(errs, m.Plane.Stop())

@@ -77,6 +77,14 @@ func New(td spiffeid.TrustDomain, key *ecdsa.PrivateKey) (*Authority, error) {
 // still while a machine is suspended.
 func wallClock() time.Time { return time.Now().Round(0) }
 
+// Check says whether a token of the node of a service could be minted.
+func (t *Authority) Check(service, node string) error {
+	if _, err := identity.ServiceID(t.td, service); err != nil {
+		return err
+	}
+	return checkNode(node)
+}
+
 // Mint returns a token that lets the node act as the service for the lifetime,
 // at most [MaxTTL].
 func (t *Authority) Mint(service, node string, ttl time.Duration) (string, error) {
