@@ -25,6 +25,19 @@ var changes = map[string]change{
 	"consul.consistency":                       {before: `"stale"`, after: `"default"`, refused: "the catalog comes from elsewhere then"},
 	"consul.register_interval":                 {before: `"10s"`, after: `"11s"`},
 	"consul.deregister_critical_service_after": {before: `"2m"`, after: `"3m"`},
+	"discovery.register":                       {before: `{"method": "file", "file": "a.yaml"}`, after: `{"method": "file", "file": "a.yaml", "register": true}`, whole: true},
+	"register.enabled":                         {before: `true`, after: `false`},
+	"register.control_plane":                   {before: `true`, after: `false`},
+	"registered.name":                          {before: registered, after: `{"name": "pg", "id": "a", "address": "10.0.0.1", "port": 1}`, whole: true},
+	"registered.id":                            {before: registered, after: `{"name": "web", "id": "b", "address": "10.0.0.1", "port": 1}`, whole: true},
+	"registered.address":                       {before: registered, after: `{"name": "web", "id": "a", "address": "10.0.0.2", "port": 1}`, whole: true},
+	"registered.port":                          {before: registered, after: `{"name": "web", "id": "a", "address": "10.0.0.1", "port": 2}`, whole: true},
+	"registered.tags":                          {before: `["a"]`, after: `["b"]`, with: registeredKeys},
+	"registered.meta":                          {before: `{"a": "1"}`, after: `{"a": "2"}`, with: registeredKeys},
+	"registered_check.http":                    {before: `{"http": "http://10.0.0.1/a"}`, after: `{"http": "http://10.0.0.1/b"}`, whole: true, above: checked},
+	"registered_check.tcp":                     {before: `{"tcp": "10.0.0.1:1"}`, after: `{"tcp": "10.0.0.1:2"}`, whole: true, above: checked},
+	"registered_check.interval":                {before: `{"tcp": "10.0.0.1:1", "interval": "1s"}`, after: `{"tcp": "10.0.0.1:1", "interval": "2s"}`, whole: true, above: checked},
+	"registered_check.timeout":                 {before: `{"tcp": "10.0.0.1:1", "timeout": "1s"}`, after: `{"tcp": "10.0.0.1:1", "timeout": "2s"}`, whole: true, above: checked},
 	"consul_tls.ca_file":                       {before: `"/a"`, after: `"/b"`, above: overTLS, refused: "the catalog comes from elsewhere then"},
 	"consul_tls.cert_file":                     {before: `{"cert_file": "/a", "key_file": "/a"}`, after: `{"cert_file": "/b", "key_file": "/b"}`, whole: true, above: overTLS, refused: "the catalog comes from elsewhere then"},
 	"consul_tls.key_file":                      {before: `{"cert_file": "/a", "key_file": "/a"}`, after: `{"cert_file": "/a", "key_file": "/b"}`, whole: true, above: overTLS, refused: "the catalog comes from elsewhere then"},
@@ -137,3 +150,12 @@ var hashing = map[string]string{"load_balancing.policy": `"ring_hash"`, "service
 
 // overTLS has Consul called by TLS.
 var overTLS = map[string]string{"discovery.consul.scheme": `"https"`}
+
+// registered is an instance that the file registers, and checked the same for
+// one that has a check.
+const registered = `{"name": "web", "id": "a", "address": "10.0.0.1", "port": 1}`
+
+var (
+	registeredKeys = map[string]string{"name": `"web"`, "id": `"a"`, "address": `"10.0.0.1"`, "port": `1`}
+	checked        = map[string]string{"discovery.consul.register.services[]": registered}
+)
