@@ -39,8 +39,7 @@ service_prefix "" { policy = "write" }
 session_prefix "mesh-" { policy = "write" }
 key_prefix "controlplane/datapunk/" { policy = "write" }`
 
-// fleet is proxies of some services that all listen at one port of this machine: an
-// application's port tells them apart.
+// fleet is proxies of some services, each with an address of its own of this machine.
 type fleet struct {
 	listener net.Listener
 	proxies  []Proxy
@@ -48,7 +47,7 @@ type fleet struct {
 
 func newFleet(t testing.TB, n, services int) *fleet {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp4", ":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,10 +62,10 @@ func newFleet(t testing.TB, n, services int) *fleet {
 		}
 	}()
 	f := &fleet{listener: l}
-	at := netip.MustParseAddrPort(l.Addr().String())
+	port := uint16(l.Addr().(*net.TCPAddr).Port)
 	for i := range n {
 		f.proxies = append(f.proxies, Proxy{
-			Node: fmt.Sprintf("px-%d", i), Service: fmt.Sprintf("s-%d", i%services), Address: at.Addr(), Port: uint16(1000 + i), MeshPort: at.Port(),
+			Node: fmt.Sprintf("px-%d", i), Service: fmt.Sprintf("s-%d", i%services), Address: netip.AddrFrom4([4]byte{127, 1, byte(i / 250), byte(1 + i%250)}), Port: 8080, MeshPort: port,
 			Version: "1.2.3", Zone: "eu-1a", Since: time.Now(),
 		})
 	}
@@ -631,7 +630,7 @@ func TestRealToken(t *testing.T) {
 func TestRealForeign(t *testing.T) {
 	agent := consulagent.ForTest(t, consulagent.Options{})
 	f := newFleet(t, 3, 1)
-	if err := agent.Register(consulagent.Instance{Service: "s-0", ID: "by-hand", Address: "127.0.0.1", Port: int(f.proxies[0].Port), MeshPort: int(f.proxies[0].MeshPort)}); err != nil {
+	if err := agent.Register(consulagent.Instance{Service: "s-0", ID: "by-hand", Address: f.proxies[0].Address.String(), Port: int(f.proxies[0].Port), MeshPort: int(f.proxies[0].MeshPort)}); err != nil {
 		t.Fatal(err)
 	}
 	_, err := agent.API.Catalog().Register(&api.CatalogRegistration{Node: "mesh-px-1", Address: "10.1.1.1", SkipNodeUpdate: false}, nil)
