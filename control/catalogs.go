@@ -21,6 +21,7 @@ import (
 	"datapunk.dev/controlplane/watch"
 	watchconsul "datapunk.dev/controlplane/watch/consul"
 	"datapunk.dev/controlplane/watch/file"
+	"datapunk.dev/controlplane/watch/memory"
 )
 
 // Catalogs keeps the catalog source running that the mesh file asks for. An
@@ -38,14 +39,20 @@ type Catalogs struct {
 
 	answered func(time.Duration) // see ObserveAnswers
 	sidecars *sidecars
+	memory   *memory.Memory // nil: nothing is kept
+	maxAge   time.Duration  // of what is kept
 
 	started chan struct{} // next is one that does not run yet
 
-	mu     sync.Mutex
-	active *source // its catalogs are in force; nil before the first
-	next   *source // has no catalog yet; nil: the file asks for active
-	names  *watch.Names
-	last   *watch.Catalog // published; nil before the first
+	mu       sync.Mutex
+	active   *source        // its catalogs are in force; nil before the first
+	next     *source        // has no catalog yet; nil: the file asks for active
+	kept     *memory.Kept   // of the disk, until a source has a catalog
+	vouched  time.Time      // when the memory was last told
+	given    *watch.Catalog // by active
+	handover *handover      // nil: given is all that there is
+	names    *watch.Names
+	last     *watch.Catalog // published; nil before the first
 }
 
 // source is a source of the catalog, from when the file asks for it until
@@ -73,6 +80,17 @@ func NewCatalogs(log *slog.Logger, override string, meant func(revision string) 
 		log: log, override: override, lookupEnv: os.LookupEnv, meant: meant, publish: publish,
 		started: make(chan struct{}, 1), sidecars: newSidecars(), names: watch.NewNames(),
 	}
+}
+
+// Remember has the catalogs kept, and the kept one used while its source has said
+// nothing, and for as long as maxAge against a source that has less. It is called
+// before [Catalogs.Follow].
+func (c *Catalogs) Remember(m *memory.Memory, maxAge time.Duration) {
+	kept, err := m.Load()
+	if err != nil {
+		c.log.Error(err.Error())
+	}
+	c.memory, c.maxAge, c.kept = m, maxAge, kept
 }
 
 // ObserveAnswers has Consul's answers timed. It is called before [Catalogs.Follow].
@@ -139,6 +157,9 @@ func (c *Catalogs) SidecarsMoved(came, left []resource.Inbound) {
 	for peer := range c.peers() {
 		peer.SidecarsMoved()
 	}
+	if c.handover != nil {
+		c.settle(time.Now())
+	}
 }
 
 // Remembered is how many services are known though their last instance went.
@@ -160,7 +181,7 @@ func (c *Catalogs) drop() {
 // its successor waits for.
 func (c *Catalogs) Status() watch.Status {
 	c.mu.Lock()
-	active, next := c.active, c.next
+	active, next, handover := c.active, c.next, c.handover
 	c.mu.Unlock()
 	switch {
 	case active == nil && next == nil:
@@ -169,6 +190,10 @@ func (c *Catalogs) Status() watch.Status {
 		return next.Status()
 	}
 	status := active.Status()
+	if handover != nil {
+		status.Held = append(slices.Clone(status.Held), handover.said)
+		status.HeldServices += handover.services
+	}
 	if next == nil {
 		return status
 	}
@@ -198,10 +223,20 @@ func (c *Catalogs) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	forget := time.NewTicker(forgetEvery)
 	defer forget.Stop()
+	look := time.NewTicker(lookAtSources)
+	defer look.Stop()
+	if c.memory != nil {
+		g.Go(func() error { c.memory.Run(ctx); return nil })
+	}
+	began := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
+			c.vouch(time.Now())
 			return g.Wait()
+		case now := <-look.C:
+			c.look(now, now.Sub(began))
+			continue
 		case now := <-forget.C:
 			c.mu.Lock()
 			c.hand(c.names.Forget(now))
@@ -235,12 +270,28 @@ func (c *Catalogs) take(s *source, catalog *watch.Catalog) {
 			c.active.stop()
 			c.log.Info("the catalog comes from where the mesh file says now", "services", catalog.Len())
 		}
+		c.succeed(s)
 		c.active, c.next = s, nil
 	default:
 		return
 	}
+	c.given = catalog
+	c.settle(time.Now())
+	c.vouchLocked(time.Now())
+}
+
+// settle takes what the current source gives, and what its predecessor had that is
+// not believed to be gone.
+func (c *Catalogs) settle(now time.Time) {
+	catalog := c.given
+	if c.handover != nil {
+		if catalog = c.handover.settle(catalog, c.sidecars.of, c.meant, now); catalog == c.given {
+			c.log.Info("the catalog lacks nothing any more that was there before its source took over")
+			c.handover = nil
+		}
+	}
 	// What a file does not have, somebody has taken out.
-	c.hand(c.names.Take(catalog, s.target.file == "", time.Now()))
+	c.hand(c.names.Take(catalog, c.active.target.file == "", now))
 }
 
 // hand publishes a catalog if it is another one than the last.

@@ -31,6 +31,10 @@ var (
 		"Entries of the catalog that are not served as instances of their own; the log says which, and why.", nil, nil)
 	descWithout = prometheus.NewDesc("controlplane_catalog_remembered_services",
 		"Services without an instance that are known because they had one.", nil, nil)
+	descRecalled = prometheus.NewDesc("controlplane_catalog_recalled_age_seconds",
+		"Age of the catalog of the disk, while it is served because its source has said nothing since the start; 0 else.", nil, nil)
+	descNotKept = prometheus.NewDesc("controlplane_catalog_keep_errors_total",
+		"Failures to keep the catalog in the data directory for a restart.", nil, nil)
 	descQueries = prometheus.NewDesc("controlplane_consul_queries_total",
 		"Requests sent to Consul by the current source.", nil, nil)
 	descQueryErrors = prometheus.NewDesc("controlplane_consul_query_errors_total",
@@ -124,6 +128,8 @@ func (p *Plane) Collect(ch chan<- prometheus.Metric) {
 	gauge(descReady, number(source.Ready && len(source.Waiting) == 0))
 	gauge(descHeld, float64(source.HeldServices))
 	gauge(descWithout, float64(p.catalogs.Remembered()))
+	gauge(descRecalled, p.catalogs.Recalled().Seconds())
+	counter(descNotKept, float64(p.catalogs.KeepErrors()))
 	if s, ok := p.catalogs.Consul(); ok {
 		counter(descQueries, float64(s.Queries))
 		counter(descQueryErrors, float64(s.Errors))

@@ -23,6 +23,12 @@ func (p *Plane) Readiness() Readiness {
 	if loop.Failure != nil && r.Ready {
 		r.Holding = append(r.Holding, loop.Failure.String())
 	}
+	if why := p.catalogs.TooOld(); why != "" && r.Ready {
+		r.Ready, r.Waiting = false, []string{why}
+	}
+	if why := p.catalogs.NotKept(); why != "" {
+		r.Holding = append(r.Holding, "the catalog in force is not kept for a restart: "+why)
+	}
 	if !r.Ready {
 		r.Waiting = append(r.Waiting, status.Waiting...)
 		if loop.Failure != nil {

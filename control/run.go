@@ -4,6 +4,9 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"time"
+
+	"datapunk.dev/controlplane/watch/memory"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -27,16 +30,17 @@ type Options struct {
 	LogDropped func() uint64 // lines that the log has left out; nil: it leaves none out
 	Metrics    prometheus.Registerer
 
-	Files       []string       // mesh files, merged left to right
-	MeshOptions policy.Options // how they are read
-	Catalog     string         // consul or file:PATH: wins over discovery.method
-	DataDir     string         // of the authority, the token key and the mesh files that were in force
-	XDSAddress  string         // where proxies connect, for those who look for it in the catalog; empty: on no network
-	Plaintext   bool           // the xDS port speaks no TLS and takes no tokens
-	ServerNames []string       // by which clients without an Envoy dial the xDS port
-	Quorum      int            // see [xds.Options]
-	Streams     int            // how many xDS streams there may be
-	Joins       Joins          // what machines may join by, beside join tokens
+	Files         []string       // mesh files, merged left to right
+	MeshOptions   policy.Options // how they are read
+	Catalog       string         // consul or file:PATH: wins over discovery.method
+	DataDir       string         // of the authority, the token key and the mesh files that were in force
+	XDSAddress    string         // where proxies connect, for those who look for it in the catalog; empty: on no network
+	Plaintext     bool           // the xDS port speaks no TLS and takes no tokens
+	ServerNames   []string       // by which clients without an Envoy dial the xDS port
+	Quorum        int            // see [xds.Options]
+	Streams       int            // how many xDS streams there may be
+	MaxCatalogAge time.Duration  // of a catalog of the disk
+	Joins         Joins          // what machines may join by, beside join tokens
 }
 
 // Joins is what machines may join by, beside join tokens.
@@ -72,6 +76,9 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 	merged := register.NewMerged(p.leaving.SetCatalog)
 	p.registrations = NewRegistrations(p.Log, p.Catalog, merged, p.XDSAddress, func() bool { return p.Readiness().Ready })
 	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.catalogIsMeant, p.registrations.SetCatalog)
+	if !p.Plaintext {
+		p.catalogs.Remember(memory.New(p.DataDir, mesh.Name), p.MaxCatalogAge)
+	}
 	p.observe()
 	xdsOptions := xds.Options{
 		Logger: p.ClientLog, Metrics: p.Metrics, OnFleet: p.loop.SetFleet, OnInbound: p.catalogs.SidecarsMoved, OnPresence: p.registrations.Present, Locate: p.locate, Quorum: p.Quorum,

@@ -153,6 +153,9 @@ func (n *Names) Forget(now time.Time) *Catalog {
 // last one went.
 func (n *Names) Remembered() int { return len(n.gone) }
 
+// Source returns the catalog that was last taken.
+func (n *Names) Source() *Catalog { return n.source }
+
 // drop forgets the service of a name whose last instance went.
 func (n *Names) drop(key string) {
 	n.gone[key].gone = ""

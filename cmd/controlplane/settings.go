@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,23 +21,24 @@ import (
 // settings are the process's own, from flags, CONTROLPLANE_* variables and a
 // settings file, in that order of precedence. Never the mesh file.
 type settings struct {
-	Files          []string `mapstructure:"file"`
-	Environment    string   `mapstructure:"environment"`
-	Catalog        string   `mapstructure:"catalog"`
-	XDSAddress     string   `mapstructure:"xds-address"`
-	XDSNames       []string `mapstructure:"xds-name"`
-	AdminAddress   string   `mapstructure:"admin-address"`
-	DataDir        string   `mapstructure:"data-dir"`
-	Plaintext      bool     `mapstructure:"xds-plaintext"`
-	MaxConnections int      `mapstructure:"max-connections"`
-	Quorum         int      `mapstructure:"quarantine-quorum"`
-	JoinConsul     bool     `mapstructure:"join-consul"`
-	NomadJWKS      string   `mapstructure:"join-nomad-jwks"`
-	NomadAudience  string   `mapstructure:"join-nomad-audience"`
-	NomadNames     []string `mapstructure:"join-nomad-namespace"`
-	NomadClaim     string   `mapstructure:"join-nomad-claim"`
-	LogLevel       string   `mapstructure:"log-level"`
-	LogFormat      string   `mapstructure:"log-format"`
+	Files          []string      `mapstructure:"file"`
+	Environment    string        `mapstructure:"environment"`
+	Catalog        string        `mapstructure:"catalog"`
+	XDSAddress     string        `mapstructure:"xds-address"`
+	XDSNames       []string      `mapstructure:"xds-name"`
+	AdminAddress   string        `mapstructure:"admin-address"`
+	DataDir        string        `mapstructure:"data-dir"`
+	Plaintext      bool          `mapstructure:"xds-plaintext"`
+	MaxConnections int           `mapstructure:"max-connections"`
+	Quorum         int           `mapstructure:"quarantine-quorum"`
+	MaxCatalogAge  time.Duration `mapstructure:"max-catalog-age"`
+	JoinConsul     bool          `mapstructure:"join-consul"`
+	NomadJWKS      string        `mapstructure:"join-nomad-jwks"`
+	NomadAudience  string        `mapstructure:"join-nomad-audience"`
+	NomadNames     []string      `mapstructure:"join-nomad-namespace"`
+	NomadClaim     string        `mapstructure:"join-nomad-claim"`
+	LogLevel       string        `mapstructure:"log-level"`
+	LogFormat      string        `mapstructure:"log-format"`
 }
 
 func settingsFlags(cmd *cobra.Command) {
@@ -51,6 +53,7 @@ func settingsFlags(cmd *cobra.Command) {
 	f.Bool("xds-plaintext", false, "no TLS and no tokens on the xDS port; loopback and Unix sockets only")
 	f.Int("max-connections", 20_000, "how many connections the xDS port takes, within the limit of open files; twice as many streams")
 	f.Int("quarantine-quorum", 3, "how many proxies that reject one content take it from the whole fleet, and that accept it prove it good")
+	f.Duration("max-catalog-age", 24*time.Hour, "how old a catalog of the data directory may be, of a start without its source, for this replica to be ready")
 	f.Bool("join-consul", false, "machines may join by a Consul ACL token with service:write for their service")
 	f.String("join-nomad-jwks", "", "machines may join by a Nomad workload identity: file or URL of Nomad's keys (/.well-known/jwks.json)")
 	f.String("join-nomad-audience", "controlplane", "audience that a workload identity must have")
@@ -98,6 +101,9 @@ func (s *settings) check() error {
 	}
 	if s.MaxConnections < 1 {
 		return usageError{fmt.Errorf("--max-connections %d: want 1 or more", s.MaxConnections)}
+	}
+	if s.MaxCatalogAge < time.Minute {
+		return usageError{fmt.Errorf("--max-catalog-age %s: want a minute or more", s.MaxCatalogAge)}
 	}
 	if s.Quorum < 1 {
 		return usageError{fmt.Errorf("--quarantine-quorum %d: want 1 or more", s.Quorum)}

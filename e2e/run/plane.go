@@ -100,6 +100,9 @@ func (c *ControlPlane) XDSAddress() string { return c.options.XDSAddress }
 // AdminAddress returns where its HTTP interface listens.
 func (c *ControlPlane) AdminAddress() string { return c.options.Admin }
 
+// DataDir is its data directory.
+func (c *ControlPlane) DataDir() string { return c.options.DataDir }
+
 // CAFile returns the path of the root that its certificates chain to.
 func (c *ControlPlane) CAFile() string { return filepath.Join(c.options.DataDir, "ca.pem") }
 

@@ -1,0 +1,329 @@
+package control
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"datapunk.dev/controlplane/watch"
+	"datapunk.dev/controlplane/watch/memory"
+)
+
+// A source that takes over may be a Consul that was wiped or restored while nobody
+// looked, one that is being filled, or the wrong one. It has no past of its own that
+// its own guard could compare with, so its first catalogs are judged by those of its
+// predecessor: of the source of before, or of the disk after a restart. The sidecars
+// are the second witness, as they are for a source that runs.
+//
+//	sidecar     the new source does not have the instance
+//	connected   it is kept, for as long as that is so
+//	has left    it is gone
+//	unseen      it is gone if it is one of few. The last of its service, or one of
+//	            over 30 % of it, is kept for [reconnectFor]; where over 30 % of the
+//	            mesh are missing, for the age that a kept catalog may have, or until an
+//	            operator says that it is meant
+
+const (
+	// lookAtSources is how often it is looked for what only time decides.
+	lookAtSources = 100 * time.Millisecond
+	// patience is for how long a source may have its first catalog on its way before
+	// the one of the disk is served: it is newer, and proxies need not see both.
+	patience = 2 * time.Second
+	// reconnectFor is when proxies that live have found this replica or another one
+	// after a start: Envoy tries at least each 30 s.
+	reconnectFor = 2 * time.Minute
+)
+
+// handover judges what a source that took over lacks. It is replaced, not changed,
+// once others may read it.
+type handover struct {
+	log    *slog.Logger
+	before *watch.Catalog // of the predecessor
+	since  time.Time
+	until  time.Time // the end of what is kept of a mesh of which much is missing
+
+	out      *watch.Catalog // what was settled last
+	said     string         // what is kept and why, for operators
+	services int            // of which something is kept
+}
+
+// succeed has a source judged by what was in force before.
+func (c *Catalogs) succeed(s *source) {
+	now := time.Now()
+	kept := c.kept
+	c.kept, c.handover = nil, nil
+	if s.target.file != "" {
+		return // a file is what somebody wrote down
+	}
+	h := &handover{log: c.log, since: now, until: now.Add(c.maxAge)}
+	switch {
+	case c.active != nil:
+		h.before = c.names.Source()
+		if r, ok := c.active.reader.(*recalled); ok {
+			h.until = r.kept.Known.Add(c.maxAge)
+		}
+	case kept != nil && now.Sub(kept.Known) < c.maxAge:
+		h.before, h.until = kept.Catalog, kept.Known.Add(c.maxAge)
+	default:
+		return
+	}
+	if c.maxAge == 0 {
+		h.until = now.Add(reconnectFor) // nothing is kept on disk either
+	}
+	c.handover = h
+}
+
+// settle returns the catalog with what it lacks and is not believed to be gone; the
+// catalog itself if that is nothing.
+func (h *handover) settle(given *watch.Catalog, sidecar func(string, *watch.Instance) watch.Presence, meant func(string) bool, now time.Time) *watch.Catalog {
+	var missing []lack
+	had, gone := 0, 0
+	for s := range h.before.Services() {
+		had += len(s.Instances)
+		if l := lacks(s, given.Service(s.Name), sidecar); len(l.instances) > 0 {
+			missing = append(missing, l)
+			gone += len(l.instances)
+		}
+	}
+	muchOfMesh := much(had, gone) && now.Before(h.until)
+	var put []*watch.Service
+	var names []string
+	kept, connected := 0, 0
+	for _, l := range missing {
+		if !muchOfMesh && (!much(l.had, len(l.instances)) || now.Sub(h.since) >= reconnectFor) {
+			l.instances = slices.DeleteFunc(l.instances, func(i *watch.Instance) bool { return sidecar(l.name, i) != watch.Connected })
+		}
+		if len(l.instances) == 0 {
+			continue
+		}
+		for _, i := range l.instances {
+			if sidecar(l.name, i) == watch.Connected {
+				connected++
+			}
+		}
+		kept += len(l.instances)
+		names = append(names, fmt.Sprintf("%d of %s", len(l.instances), l.name))
+		put = append(put, l.with(given.Service(l.name)))
+	}
+	if kept == 0 {
+		return given
+	}
+	revision := revisionOf(put)
+	if meant(revision) {
+		h.log.Warn("what the new source of the catalog does not have is taken out: it is said to be meant", "instances", kept)
+		return given
+	}
+	if h.out == nil {
+		h.out = watch.NewCatalog()
+		h.log.Warn("the new source of the catalog lacks what was there before: it is kept", "instances", kept, "of", had, "services", len(put), "connected", connected)
+	}
+	said := fmt.Sprintf("%d of %d instances that were there before this source took over, which does not have them (%s); %d have their sidecars connected: "+
+		"kept until they are back or their sidecars leave", kept, had, shorten(strings.Join(names, ", ")), connected)
+	if end := h.end(muchOfMesh); kept > connected && now.Before(end) {
+		said += fmt.Sprintf(", the others until %s", end.UTC().Format(time.RFC3339))
+	}
+	h.said = said + fmt.Sprintf(", or at once by `controlplane accept --revision %s`", revision)
+	h.services = len(put)
+	// Whole: what descends from the source's catalogs would not descend from this one.
+	all := make(map[string]*watch.Service, given.Len())
+	for s := range given.Services() {
+		all[s.Name] = s
+	}
+	for _, s := range put {
+		all[s.Name] = s
+	}
+	var services []*watch.Service
+	for _, s := range all {
+		services = append(services, s)
+	}
+	var remove []string
+	for s := range h.out.Services() {
+		if all[s.Name] == nil {
+			remove = append(remove, s.Name)
+		}
+	}
+	h.out = h.out.Update(services, remove)
+	if h.out.Learned() != given.Learned() {
+		h.out = h.out.LearnedAt(given.Learned())
+	}
+	return h.out
+}
+
+func (h *handover) end(muchOfMesh bool) time.Time {
+	if muchOfMesh {
+		return h.until
+	}
+	return h.since.Add(reconnectFor)
+}
+
+// much reports whether so many of all are gone that it may be a mistake: all, or two
+// or more that are over 30 %.
+func much(had, gone int) bool {
+	return gone > 0 && gone == had || gone >= 2 && 10*gone > 3*had
+}
+
+// lack is what a source does not have of a service.
+type lack struct {
+	name      string
+	had       int
+	instances []*watch.Instance
+}
+
+func lacks(before, now *watch.Service, sidecar func(string, *watch.Instance) watch.Presence) lack {
+	l := lack{name: before.Name, had: len(before.Instances)}
+	there := make(map[watch.Place]struct{})
+	if now != nil {
+		for _, i := range now.Instances {
+			there[i.Dialed()] = struct{}{}
+		}
+	}
+	for _, i := range before.Instances {
+		if _, ok := there[i.Dialed()]; !ok && sidecar(before.Name, i) != watch.Left {
+			l.instances = append(l.instances, i)
+		}
+	}
+	return l
+}
+
+// with returns the service with what it lacks.
+func (l *lack) with(now *watch.Service) *watch.Service {
+	both := &watch.Service{Name: l.name}
+	if now != nil {
+		both.Excluded = now.Excluded
+		both.Instances = slices.Clone(now.Instances)
+	}
+	both.Instances = watch.Distinct(append(both.Instances, l.instances...))
+	return both
+}
+
+// revisionOf is a hash of what is kept of which service, for an operator's word on it.
+func revisionOf(kept []*watch.Service) string {
+	sum := sha256.New()
+	for _, s := range kept {
+		_, _ = io.WriteString(sum, s.Name+"\n") // a hash takes all
+		for _, i := range s.Instances {
+			_, _ = io.WriteString(sum, i.Dialed().String()+"\n")
+		}
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:6])
+}
+
+// look does what only time decides: the disk's catalog is served when its source has
+// nothing to say, and what is kept of a predecessor is judged anew.
+func (c *Catalogs) look(now time.Time, running time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.active == nil && c.kept != nil && c.next != nil && (running >= patience || c.next.Status().Errors > 0) {
+		c.recall(now)
+	}
+	if c.handover != nil {
+		c.settle(now)
+	}
+	if c.memory != nil && now.Sub(c.vouched) >= vouchEvery {
+		c.vouchLocked(now)
+	}
+}
+
+// recall puts the catalog of the disk in force.
+func (c *Catalogs) recall(now time.Time) {
+	r := &recalled{kept: c.kept, path: c.memory.Path()}
+	s := &source{reader: r, ctx: context.Background(), stop: func() {}, target: target{file: r.path}}
+	c.log.Warn("the source of the catalog says nothing: the catalog of the disk is served", "path", r.path,
+		"known", c.kept.Known.UTC().Format(time.RFC3339), "services", c.kept.Catalog.Len())
+	c.active, c.given, c.kept = s, c.kept.Catalog, nil
+	c.hand(c.names.Take(c.given, true, now))
+}
+
+// recalled is the catalog of the disk as a source.
+type recalled struct {
+	kept *memory.Kept
+	path string
+}
+
+// Run waits: what is on the disk does not change.
+func (r *recalled) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+
+// Status says how old the catalog is.
+func (r *recalled) Status() watch.Status {
+	return watch.Status{
+		Ready: true, Mode: "disk", LastSuccess: r.kept.Known,
+		Waiting: []string{fmt.Sprintf("the catalog of the disk is served, as it was at %s (%s ago)",
+			r.kept.Known.UTC().Format(time.RFC3339), time.Since(r.kept.Known).Round(time.Second))},
+	}
+}
+
+// Recalled returns how old the catalog in force is if it is that of the disk; 0 else.
+func (c *Catalogs) Recalled() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.active == nil {
+		return 0
+	}
+	if r, ok := c.active.reader.(*recalled); ok {
+		return max(time.Since(r.kept.Known), 1)
+	}
+	return 0
+}
+
+// TooOld says why the catalog in force is too old to call this replica ready; empty:
+// it is not.
+func (c *Catalogs) TooOld() string {
+	if age := c.Recalled(); age > c.maxAge {
+		return fmt.Sprintf("the catalog of the disk is %s old, and --max-catalog-age is %s", age.Round(time.Second), c.maxAge)
+	}
+	return ""
+}
+
+// vouchEvery is how often a catalog that does not change is said to be still so.
+const vouchEvery = time.Minute
+
+// vouch has the catalog in force kept.
+func (c *Catalogs) vouch(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.vouchLocked(now)
+}
+
+func (c *Catalogs) vouchLocked(now time.Time) {
+	c.vouched = now
+	if c.memory == nil || c.active == nil {
+		return
+	}
+	if _, ok := c.active.reader.(*recalled); ok {
+		return // it is there, and nobody has said that it is still so
+	}
+	known := now
+	if status := c.active.Status(); len(status.Waiting) > 0 {
+		known = status.LastSuccess
+	}
+	if known.IsZero() {
+		return
+	}
+	c.memory.Keep(c.names.Source(), known)
+}
+
+// NotKept says why the catalog in force is not on disk; empty: it is, or need not be.
+func (c *Catalogs) NotKept() string {
+	if c.memory == nil {
+		return ""
+	}
+	if _, err := c.memory.Failures(); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// KeepErrors is how many times a catalog could not be kept.
+func (c *Catalogs) KeepErrors() uint64 {
+	if c.memory == nil {
+		return 0
+	}
+	n, _ := c.memory.Failures()
+	return n
+}
