@@ -133,9 +133,19 @@ func healthyAt(m *harness.Mesh, c *harness.Machine) error {
 // TestARollingRestartFailsNoRequest: under 500 requests a second over HTTP/1 and
 // HTTP/2, with gRPC calls and streams that last for seconds, each machine of a
 // service leaves and comes back, one after the other and then two at a time.
-// Consul calls each of them passing all along.
+// Registered by hand, Consul calls each of them passing all along; registered by the
+// control plane, each leaves Consul and comes back to it.
 func TestARollingRestartFailsNoRequest(t *testing.T) {
-	m := harness.Start(t, harness.Options{Consul: true, Overlay: `mesh:
+	for _, c := range []struct {
+		name      string
+		registers bool
+	}{{"registered by hand", false}, {"registered by the control plane", true}} {
+		t.Run(c.name, func(t *testing.T) { rollingRestart(t, c.registers) })
+	}
+}
+
+func rollingRestart(t *testing.T, registers bool) {
+	m := harness.Start(t, harness.Options{Consul: true, Registers: registers, Overlay: `mesh:
   services:
     grpc_service: {protocol: grpc}
 `})

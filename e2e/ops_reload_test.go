@@ -163,7 +163,11 @@ func TestHangupReadsAFileOfWhichNothingIsNotified(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
-	text := seedWith(t, 3001)
+	was, err := os.ReadFile(m.MeshFile(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(was), "max_requests: 2048", "max_requests: 3001", 1)
 	mapped, err := syscall.Mmap(int(f.Fd()), 0, len(text), syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED)
 	if err != nil {
 		t.Fatal(err)
