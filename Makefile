@@ -46,7 +46,7 @@ lint: tools-lint
 
 ## tools: install Envoy, Consul, Prometheus and the linters, each only if it is missing
 tools:
-	@tools/install.sh envoy consul prometheus lint
+	@tools/install.sh envoy consul prometheus network lint
 
 tools-demo:
 	@tools/install.sh envoy $(if $(filter file,$(CATALOG)),,consul)

