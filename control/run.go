@@ -16,6 +16,7 @@ import (
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/register"
 	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/identity"
 	"datapunk.dev/controlplane/sds/join"
 	"datapunk.dev/controlplane/sds/token"
 	"datapunk.dev/controlplane/sidecar/api"
@@ -30,17 +31,18 @@ type Options struct {
 	LogDropped func() uint64 // lines that the log has left out; nil: it leaves none out
 	Metrics    prometheus.Registerer
 
-	Files         []string       // mesh files, merged left to right
-	MeshOptions   policy.Options // how they are read
-	Catalog       string         // consul or file:PATH: wins over discovery.method
-	DataDir       string         // of the authority, the token key and the mesh files that were in force
-	XDSAddress    string         // where proxies connect, for those who look for it in the catalog; empty: on no network
-	Plaintext     bool           // the xDS port speaks no TLS and takes no tokens
-	ServerNames   []string       // by which clients without an Envoy dial the xDS port
-	Quorum        int            // see [xds.Options]
-	Streams       int            // how many xDS streams there may be
-	MaxCatalogAge time.Duration  // of a catalog of the disk
-	Joins         Joins          // what machines may join by, beside join tokens
+	Files         []string           // mesh files, merged left to right
+	MeshOptions   policy.Options     // how they are read
+	Catalog       string             // consul or file:PATH: wins over discovery.method
+	DataDir       string             // of the authority, the token key and the mesh files that were in force
+	XDSAddress    string             // where proxies connect, for those who look for it in the catalog; empty: on no network
+	Plaintext     bool               // the xDS port speaks no TLS and takes no tokens
+	ServerNames   []string           // by which clients without an Envoy dial the xDS port
+	Quorum        int                // see [xds.Options]
+	Streams       int                // how many xDS streams there may be
+	ExpectRoot    *identity.RootHash // nil: any, and a new one where there is none
+	MaxCatalogAge time.Duration      // of a catalog of the disk
+	Joins         Joins              // what machines may join by, beside join tokens
 }
 
 // Joins is what machines may join by, beside join tokens.
@@ -118,7 +120,7 @@ func (p *Plane) openIdentity(ctx context.Context, mesh *policy.Mesh) error {
 	if p.Plaintext {
 		return nil
 	}
-	ca, tokens, err := sds.OpenContext(ctx, p.Log, p.DataDir, mesh.MTLS.TrustDomain)
+	ca, tokens, err := sds.OpenContext(ctx, p.Log, p.DataDir, mesh.MTLS.TrustDomain, p.ExpectRoot)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package sds
 import (
 	"context"
 	"crypto/ecdsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -45,13 +46,14 @@ const (
 // that is not the certificate's, and another trust domain are refused.
 // Processes that open one directory at the same time agree on its content.
 func Open(dir, trustDomain string) (*CA, *token.Authority, error) {
-	return OpenContext(context.Background(), slog.New(slog.DiscardHandler), dir, trustDomain)
+	return OpenContext(context.Background(), slog.New(slog.DiscardHandler), dir, trustDomain, nil)
 }
 
 // OpenContext is [Open] with an end to its patience: where something is to be
 // made, another process may have the directory locked. The log is told of whom
-// it waits for; it ends with ctx, and with an error after a while.
-func OpenContext(ctx context.Context, log *slog.Logger, dir, trustDomain string) (*CA, *token.Authority, error) {
+// it waits for; it ends with ctx, and with an error after a while. With an expected
+// root nothing is made in the place of what was lost, and another root is refused.
+func OpenContext(ctx context.Context, log *slog.Logger, dir, trustDomain string, expected *identity.RootHash) (*CA, *token.Authority, error) {
 	td, err := parseTrustDomain(trustDomain)
 	if err != nil {
 		return nil, nil, err
@@ -62,13 +64,22 @@ func OpenContext(ctx context.Context, log *slog.Logger, dir, trustDomain string)
 	if err := checkDir(dir); err != nil {
 		return nil, nil, err
 	}
-	if err := fillLocked(ctx, log, dir, td); err != nil {
+	if expected != nil {
+		if err := complete(dir); err != nil {
+			return nil, nil, fmt.Errorf("%w, and the root %s is expected: restore the data directory from its backup", err, expected)
+		}
+	} else if err := fillLocked(ctx, log, dir, td); err != nil {
 		return nil, nil, err
 	}
 
 	ca, err := loadCA(dir)
 	if err != nil {
 		return nil, nil, err
+	}
+	if expected != nil {
+		if is, err := identity.HashRoot(ca.Roots()); err != nil || is != *expected {
+			return nil, nil, fmt.Errorf("%s is the root %s, and %s is expected", filepath.Join(dir, caFile), is, expected)
+		}
 	}
 	if ca.td != td {
 		return nil, nil, fmt.Errorf("%s is the root of trust domain %q, the mesh's is %q: use another data directory for it",
@@ -144,7 +155,7 @@ func fillLocked(ctx context.Context, log *slog.Logger, dir string, td spiffeid.T
 			return err
 		}
 		defer unlock()
-		if err := fill(dir, td); err != nil {
+		if err := fill(log, dir, td); err != nil {
 			return fmt.Errorf("data directory: %w", err)
 		}
 		return nil
@@ -152,9 +163,23 @@ func fillLocked(ctx context.Context, log *slog.Logger, dir string, td spiffeid.T
 	return nil
 }
 
+// complete is an error if anything is missing.
+func complete(dir string) error {
+	for _, name := range []string{caFile, caKeyFile, tokenKeyFile} {
+		there, err := exists(filepath.Join(dir, name))
+		if err != nil {
+			return fmt.Errorf("data directory: %w", err)
+		}
+		if !there {
+			return fmt.Errorf("data directory: %s has no %s", dir, name)
+		}
+	}
+	return nil
+}
+
 // fill makes what is missing. The root's certificate and key are one thing:
 // with only one of them there, a new pair would cut off the fleet in silence.
-func fill(dir string, td spiffeid.TrustDomain) error {
+func fill(log *slog.Logger, dir string, td spiffeid.TrustDomain) error {
 	haveCert, err := exists(filepath.Join(dir, caFile))
 	if err != nil {
 		return err
@@ -183,9 +208,14 @@ func fill(dir string, td spiffeid.TrustDomain) error {
 		if err := writePEM(dir, caFile, pemCertificate, cert, 0o644); err != nil {
 			return err
 		}
+		log.Warn("a new authority was made: if this mesh had one, none of its proxies trusts this control plane; "+
+			"restore its data directory, and start with --expect-root from then on", "data_dir", dir, "root", identity.RootHash(sha256.Sum256(cert)).String())
 	}
 	if haveToken {
 		return nil
+	}
+	if haveCert {
+		log.Warn("a new token key was made beside a root that was there: every token of before is refused", "data_dir", dir)
 	}
 	key, err := newKey()
 	if err != nil {

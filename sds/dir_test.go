@@ -1,7 +1,9 @@
 package sds
 
 import (
+	"bytes"
 	"encoding/pem"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -238,5 +240,50 @@ func TestMintingBeforeTheFirstStartSaysWhatToDo(t *testing.T) {
 	_, err := OpenTokens(dir)
 	if err == nil || !strings.Contains(err.Error(), "the control plane makes it on its first start") {
 		t.Errorf("error: %v", err)
+	}
+}
+
+// A directory that was lost must not become a new authority in silence, which would
+// lock every proxy out.
+func TestAnExpectedRootIsThereOrNothingStarts(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	var said bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&said, nil))
+	ca, _, err := OpenContext(t.Context(), log, dir, trustDomain, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := identity.HashRoot(ca.Roots())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(said.String(), "a new authority was made") || !strings.Contains(said.String(), root.String()) {
+		t.Errorf("the log says %s", &said)
+	}
+	said.Reset()
+	if _, _, err := OpenContext(t.Context(), log, dir, trustDomain, &root); err != nil || said.Len() > 0 {
+		t.Errorf("the root that is expected: %v, %s", err, &said)
+	}
+	if err := os.Remove(filepath.Join(dir, tokenKeyFile)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := OpenContext(t.Context(), log, dir, trustDomain, &root); err == nil || !strings.Contains(err.Error(), "has no token-key.pem") {
+		t.Errorf("without its token key: %v", err)
+	}
+	if _, _, err := OpenContext(t.Context(), log, dir, trustDomain, nil); err != nil || !strings.Contains(said.String(), "every token of before is refused") {
+		t.Errorf("%v, the log says %s", err, &said)
+	}
+	lost := filepath.Join(t.TempDir(), "data")
+	if _, _, err := OpenContext(t.Context(), log, lost, trustDomain, &root); err == nil || !strings.Contains(err.Error(), "from its backup") {
+		t.Errorf("a directory that was lost: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(lost, caFile)); err == nil {
+		t.Error("and a root is in it")
+	}
+	if _, _, err := Open(lost, trustDomain); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := OpenContext(t.Context(), log, lost, trustDomain, &root); err == nil || !strings.Contains(err.Error(), "is expected") {
+		t.Errorf("another root: %v", err)
 	}
 }

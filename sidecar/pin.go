@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -22,33 +21,10 @@ import (
 // pinTime bounds the handshake by which a root is fetched.
 const pinTime = 5 * time.Second
 
-// hashForm is how the hash of a root is written: that of its certificate, as
-// `openssl x509 -fingerprint -sha256` prints it, with colons or without.
-const hashForm = "sha256:"
-
-// RootHash returns the hash by which a root in PEM is pinned.
-func RootHash(caPEM []byte) (string, error) {
-	block, _ := pem.Decode(caPEM)
-	if block == nil {
-		return "", errors.New("not PEM")
-	}
-	sum := sha256.Sum256(block.Bytes)
-	return hashForm + hex.EncodeToString(sum[:]), nil
-}
-
-func parseHash(s string) (sum [sha256.Size]byte, err error) {
-	text, ok := strings.CutPrefix(s, hashForm)
-	raw, decodeErr := hex.DecodeString(strings.ReplaceAll(text, ":", ""))
-	if !ok || decodeErr != nil || len(raw) != len(sum) {
-		return sum, fmt.Errorf("%q is no hash of a root: want %s and 64 hexadecimal digits", s, hashForm)
-	}
-	return [sha256.Size]byte(raw), nil
-}
-
 // fetchRoot returns the root with the hash, which a control plane shows in its
 // handshake. Nothing is sent on that connection: it ends when the root, and that
 // the peer is a control plane of it, is proven.
-func fetchRoot(ctx context.Context, addresses []string, hash [sha256.Size]byte) (caPEM []byte, err error) {
+func fetchRoot(ctx context.Context, addresses []string, hash identity.RootHash) (caPEM []byte, err error) {
 	var errs []error
 	for _, address := range addresses {
 		caPEM, err := fetchRootAt(ctx, address, hash)
@@ -60,7 +36,7 @@ func fetchRoot(ctx context.Context, addresses []string, hash [sha256.Size]byte) 
 	return nil, errors.Join(errs...)
 }
 
-func fetchRootAt(ctx context.Context, address string, hash [sha256.Size]byte) (caPEM []byte, err error) {
+func fetchRootAt(ctx context.Context, address string, hash identity.RootHash) (caPEM []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pinTime)
 	defer cancel()
 	network, where := dialable(address)
@@ -98,7 +74,7 @@ func fetchRootAt(ctx context.Context, address string, hash [sha256.Size]byte) (c
 	return caPEM, nil
 }
 
-func rootOf(chain []*x509.Certificate, hash [sha256.Size]byte) (*x509.Certificate, error) {
+func rootOf(chain []*x509.Certificate, hash identity.RootHash) (*x509.Certificate, error) {
 	for _, c := range chain {
 		if sha256.Sum256(c.Raw) == hash {
 			return c, nil

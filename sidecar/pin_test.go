@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/identity"
 )
 
 // handshakes serves TLS as an xDS port does, and counts the bytes that a client
@@ -53,12 +54,12 @@ func managerOf(t *testing.T, ca *sds.CA) *sds.Manager {
 
 func TestARootIsKnownByItsHash(t *testing.T) {
 	ca, _ := open(t)
-	hash, err := RootHash(ca.Roots())
+	hash, err := identity.HashRoot(ca.Roots())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, spelling := range []string{hash, "sha256:" + strings.ToUpper(strings.TrimPrefix(hash, "sha256:"))} {
-		sum, err := parseHash(spelling)
+	for _, spelling := range []string{hash.String(), "sha256:" + strings.ToUpper(strings.TrimPrefix(hash.String(), "sha256:"))} {
+		sum, err := identity.ParseRootHash(spelling)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -78,11 +79,7 @@ func TestARootIsKnownByItsHash(t *testing.T) {
 func TestAnotherRootIsRefusedBeforeAnythingIsSent(t *testing.T) {
 	ca, _ := open(t)
 	other, _ := open(t)
-	hash, err := RootHash(ca.Roots())
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum, err := parseHash(hash)
+	sum, err := identity.HashRoot(ca.Roots())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,8 +109,8 @@ func TestAnotherRootIsRefusedBeforeAnythingIsSent(t *testing.T) {
 			t.Errorf("%s: %d bytes were sent", name, n)
 		}
 	}
-	for _, bad := range []string{"", "sha256:", hash[7:], hash + "00", "sha1:" + hash[7:], "sha256:zz" + hash[9:]} {
-		if _, err := parseHash(bad); err == nil {
+	for _, bad := range []string{"", "sha256:", sum.String()[7:], sum.String() + "00", "sha1:" + sum.String()[7:], "sha256:zz" + sum.String()[9:]} {
+		if _, err := identity.ParseRootHash(bad); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
 	}

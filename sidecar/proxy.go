@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"datapunk.dev/controlplane/atomicfile"
+	"datapunk.dev/controlplane/sds/identity"
 	"datapunk.dev/controlplane/sds/token"
 	"datapunk.dev/controlplane/sidecar/api"
 )
@@ -38,7 +39,7 @@ type Options struct {
 	Meta                  map[string]string
 
 	// Control planes, HOST:PORT or unix:PATH, and the root that they are known
-	// by: in a file, or by its hash ([RootHash]).
+	// by: in a file, or by its hash ([identity.RootHash]).
 	XDSAddresses   []string
 	CAFile, CAHash string
 	// What the machine joins by, in a file that is read each time. It is not
@@ -159,7 +160,7 @@ func (p *Proxy) pin(ctx context.Context) error {
 		}
 		p.caPEM = data
 	default:
-		hash, err := parseHash(p.CAHash)
+		hash, err := identity.ParseRootHash(p.CAHash)
 		if err != nil {
 			return err
 		}
@@ -175,14 +176,12 @@ func (p *Proxy) pin(ctx context.Context) error {
 	return nil
 }
 
-func (p *Proxy) pinByHash(ctx context.Context, hash [32]byte) error {
+func (p *Proxy) pinByHash(ctx context.Context, hash identity.RootHash) error {
 	path := p.state.path(caFile)
 	if data, err := os.ReadFile(path); err == nil {
-		if kept, err := RootHash(data); err == nil {
-			if sum, err := parseHash(kept); err == nil && sum == hash {
-				p.caPEM = data
-				return nil
-			}
+		if kept, err := identity.HashRoot(data); err == nil && kept == hash {
+			p.caPEM = data
+			return nil
 		}
 	}
 	return p.until(ctx, "the root of the control planes was not found", func() (bool, error) {

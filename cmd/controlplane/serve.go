@@ -58,7 +58,7 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 		Log: log, ClientLog: clientLog, LogDropped: logDropped, Metrics: registry,
 		Files: s.Files, MeshOptions: policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}, Catalog: s.Catalog,
 		DataDir: s.DataDir, XDSAddress: s.XDSAddress, Plaintext: s.Plaintext, ServerNames: s.serverNames(), Quorum: s.Quorum,
-		Streams: 2 * s.MaxConnections, Joins: s.joins(), MaxCatalogAge: s.MaxCatalogAge,
+		Streams: 2 * s.MaxConnections, Joins: s.joins(), MaxCatalogAge: s.MaxCatalogAge, ExpectRoot: s.expectedRoot(),
 	})
 	switch {
 	case errors.Is(err, context.Canceled):

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"datapunk.dev/controlplane/control"
+	"datapunk.dev/controlplane/sds/identity"
 	"datapunk.dev/controlplane/sds/join"
 )
 
@@ -31,6 +32,7 @@ type settings struct {
 	Plaintext      bool          `mapstructure:"xds-plaintext"`
 	MaxConnections int           `mapstructure:"max-connections"`
 	Quorum         int           `mapstructure:"quarantine-quorum"`
+	ExpectRoot     string        `mapstructure:"expect-root"`
 	MaxCatalogAge  time.Duration `mapstructure:"max-catalog-age"`
 	JoinConsul     bool          `mapstructure:"join-consul"`
 	NomadJWKS      string        `mapstructure:"join-nomad-jwks"`
@@ -53,6 +55,7 @@ func settingsFlags(cmd *cobra.Command) {
 	f.Bool("xds-plaintext", false, "no TLS and no tokens on the xDS port; loopback and Unix sockets only")
 	f.Int("max-connections", 20_000, "how many connections the xDS port takes, within the limit of open files; twice as many streams")
 	f.Int("quarantine-quorum", 3, "how many proxies that reject one content take it from the whole fleet, and that accept it prove it good")
+	f.String("expect-root", "", "SHA-256 of ca.pem, sha256:…: start with this authority or not at all, and make no new one")
 	f.Duration("max-catalog-age", 24*time.Hour, "how old a catalog of the data directory may be, of a start without its source, for this replica to be ready")
 	f.Bool("join-consul", false, "machines may join by a Consul ACL token with service:write for their service")
 	f.String("join-nomad-jwks", "", "machines may join by a Nomad workload identity: file or URL of Nomad's keys (/.well-known/jwks.json)")
@@ -101,6 +104,11 @@ func (s *settings) check() error {
 	}
 	if s.MaxConnections < 1 {
 		return usageError{fmt.Errorf("--max-connections %d: want 1 or more", s.MaxConnections)}
+	}
+	if s.ExpectRoot != "" {
+		if _, err := identity.ParseRootHash(s.ExpectRoot); err != nil {
+			return usageError{fmt.Errorf("--expect-root: %w", err)}
+		}
 	}
 	if s.MaxCatalogAge < time.Minute {
 		return usageError{fmt.Errorf("--max-catalog-age %s: want a minute or more", s.MaxCatalogAge)}
@@ -184,4 +192,16 @@ func isTerminal(w io.Writer) bool {
 	}
 	info, err := f.Stat()
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// expectedRoot is the authority to start with; nil: any.
+func (s *settings) expectedRoot() *identity.RootHash {
+	if s.ExpectRoot == "" {
+		return nil
+	}
+	hash, err := identity.ParseRootHash(s.ExpectRoot)
+	if err != nil {
+		return nil // which check has refused
+	}
+	return &hash
 }

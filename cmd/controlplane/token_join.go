@@ -13,9 +13,9 @@ import (
 
 	"datapunk.dev/controlplane/atomicfile"
 	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/sds/identity"
 	"datapunk.dev/controlplane/sds/join"
 	"datapunk.dev/controlplane/sds/token"
-	"datapunk.dev/controlplane/sidecar"
 )
 
 func newJoinTokenCommand() *cobra.Command {
@@ -50,7 +50,7 @@ func newJoinTokenCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			hash, err := sidecar.RootHash(ca)
+			hash, err := identity.HashRoot(ca)
 			if err != nil {
 				return err
 			}
