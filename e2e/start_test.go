@@ -36,7 +36,7 @@ func blocks(t *testing.T, page string) []block {
 }
 
 // vm is a machine of the page: a shell that goes on from block to block, with a
-// network, a /root, /etc, /srv, /var/lib and /usr/local of its own.
+// network, a /root, /srv, /var/lib and /usr/local/bin of its own.
 type vm struct {
 	name, dir string
 	in        io.Writer
@@ -56,13 +56,10 @@ func startVM(t *testing.T, name, bridge, address, dir string) *vm {
 	sh(t, "ip -n %s link set lo up", ns)
 	h := &vm{name: name, dir: filepath.Join(dir, name)}
 	binds := ""
-	for _, d := range []string{"/root", "/etc/controlplane", "/srv", "/var/lib", "/usr/local/bin", "/tmp"} {
+	for _, d := range []string{"/root", "/srv", "/var/lib", "/usr/local/bin"} {
 		own := filepath.Join(h.dir, d)
 		if err := os.MkdirAll(own, 0o700); err != nil {
 			t.Fatal(err)
-		}
-		if d == "/etc/controlplane" || d == "/tmp" {
-			continue // the former is for the page to make; the latter is where all this stands
 		}
 		binds += fmt.Sprintf("mount --bind %s %s\n", own, d)
 	}
@@ -83,7 +80,7 @@ func startVM(t *testing.T, name, bridge, address, dir string) *vm {
 	}
 	t.Cleanup(func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); _ = cmd.Wait() })
 	h.in, h.out = in, bufio.NewReader(out)
-	h.run(t, binds+"mount -t tmpfs tmpfs /etc/controlplane 2>/dev/null || true\ncd /root\n")
+	h.run(t, binds+"cd /root\n")
 	return h
 }
 
