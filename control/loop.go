@@ -24,7 +24,8 @@ type Loop struct {
 	converge  *convergence // nil: nobody asks
 	said      time.Time    // when the log last had a panic; likewise
 
-	wake chan struct{}
+	wake  chan struct{}
+	turns chan struct{} // taken from in each turn that somebody waits for
 
 	mu      sync.Mutex
 	pending translate.Input
@@ -52,6 +53,7 @@ func NewLoop(log *slog.Logger, publish func(*translate.Snapshot), acked func(con
 		publish:   publish,
 		stages:    stages{log: log, acked: acked},
 		wake:      make(chan struct{}, 1),
+		turns:     make(chan struct{}),
 		pending:   translate.Input{Fleet: resource.NewFleet()},
 	}
 }
@@ -94,6 +96,17 @@ func (l *Loop) Status() Status {
 	return l.status
 }
 
+// Turns returns nil once the loop has come to look for something to do, or the
+// error of ctx when that ends before.
+func (l *Loop) Turns(ctx context.Context) error {
+	select {
+	case l.turns <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // publishAgain is when a publication that panicked is tried again, if nothing
 // else has brought another one about.
 const publishAgain = time.Second
@@ -106,6 +119,8 @@ func (l *Loop) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-l.turns:
+			continue
 		case <-l.wake:
 		case ok := <-l.stages.over:
 			l.stages.ended(ok)

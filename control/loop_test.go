@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -197,4 +198,24 @@ func TestAcceptKeepsWhatCannotGoOnOut(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who wonders whether the loop still turns can ask it, before it has anything to
+// do and while it works; it says nothing once it has ended.
+func TestTheLoopAnswersThatItTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLoop(slog.New(slog.DiscardHandler), func(*translate.Snapshot) {}, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { _ = l.Run(ctx) }()
+		if err := l.Turns(t.Context()); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		synctest.Wait()
+		short, stop := context.WithTimeout(t.Context(), time.Second)
+		defer stop()
+		if err := l.Turns(short); err == nil {
+			t.Error("a loop that has ended says that it turns")
+		}
+	})
 }

@@ -30,6 +30,7 @@ type Options struct {
 	ClientLog  *slog.Logger  // of what clients cause, however often
 	LogDropped func() uint64 // lines that the log has left out; nil: it leaves none out
 	Metrics    prometheus.Registerer
+	Reloaded   func() // told when the mesh file was read again as asked; nil: nobody asks
 
 	Files         []string           // mesh files, merged left to right
 	MeshOptions   policy.Options     // how they are read
@@ -183,7 +184,7 @@ func (p *Plane) Start() (*policy.Mesh, error) {
 func (p *Plane) Run(ctx context.Context, reload <-chan os.Signal) error {
 	watcher := policy.NewWatcher(p.Files, p.MeshOptions, policy.WatcherOptions{
 		Logger: p.Log, Reload: reload, Current: p.mesh.Load(), OnMesh: p.adopt, OnError: p.reject,
-		OnHold: p.wait, Meant: p.revisions.Meant,
+		OnHold: p.wait, OnAsked: p.Reloaded, Meant: p.revisions.Meant,
 		Check: func(m *policy.Mesh) error { return accept(m, p.trustDomain(), p.Plaintext) },
 	})
 	g, ctx := errgroup.WithContext(ctx)
@@ -197,6 +198,10 @@ func (p *Plane) Run(ctx context.Context, reload <-chan os.Signal) error {
 	}
 	return g.Wait()
 }
+
+// Turns returns nil when the control loop has turned once more, or an error
+// when ctx has ended. One that never does is stuck.
+func (p *Plane) Turns(ctx context.Context) error { return p.loop.Turns(ctx) }
 
 // Proxies returns the state of each proxy.
 func (p *Plane) Proxies() []xds.ProxyStatus { return p.xds.Proxies() }

@@ -30,6 +30,9 @@ type WatcherOptions struct {
 	// OnHold is told of an edit that has to wait, see [Judge], again when
 	// somebody asks, and with nil if it is gone before it was taken. May be nil.
 	OnHold func(*Hold)
+	// OnAsked is told when the files were read because Reload asked, whatever came
+	// of it. May be nil.
+	OnAsked func()
 	// Meant reports whether somebody has said of the revision that it is
 	// meant: then it does not wait. May be nil.
 	Meant func(revision string) bool
@@ -82,6 +85,9 @@ func (w *Watcher) look(why follow.Why) time.Duration {
 	}
 	if why != follow.Due || w.meant(w.held) || w.held.over() {
 		w.load(asked)
+	}
+	if asked && w.OnAsked != nil {
+		w.OnAsked()
 	}
 	switch {
 	case w.held == nil:

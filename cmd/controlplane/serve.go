@@ -54,8 +54,10 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	clientLog := slog.New(loglimit.New(log.Handler()))
+	var systemd *supervised
 	p, err := control.New(ctx, control.Options{
-		Log: log, ClientLog: clientLog, LogDropped: logDropped, Metrics: registry,
+		Reloaded: func() { systemd.reloaded() },
+		Log:      log, ClientLog: clientLog, LogDropped: logDropped, Metrics: registry,
 		Files: s.Files, MeshOptions: policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}, Catalog: s.Catalog,
 		DataDir: s.DataDir, XDSAddress: s.XDSAddress, Plaintext: s.Plaintext, ServerNames: s.serverNames(), Quorum: s.Quorum,
 		Streams: 2 * s.MaxConnections, Joins: s.joins(), MaxCatalogAge: s.MaxCatalogAge, ExpectRoot: s.expectedRoot(),
@@ -88,7 +90,8 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 		ErrorLog:          slog.NewLogLogger(clientLog.Handler(), slog.LevelDebug),
 	}
 
-	hangup := make(chan os.Signal, 1)
+	systemd = supervisor(log, p)
+	hangup, reload := make(chan os.Signal, 1), make(chan os.Signal)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 	mesh, err := p.Start()
@@ -100,12 +103,15 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 		"mesh", mesh.Name, "trust_domain", mesh.MTLS.TrustDomain, "mtls", mesh.MTLS.Enabled, "plaintext", s.Plaintext)
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return p.Run(ctx, hangup) })
+	g.Go(func() error { return p.Run(ctx, reload) })
+	g.Go(func() error { systemd.reload(ctx, hangup, reload); return nil })
+	g.Go(func() error { systemd.run(ctx); return nil })
 	g.Go(func() error { return ignoreClosed(server.Serve(xdsListener)) })
 	g.Go(func() error { return ignoreClosed(adminServer.Serve(adminListener)) })
 	g.Go(func() error {
 		<-ctx.Done()
 		log.Info("draining")
+		systemd.stopping()
 		p.Drain()
 		stop(server, adminServer)
 		return nil
