@@ -51,6 +51,7 @@ type Catalogs struct {
 	vouched  time.Time      // when the memory was last told
 	given    *watch.Catalog // by active
 	handover *handover      // nil: given is all that there is
+	settled  time.Time      // when given was last judged by it
 	names    *watch.Names
 	last     *watch.Catalog // published; nil before the first
 }
@@ -181,7 +182,11 @@ func (c *Catalogs) drop() {
 // its successor waits for.
 func (c *Catalogs) Status() watch.Status {
 	c.mu.Lock()
-	active, next, handover := c.active, c.next, c.handover
+	active, next := c.active, c.next
+	kept, keptOf := "", 0
+	if c.handover != nil {
+		kept, keptOf = c.handover.said, c.handover.services
+	}
 	c.mu.Unlock()
 	switch {
 	case active == nil && next == nil:
@@ -190,9 +195,9 @@ func (c *Catalogs) Status() watch.Status {
 		return next.Status()
 	}
 	status := active.Status()
-	if handover != nil {
-		status.Held = append(slices.Clone(status.Held), handover.said)
-		status.HeldServices += handover.services
+	if kept != "" {
+		status.Held = append(slices.Clone(status.Held), kept)
+		status.HeldServices += keptOf
 	}
 	if next == nil {
 		return status
@@ -284,6 +289,7 @@ func (c *Catalogs) take(s *source, catalog *watch.Catalog) {
 // not believed to be gone.
 func (c *Catalogs) settle(now time.Time) {
 	catalog := c.given
+	c.settled = now
 	if c.handover != nil {
 		if catalog = c.handover.settle(catalog, c.sidecars.of, c.meant, now); catalog == c.given {
 			c.log.Info("the catalog lacks nothing any more that was there before its source took over")

@@ -40,13 +40,15 @@ const (
 	reconnectFor = 2 * time.Minute
 )
 
-// handover judges what a source that took over lacks. It is replaced, not changed,
-// once others may read it.
+// handover judges what a source that took over lacks.
 type handover struct {
 	log    *slog.Logger
 	before *watch.Catalog // of the predecessor
 	since  time.Time
 	until  time.Time // the end of what is kept of a mesh of which much is missing
+
+	// left are those whose sidecars have left: that is known for a minute only.
+	left map[lost]struct{}
 
 	out      *watch.Catalog // what was settled last
 	said     string         // what is kept and why, for operators
@@ -61,7 +63,7 @@ func (c *Catalogs) succeed(s *source) {
 	if s.target.file != "" {
 		return // a file is what somebody wrote down
 	}
-	h := &handover{log: c.log, since: now, until: now.Add(c.maxAge)}
+	h := newHandover(c.log, now, now.Add(c.maxAge))
 	switch {
 	case c.active != nil:
 		h.before = c.names.Source()
@@ -86,7 +88,7 @@ func (h *handover) settle(given *watch.Catalog, sidecar func(string, *watch.Inst
 	had, gone := 0, 0
 	for s := range h.before.Services() {
 		had += len(s.Instances)
-		if l := lacks(s, given.Service(s.Name), sidecar); len(l.instances) > 0 {
+		if l := h.lacks(s, given.Service(s.Name), sidecar); len(l.instances) > 0 {
 			missing = append(missing, l)
 			gone += len(l.instances)
 		}
@@ -175,7 +177,17 @@ type lack struct {
 	instances []*watch.Instance
 }
 
-func lacks(before, now *watch.Service, sidecar func(string, *watch.Instance) watch.Presence) lack {
+// lost is an instance of the predecessor.
+type lost struct {
+	service string
+	at      watch.Place
+}
+
+func newHandover(log *slog.Logger, since, until time.Time) *handover {
+	return &handover{log: log, since: since, until: until, left: make(map[lost]struct{})}
+}
+
+func (h *handover) lacks(before, now *watch.Service, sidecar func(string, *watch.Instance) watch.Presence) lack {
 	l := lack{name: before.Name, had: len(before.Instances)}
 	there := make(map[watch.Place]struct{})
 	if now != nil {
@@ -184,7 +196,17 @@ func lacks(before, now *watch.Service, sidecar func(string, *watch.Instance) wat
 		}
 	}
 	for _, i := range before.Instances {
-		if _, ok := there[i.Dialed()]; !ok && sidecar(before.Name, i) != watch.Left {
+		if _, ok := there[i.Dialed()]; ok {
+			continue
+		}
+		one := lost{before.Name, i.Dialed()}
+		switch sidecar(before.Name, i) {
+		case watch.Left:
+			h.left[one] = struct{}{}
+		case watch.Connected:
+			delete(h.left, one)
+		}
+		if _, ok := h.left[one]; !ok {
 			l.instances = append(l.instances, i)
 		}
 	}
@@ -222,7 +244,7 @@ func (c *Catalogs) look(now time.Time, running time.Duration) {
 	if c.active == nil && c.kept != nil && c.next != nil && (running >= patience || c.next.Status().Errors > 0) {
 		c.recall(now)
 	}
-	if c.handover != nil {
+	if c.handover != nil && now.Sub(c.settled) >= time.Second {
 		c.settle(now)
 	}
 	if c.memory != nil && now.Sub(c.vouched) >= vouchEvery {

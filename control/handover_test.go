@@ -78,7 +78,8 @@ func TestWhatANewSourceLacksIsJudgedByThePredecessorAndTheSidecars(t *testing.T)
 		{"others are there", wide(4, "f"), unseen, 0, 20 + 4},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			h := &handover{log: slog.New(slog.DiscardHandler), before: all, since: start, until: start.Add(24 * time.Hour)}
+			h := newHandover(slog.New(slog.DiscardHandler), start, start.Add(24*time.Hour))
+			h.before = all
 			got := h.settle(c.given, c.sidecar, func(string) bool { return false }, start.Add(c.after))
 			if n := count(got); n != c.want {
 				t.Errorf("%d instances, want %d", n, c.want)
@@ -90,9 +91,34 @@ func TestWhatANewSourceLacksIsJudgedByThePredecessorAndTheSidecars(t *testing.T)
 	}
 }
 
+// That a sidecar has left is known for a minute, and true for longer.
+func TestWhatHasLeftIsNotKeptAgain(t *testing.T) {
+	h := newHandover(slog.New(slog.DiscardHandler), time.Now(), time.Now().Add(time.Hour))
+	h.before = wide(4, "a")
+	first := h.before.Service("a").Instances[0]
+	is := watch.Connected
+	sidecar := func(_ string, i *watch.Instance) watch.Presence {
+		if i == first {
+			return is
+		}
+		return watch.Unseen
+	}
+	never := func(string) bool { return false }
+	for _, step := range []struct {
+		is   watch.Presence
+		want int
+	}{{watch.Connected, 4}, {watch.Left, 3}, {watch.Unseen, 3}, {watch.Connected, 4}} {
+		is = step.is
+		if n := count(h.settle(watch.NewCatalog(), sidecar, never, time.Now())); n != step.want {
+			t.Errorf("%d instances, want %d", n, step.want)
+		}
+	}
+}
+
 // What is kept is named, and an operator's word on exactly that takes it out.
 func TestAnOperatorSaysThatWhatIsKeptIsMeant(t *testing.T) {
-	h := &handover{log: slog.New(slog.DiscardHandler), before: wide(4, "a", "b"), since: time.Now(), until: time.Now().Add(time.Hour)}
+	h := newHandover(slog.New(slog.DiscardHandler), time.Now(), time.Now().Add(time.Hour))
+	h.before = wide(4, "a", "b")
 	unseen := func(string, *watch.Instance) watch.Presence { return watch.Unseen }
 	word := ""
 	meant := func(revision string) bool { return revision == word }
