@@ -50,7 +50,7 @@ lint: tools-lint
 
 ## tools: install Envoy, Consul, Prometheus, the linters, and what releases and the machines of the tests need, each only if it is missing
 tools:
-	@tools/install.sh envoy consul prometheus lint release machine
+	@tools/install.sh envoy consul prometheus lint release machine deployfiles
 
 tools-demo:
 	@tools/install.sh envoy $(if $(filter file,$(CATALOG)),,consul)

@@ -2,7 +2,7 @@
 # Installs the real components that the demo and the tests run against, each
 # only if it is missing: what $NAME names, what is on PATH, or what an earlier
 # run left in .tools/bin.
-# Usage: tools/install.sh envoy consul prometheus lint release machine
+# Usage: tools/install.sh envoy consul prometheus lint release machine deployfiles
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -96,6 +96,11 @@ install_machine() {
   machine_has
 }
 
+# What checks the files for compose and Nomad is run from its source: its modules.
+install_deployfiles() {
+  (cd "$root/tools/deployfiles" && go build -o /dev/null .)
+}
+
 install_lint() {
   have golangci-lint || GOBIN=$bin go install "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$GOLANGCI_VERSION"
   have gofumpt || GOBIN=$bin go install "mvdan.cc/gofumpt@$GOFUMPT_VERSION"
@@ -109,6 +114,7 @@ for tool in "$@"; do
   lint) have golangci-lint && have gofumpt || step "golangci-lint and gofumpt, built from source (3 to 5 minutes, once)" install_lint ;;
   release) have nfpm && have cyclonedx-gomod || step "nfpm and cyclonedx-gomod, built from source (2 to 4 minutes, once)" install_release ;;
   machine) machine_has || step "systemd and its tools, rpm, iproute2, Debian's packages (about 30 s)" install_machine ;;
+  deployfiles) install_deployfiles ;;
   *) say "tools/install.sh: unknown tool $tool"; exit 2 ;;
   esac
 done
