@@ -53,6 +53,14 @@ func TestADebianPackageIsInstalledUpgradedAndRemoved(t *testing.T) {
 		t.Error("an upgrade changed the root of all certificates")
 	}
 
+	// As docs/deploy.md has it.
+	m.Run("tar -C /var/lib -czf controlplane.tgz controlplane")
+	m.Run("systemctl stop controlplane; rm -r /var/lib/controlplane; tar -C /var/lib -xzpf controlplane.tgz; chown -R controlplane: /var/lib/controlplane; systemctl start controlplane")
+	contains(t, "/readyz", m.Run(ready), `"ready":true`)
+	if m.Run("cat /var/lib/controlplane/ca.pem") != root {
+		t.Error("the authority of a backup is another one")
+	}
+
 	m.Run("dpkg -r controlplane")
 	if out := m.Run("find /usr/bin /usr/lib/systemd -name 'controlplane*'; systemctl is-active controlplane || true"); strings.Contains(out, "controlplane") || !strings.Contains(out, "inactive") {
 		t.Errorf("after the removal: %s", out)
