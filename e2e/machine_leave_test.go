@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -78,38 +79,49 @@ func (s *streams) end() []string {
 // until the callers have it back.
 func rolling(t *testing.T, m *harness.Mesh, machines []*harness.Machine, atATime int) {
 	t.Helper()
-	for i := 0; i < len(machines); i += atATime {
-		group := machines[i:min(i+atATime, len(machines))]
-		var leaving sync.WaitGroup
-		errs := make([]error, len(group))
-		for n, c := range group {
-			leaving.Go(func() {
-				began := time.Now()
-				code, err := c.Leave(leaveTime)
-				if err == nil && code != 0 {
-					err = fmt.Errorf("exit code %d", code)
-				}
-				errs[n] = err
-				t.Logf("%s left in %v", c.ID, time.Since(began).Round(time.Millisecond))
-			})
-		}
-		leaving.Wait()
-		if err := errors.Join(errs...); err != nil {
+	for group := range slices.Chunk(machines, atATime) {
+		leaveTogether(t, group)
+		returnTogether(t, m, group)
+	}
+}
+
+// leaveTogether ends machines by SIGTERM, and waits for their end.
+func leaveTogether(t *testing.T, group []*harness.Machine) {
+	t.Helper()
+	var leaving sync.WaitGroup
+	errs := make([]error, len(group))
+	for n, c := range group {
+		leaving.Go(func() {
+			began := time.Now()
+			code, err := c.Leave(leaveTime)
+			if err == nil && code != 0 {
+				err = fmt.Errorf("exit code %d", code)
+			}
+			errs[n] = err
+			t.Logf("%s left in %v", c.ID, time.Since(began).Round(time.Millisecond))
+		})
+	}
+	leaving.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// returnTogether starts machines again, and waits until the callers have them.
+func returnTogether(t *testing.T, m *harness.Mesh, group []*harness.Machine) {
+	t.Helper()
+	for _, c := range group {
+		if err := c.Start(); err != nil {
 			t.Fatal(err)
 		}
-		for _, c := range group {
-			if err := c.Start(); err != nil {
-				t.Fatal(err)
-			}
+	}
+	for _, c := range group {
+		if err := c.WaitReady(t.Context()); err != nil {
+			t.Fatal(err)
 		}
-		for _, c := range group {
-			if err := c.WaitReady(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			harness.Eventually(t, c.ID+" is healthy for its callers again", 15*time.Second, func() error {
-				return healthyAt(m, c)
-			})
-		}
+		harness.Eventually(t, c.ID+" is healthy for its callers again", 15*time.Second, func() error {
+			return healthyAt(m, c)
+		})
 	}
 }
 

@@ -37,7 +37,7 @@ type Machine struct {
 	Envoy    *EnvoyAdmin
 	StateDir string
 	Dir      string
-	Ports    map[string]int // as its ports.env has them
+	Ports    map[string]int // as its ports.env has them, which names them
 	binary   string
 	args     []string
 	starts   int
@@ -75,6 +75,7 @@ func (m *Mesh) NewMachine(ctx context.Context, spec MachineSpec) (*Machine, erro
 		c.args = append(c.args, "--envoy", path)
 	}
 	if !spec.ChosenPorts {
+		c.Ports = map[string]int{"MESH_PORT": ports[1], "MESH_OUTBOUND": ports[2], "MESH_METRICS_PORT": ports[3]}
 		c.args = append(c.args, "--mesh-port", strconv.Itoa(ports[1]), "--outbound-port", strconv.Itoa(ports[2]), "--metrics-port", strconv.Itoa(ports[3]))
 	}
 	join := spec.Join
@@ -88,6 +89,15 @@ func (m *Mesh) NewMachine(ctx context.Context, spec MachineSpec) (*Machine, erro
 	m.machines = append(m.machines, c)
 	m.mu.Unlock()
 	return c, nil
+}
+
+// RegisterMachine puts a machine that is ready into the catalog, or leaves that to
+// the control plane.
+func (m *Mesh) RegisterMachine(c *Machine) error {
+	if m.options.Registers {
+		return nil
+	}
+	return m.Registry.Register(c.Instance())
 }
 
 // JoinToken makes a join token, and returns the flags by which a sidecar joins
