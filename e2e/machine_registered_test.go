@@ -8,9 +8,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"datapunk.dev/controlplane/e2e/app"
 	"datapunk.dev/controlplane/e2e/harness"
 	"datapunk.dev/controlplane/e2e/traffic"
 )
@@ -156,4 +158,52 @@ func TestHowSoonAMachineIsKnown(t *testing.T) {
 	slices.Sort(all)
 	t.Logf("from an open mesh port to another Envoy's endpoints: p50 %s, all %s", known[len(known)/2].Round(time.Millisecond), known)
 	t.Logf("from the command to there: p50 %s, all %s", all[len(all)/2].Round(time.Millisecond), all)
+}
+
+// TestTheLastInstanceIsCalledToItsEnd: there is nobody else, and it still serves
+// while a stream of its goes on. Only then is it out of Consul.
+func TestTheLastInstanceIsCalledToItsEnd(t *testing.T) {
+	m := harness.Start(t, harness.Options{Consul: true, Registers: true, Overlay: "mesh: {services: {grpc_service: {protocol: grpc}}}"})
+	m.Add(harness.Spec{Service: "nexus", ID: caller})
+	c := m.Machine(harness.MachineSpec{Service: "grpc_service", ID: "grpc-1"})
+	m.Ready()
+	conn := dialGRPC(t, m.Sidecar(caller).Outbound(), "grpc_service")
+	call := func() error {
+		_, err := app.CallUnary(t.Context(), conn, "hello")
+		return err
+	}
+	harness.Eventually(t, "it answers", 15*time.Second, call)
+	stream := make(chan error, 1)
+	go func() {
+		_, err := app.CallQuiet(t.Context(), conn, 4*time.Second)
+		stream <- err
+	}()
+	harness.Eventually(t, "the stream is open", 10*time.Second, func() error {
+		if n := c.App.Count(); n < 2 {
+			return fmt.Errorf("%d calls arrived", n)
+		}
+		return nil
+	})
+	if err := c.Sidecar.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, "it drains", 10*time.Second, func() error {
+		if c.Envoy.Ready() == nil {
+			return errors.New("it is ready")
+		}
+		return nil
+	})
+	for began, n := time.Now(), 0; time.Since(began) < 2*time.Second; n++ {
+		if err := call(); err != nil {
+			t.Fatalf("call %d, %v after it began to drain: %v", n, time.Since(began), err)
+		}
+	}
+	if err := registered(m, "grpc_service", 1); err != nil {
+		t.Error(err)
+	}
+	if err := <-stream; err != nil {
+		t.Errorf("the stream: %v", err)
+	}
+	<-c.Sidecar.Done()
+	harness.Eventually(t, "it is out of Consul", 5*time.Second, func() error { return registered(m, "grpc_service", 0) })
 }
