@@ -205,9 +205,18 @@ func TestARollingRestartFailsNoRequest(t *testing.T) {
 }
 
 // TestAnEnvoyIsReplacedWithoutAFailedRequest: SIGHUP has it leave and come back,
-// for an upgrade of its binary or of its bootstrap.
+// for an upgrade of its binary or of its bootstrap, whoever registers it.
 func TestAnEnvoyIsReplacedWithoutAFailedRequest(t *testing.T) {
-	m := harness.Start(t, harness.Options{})
+	for what, o := range map[string]harness.Options{
+		"registered by hand":              {},
+		"registered by the control plane": {Consul: true, Registers: true},
+	} {
+		t.Run(what, func(t *testing.T) { replaceEnvoys(t, o) })
+	}
+}
+
+func replaceEnvoys(t *testing.T, o harness.Options) {
+	m := harness.Start(t, o)
 	m.Add(harness.Spec{Service: "nexus", ID: caller})
 	machines := []*harness.Machine{
 		m.Machine(harness.MachineSpec{Service: "lake_service", ID: "lake-1"}),
