@@ -359,9 +359,20 @@ func TestATCPConnectionGoesOnUntilItEndsByItself(t *testing.T) {
 }
 
 // TestEachControlPlaneTellsItsOwnCallers: a proxy that leaves is known to all of
-// them by its --xds-address, and needs nothing that they share.
+// them by its --xds-address, and needs nothing that they share. Where they register
+// proxies, the one that has its stream takes it out of Consul, and whichever it comes
+// back to puts it there again.
 func TestEachControlPlaneTellsItsOwnCallers(t *testing.T) {
-	m := harness.Start(t, harness.Options{})
+	for what, o := range map[string]harness.Options{
+		"registered by hand":               {},
+		"registered by the control planes": {Consul: true, Registers: true},
+	} {
+		t.Run(what, func(t *testing.T) { leaveTwoControlPlanes(t, o) })
+	}
+}
+
+func leaveTwoControlPlanes(t *testing.T, options harness.Options) {
+	m := harness.Start(t, options)
 	o := m.Plane.Options()
 	o.Name = "second"
 	o.XDSAddress, o.Admin = "127.0.0.1:"+strconv.Itoa(harness.Port(t)), "127.0.0.1:"+strconv.Itoa(harness.Port(t))
