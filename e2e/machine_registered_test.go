@@ -108,7 +108,7 @@ func TestRegisteredMachinesAreRestartedWithoutAFailedRequest(t *testing.T) {
 	for what, load := range map[string]*traffic.Running{"HTTP/1": http1, "HTTP/2": http2} {
 		r := load.Stop()
 		t.Logf("%s: %d requests, %d failed, p99 %v, served by %v", what, r.Requests, r.Failed(), r.Quantile(0.99).Round(time.Millisecond), r.Instances)
-		if r.Failed() > 0 || r.Requests < 1000 {
+		if r.Failed() > 0 || r.Requests < 300 {
 			t.Errorf("%s: %s", what, r)
 		}
 	}
