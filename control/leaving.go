@@ -239,6 +239,15 @@ func (l *leaving) Return(node string) bool {
 	return true
 }
 
+// Stays reports whether the callers keep the instance of a node that leaves, since
+// there is no other.
+func (l *leaving) Stays(node string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m, ok := l.marks[node]
+	return ok && l.out != nil && present(l.out, m)
+}
+
 // Marks returns when each node that leaves said so.
 func (l *leaving) Marks() map[string]time.Time {
 	l.mu.Lock()

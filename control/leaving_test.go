@@ -104,6 +104,9 @@ func TestTheLastToLeaveIsCalledToItsEnd(t *testing.T) {
 			time.Sleep(time.Second)
 			wantAt(t, l.newest(), "lake", want...)
 		}
+		if l.Stays("lake-1") || !l.Stays("lake-3") {
+			t.Error("it is not lake-3 that stays")
+		}
 		l.Return("lake-1")
 		wantAt(t, l.newest(), "lake", 1)
 	})

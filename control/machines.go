@@ -155,8 +155,9 @@ func (m *machines) Leave(ctx context.Context, r *api.Place) (*api.Left, error) {
 	p := m.plane
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
-	// Its entry goes when its callers know, and also when nobody calls it yet.
-	defer p.registrations.Leave(c.Node)
+	// Its entry goes when its callers know, and also when nobody calls it yet; that of
+	// the last of a service only when it has ended.
+	defer func() { p.registrations.Leave(c.Node, p.leaving.Stays(c.Node)) }()
 	known := p.leaving.Leave(ctx, c.Node, p.mesh.Load().Service(c.Service).ConsulService, at)
 	if !known {
 		return &api.Left{}, nil

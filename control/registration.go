@@ -121,13 +121,13 @@ func (r *Registrations) registerLocked(p xds.Presence) {
 }
 
 // Leave takes the instance of a proxy out of the rotation, since it is about to end,
-// and removes it once its stream has ended. It is false if nothing is registered for
-// it.
-func (r *Registrations) Leave(node string) bool {
+// and removes it once its stream has ended; if it is the last of its service it does
+// both only then. It is false if nothing is registered for it.
+func (r *Registrations) Leave(node string, last bool) bool {
 	r.mu.Lock()
 	current := r.current
 	r.mu.Unlock()
-	return current != nil && current.Leave(node)
+	return current != nil && current.Leave(node, last)
 }
 
 // registrable returns what is to be registered for a proxy, or why nothing is.

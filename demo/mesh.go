@@ -20,12 +20,13 @@ import (
 // startTime bounds the start of all parts.
 const startTime = 60 * time.Second
 
-// instances are what the demo runs.
-var instances = []run.Spec{
-	{Service: "nexus", ID: "nexus-1", Version: "1.4.2"},
-	{Service: "lake_service", ID: "lake-1", Version: "2.0.1"},
-	{Service: "lake_service", ID: "lake-2", Version: "2.0.1"},
-	{Service: "stream_service", ID: "stream-1", Version: "0.9.0"},
+// instances are what the demo runs: each is an app, and `controlplane sidecar` beside
+// it. A name that the sidecar is given, as is done here, is short to read.
+var instances = []run.MachineSpec{
+	{Service: "nexus", ID: "nexus-1", ChosenPorts: true, Flags: []string{"--node-id", "nexus-1", "--version", "1.4.2"}},
+	{Service: "lake_service", ID: "lake-1", ChosenPorts: true, Flags: []string{"--node-id", "lake-1", "--version", "2.0.1"}},
+	{Service: "lake_service", ID: "lake-2", ChosenPorts: true, Flags: []string{"--node-id", "lake-2", "--version", "2.0.1"}},
+	{Service: "stream_service", ID: "stream-1", ChosenPorts: true, Flags: []string{"--node-id", "stream-1", "--version", "0.9.0"}},
 }
 
 // besideAFile has the connected proxies in a catalog that is a file. In Consul they
@@ -41,7 +42,8 @@ type demo struct {
 
 	mesh     *run.Mesh
 	meshFile string
-	nexus    *run.Sidecar
+	machines map[string]*run.Machine // by id
+	nexus    *run.Machine
 	client   *traffic.Client  // of nexus's app
 	load     *traffic.Running // in the background, from the first request to the end
 
@@ -93,19 +95,27 @@ func (d *demo) start(ctx context.Context) error {
 	d.screen.part("control plane", "xDS "+d.mesh.Plane.XDSAddress()+", admin http://"+d.mesh.Plane.AdminAddress(), time.Since(at))
 
 	at = time.Now()
+	d.machines = make(map[string]*run.Machine)
 	for _, spec := range instances {
-		s, err := d.mesh.Add(ctx, spec)
+		c, err := d.mesh.NewMachine(ctx, spec)
 		if err != nil {
 			return err
 		}
-		if spec.Service == "nexus" {
-			d.nexus = s
+		d.machines[spec.ID] = c
+		if err := c.Start(); err != nil {
+			return err
 		}
 	}
-	if err := d.mesh.WaitReady(ctx); err != nil {
+	for _, c := range d.machines {
+		if err := c.WaitReady(ctx); err != nil {
+			return err
+		}
+	}
+	d.nexus = d.machines["nexus-1"]
+	if err := d.mesh.Plane.WaitSynced(ctx, startTime, slices.Sorted(maps.Keys(d.machines))...); err != nil {
 		return err
 	}
-	d.screen.part("sidecars", fmt.Sprintf("%d Envoys, each in front of an app, registered by the control plane", len(instances)), time.Since(at))
+	d.screen.part("sidecars", fmt.Sprintf("%d of `controlplane sidecar`, each with an Envoy", len(instances)), time.Since(at))
 
 	d.client = traffic.NewClient(d.nexus.Outbound())
 	return d.firstTraffic(ctx)
@@ -241,25 +251,25 @@ func (d *demo) showIdentities(ctx context.Context) error {
 	})
 	d.screen.printf("\n")
 	var rows [][]string
-	for _, s := range d.mesh.Sidecars() {
-		leaf, err := ownCertificate(s)
+	for _, id := range slices.Sorted(maps.Keys(d.machines)) {
+		leaf, err := ownCertificate(d.machines[id])
 		if err != nil {
 			return err
 		}
-		rows = append(rows, []string{s.ID, leaf.URI(), short(leaf.Serial), leaf.Expires.Local().Format("2 Jan 15:04:05")})
+		rows = append(rows, []string{id, leaf.URI(), short(leaf.Serial), leaf.Expires.Local().Format("2 Jan 15:04:05")})
 	}
 	d.screen.table([]string{"ENVOY", "its certificate", "serial", "expires"}, rows)
 	return nil
 }
 
-// ownCertificate returns the newest leaf that a sidecar's Envoy holds.
-func ownCertificate(s *run.Sidecar) (run.Certificate, error) {
-	leaves, _, err := s.Envoy.Certs()
+// ownCertificate returns the newest leaf that a machine's Envoy holds.
+func ownCertificate(c *run.Machine) (run.Certificate, error) {
+	leaves, _, err := c.Envoy.Certs()
 	if err != nil {
 		return run.Certificate{}, err
 	}
 	if len(leaves) == 0 {
-		return run.Certificate{}, fmt.Errorf("%s holds no certificate", s.ID)
+		return run.Certificate{}, fmt.Errorf("%s holds no certificate", c.ID)
 	}
 	return slices.MaxFunc(leaves, func(a, b run.Certificate) int { return a.From.Compare(b.From) }), nil
 }

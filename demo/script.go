@@ -36,6 +36,7 @@ func (d *demo) script(ctx context.Context) error {
 		{"An edit of the mesh file takes effect, without a restart", d.edit},
 		{"A bad edit is refused with its line, and the mesh goes on", d.badEdit},
 		{"A DENY in the file turns the next request into 403", d.deny},
+		{"A machine leaves and comes back, and no request fails", d.leave},
 		{"With cert_rotation at 20s the certificates rotate under load", d.rotate},
 	}
 	d.screen.title("The mesh at work, under a load of 100 requests a second")
@@ -79,9 +80,9 @@ func (d *demo) taken() traffic.Result {
 // warnings returns what the Envoys have against their configuration.
 func (d *demo) warnings() []string {
 	var out []string
-	for _, s := range d.mesh.Sidecars() {
-		for _, line := range s.Envoy.Warnings() {
-			out = append(out, s.ID+": "+line)
+	for _, id := range slices.Sorted(maps.Keys(d.machines)) {
+		for _, line := range d.machines[id].Warnings() {
+			out = append(out, id+": "+line)
 		}
 	}
 	return out
@@ -97,7 +98,7 @@ func mood(good bool) string {
 // critical takes lake-2 out of rotation and brings it back.
 func (d *demo) critical(ctx context.Context) error {
 	at := time.Now()
-	lake2 := d.mesh.Sidecar("lake-2")
+	lake2 := d.machines["lake-2"].Instance()
 	if err := d.mesh.Judge(lake2, run.Critical); err != nil {
 		return err
 	}
@@ -300,6 +301,37 @@ func (d *demo) deny(ctx context.Context) error {
 	return answers(200)
 }
 
+// leave ends the sidecar of lake-2 as `systemctl stop` does, and starts it again.
+func (d *demo) leave(ctx context.Context) error {
+	lake2 := d.machines["lake-2"]
+	at := time.Now()
+	code, err := lake2.Leave(2 * effectTime)
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return fmt.Errorf("the sidecar of lake-2 ended with %d", code)
+	}
+	took := time.Since(at)
+	r := d.taken()
+	if err := failures(r); err != nil {
+		return err
+	}
+	d.screen.saw("its sidecar ended within %s of SIGTERM: %d requests, %d failed", seconds(took), r.Requests, r.Failed())
+	if err := d.untilServedBy(ctx, "lake-1"); err != nil {
+		return err
+	}
+	at = time.Now()
+	if err := lake2.Start(); err != nil {
+		return err
+	}
+	if err := d.untilServedBy(ctx, "lake-1", "lake-2"); err != nil {
+		return err
+	}
+	d.screen.saw("started again, the same node served within %s, with nothing registered by hand", seconds(time.Since(at)))
+	return nil
+}
+
 // rotate makes certificates live for seconds.
 func (d *demo) rotate(ctx context.Context) error {
 	before, err := d.serials()
@@ -357,12 +389,12 @@ func (d *demo) rotate(ctx context.Context) error {
 // serials returns the certificate of each Envoy by its id.
 func (d *demo) serials() (map[string]run.Certificate, error) {
 	out := make(map[string]run.Certificate)
-	for _, s := range d.mesh.Sidecars() {
-		c, err := ownCertificate(s)
+	for id, machine := range d.machines {
+		c, err := ownCertificate(machine)
 		if err != nil {
 			return nil, err
 		}
-		out[s.ID] = c
+		out[id] = c
 	}
 	return out, nil
 }
@@ -426,7 +458,7 @@ func (d *demo) invite(failed error) {
 	s.command("tail -f "+d.dir+"/controlplane.log", "what the control plane says")
 	s.command("curl -s "+admin+"/api/v1/proxies", "each proxy: what it was sent, acknowledged, refused")
 	s.command("curl -s "+admin+"/metrics | grep ^controlplane_", "the control plane's metrics")
-	s.command("curl -s --unix-socket "+d.nexus.Socket+" http://envoy/config_dump", "what the Envoy of nexus runs")
+	s.command("curl -s --unix-socket "+d.nexus.Socket()+" http://envoy/config_dump", "what the Envoy of nexus runs")
 	if d.mesh.Consul != nil {
 		s.command("curl -X PUT 'http://"+d.mesh.Consul.HTTP+"/v1/agent/service/maintenance/lake-2?enable=true'", "take lake-2 out of rotation; enable=false brings it back")
 		s.command("http://"+d.mesh.Consul.HTTP+"/ui/", "the catalog, as Consul's own page shows it")

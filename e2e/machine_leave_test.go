@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -78,38 +79,49 @@ func (s *streams) end() []string {
 // until the callers have it back.
 func rolling(t *testing.T, m *harness.Mesh, machines []*harness.Machine, atATime int) {
 	t.Helper()
-	for i := 0; i < len(machines); i += atATime {
-		group := machines[i:min(i+atATime, len(machines))]
-		var leaving sync.WaitGroup
-		errs := make([]error, len(group))
-		for n, c := range group {
-			leaving.Go(func() {
-				began := time.Now()
-				code, err := c.Leave(leaveTime)
-				if err == nil && code != 0 {
-					err = fmt.Errorf("exit code %d", code)
-				}
-				errs[n] = err
-				t.Logf("%s left in %v", c.ID, time.Since(began).Round(time.Millisecond))
-			})
-		}
-		leaving.Wait()
-		if err := errors.Join(errs...); err != nil {
+	for group := range slices.Chunk(machines, atATime) {
+		leaveTogether(t, group)
+		returnTogether(t, m, group)
+	}
+}
+
+// leaveTogether ends machines by SIGTERM, and waits for their end.
+func leaveTogether(t *testing.T, group []*harness.Machine) {
+	t.Helper()
+	var leaving sync.WaitGroup
+	errs := make([]error, len(group))
+	for n, c := range group {
+		leaving.Go(func() {
+			began := time.Now()
+			code, err := c.Leave(leaveTime)
+			if err == nil && code != 0 {
+				err = fmt.Errorf("exit code %d", code)
+			}
+			errs[n] = err
+			t.Logf("%s left in %v", c.ID, time.Since(began).Round(time.Millisecond))
+		})
+	}
+	leaving.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// returnTogether starts machines again, and waits until the callers have them.
+func returnTogether(t *testing.T, m *harness.Mesh, group []*harness.Machine) {
+	t.Helper()
+	for _, c := range group {
+		if err := c.Start(); err != nil {
 			t.Fatal(err)
 		}
-		for _, c := range group {
-			if err := c.Start(); err != nil {
-				t.Fatal(err)
-			}
+	}
+	for _, c := range group {
+		if err := c.WaitReady(t.Context()); err != nil {
+			t.Fatal(err)
 		}
-		for _, c := range group {
-			if err := c.WaitReady(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			harness.Eventually(t, c.ID+" is healthy for its callers again", 15*time.Second, func() error {
-				return healthyAt(m, c)
-			})
-		}
+		harness.Eventually(t, c.ID+" is healthy for its callers again", 15*time.Second, func() error {
+			return healthyAt(m, c)
+		})
 	}
 }
 
@@ -203,9 +215,18 @@ func rollingRestart(t *testing.T, registers bool) {
 }
 
 // TestAnEnvoyIsReplacedWithoutAFailedRequest: SIGHUP has it leave and come back,
-// for an upgrade of its binary or of its bootstrap.
+// for an upgrade of its binary or of its bootstrap, whoever registers it.
 func TestAnEnvoyIsReplacedWithoutAFailedRequest(t *testing.T) {
-	m := harness.Start(t, harness.Options{})
+	for what, o := range map[string]harness.Options{
+		"registered by hand":              {},
+		"registered by the control plane": {Consul: true, Registers: true},
+	} {
+		t.Run(what, func(t *testing.T) { replaceEnvoys(t, o) })
+	}
+}
+
+func replaceEnvoys(t *testing.T, o harness.Options) {
+	m := harness.Start(t, o)
 	m.Add(harness.Spec{Service: "nexus", ID: caller})
 	machines := []*harness.Machine{
 		m.Machine(harness.MachineSpec{Service: "lake_service", ID: "lake-1"}),
@@ -348,9 +369,20 @@ func TestATCPConnectionGoesOnUntilItEndsByItself(t *testing.T) {
 }
 
 // TestEachControlPlaneTellsItsOwnCallers: a proxy that leaves is known to all of
-// them by its --xds-address, and needs nothing that they share.
+// them by its --xds-address, and needs nothing that they share. Where they register
+// proxies, the one that has its stream takes it out of Consul, and whichever it comes
+// back to puts it there again.
 func TestEachControlPlaneTellsItsOwnCallers(t *testing.T) {
-	m := harness.Start(t, harness.Options{})
+	for what, o := range map[string]harness.Options{
+		"registered by hand":               {},
+		"registered by the control planes": {Consul: true, Registers: true},
+	} {
+		t.Run(what, func(t *testing.T) { leaveTwoControlPlanes(t, o) })
+	}
+}
+
+func leaveTwoControlPlanes(t *testing.T, options harness.Options) {
+	m := harness.Start(t, options)
 	o := m.Plane.Options()
 	o.Name = "second"
 	o.XDSAddress, o.Admin = "127.0.0.1:"+strconv.Itoa(harness.Port(t)), "127.0.0.1:"+strconv.Itoa(harness.Port(t))

@@ -105,6 +105,11 @@ func (m *machine) dismissal(r *record, now time.Time) {
 		}
 		return
 	}
+	if r.last && r.connected {
+		m.due.stop(&r.timer)
+		m.to(r, Held, now, "it leaves, and nobody else can be called: its entry goes when it has ended")
+		return
+	}
 	reason := "it leaves"
 	if r.fixed {
 		reason = "it is wanted no more"

@@ -136,6 +136,7 @@ type record struct {
 	fixed     bool // the mesh file's, or this control plane: connected as long as it is wanted
 	connected bool
 	leaving   bool
+	last      bool // that can be called of its service: it leaves when its stream has ended
 	lostAt    time.Time
 
 	state  State
@@ -221,15 +222,18 @@ func (m *machine) gone(node string, now time.Time) {
 }
 
 // leave is told that a proxy is about to end.
-func (m *machine) leave(node string, now time.Time) bool {
+func (m *machine) leave(node string, last bool, now time.Time) bool {
 	r := m.records[nodeName(node)]
 	if r == nil || r.fixed || r.proxy == nil || r.proxy.Node != node {
 		return false
 	}
 	if !r.leaving {
-		r.leaving, r.lostAt = true, now
-		m.decide(r, now)
+		r.lostAt = now
+	} else if r.last == last {
+		return true
 	}
+	r.leaving, r.last = true, last
+	m.decide(r, now)
 	return true
 }
 

@@ -371,7 +371,7 @@ func TestRealKilledReplica(t *testing.T) {
 		return ""
 	})
 	s.clean()
-	b.Leave(f.proxies[0].Node) // and it does look
+	b.Leave(f.proxies[0].Node, false) // and it does look
 	until(t, "the watcher sees a change", 10*time.Second, func() string {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -124,13 +124,14 @@ func (r *Registrar) Gone(node string) {
 }
 
 // Leave takes the instance of a proxy out of the rotation, since it is about to end,
-// and removes it once its stream has ended. It is false if there is no such proxy.
-func (r *Registrar) Leave(node string) bool {
+// and removes it once its stream has ended; if it is the last that can be called it
+// does both only then. It is false if there is no such proxy.
+func (r *Registrar) Leave(node string, last bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.take(time.Now())
 	defer r.wake()
-	return r.machine.leave(node, time.Now())
+	return r.machine.leave(node, last, time.Now())
 }
 
 // tell has the loop call f.

@@ -433,7 +433,7 @@ func TestAnOrderlyLeave(t *testing.T) {
 		a.Connected(p)
 		a.Connected(lake(2))
 		after(time.Second)
-		if !a.Leave("lake-1") || a.Leave("lake-9") {
+		if !a.Leave("lake-1", false) || a.Leave("lake-9", false) {
 			t.Error("whether there is such a proxy")
 		}
 		after(10 * time.Millisecond)
@@ -449,11 +449,40 @@ func TestAnOrderlyLeave(t *testing.T) {
 		after(100 * time.Millisecond)
 		f.want("lake-1", "lake-2")
 
-		a.Leave("lake-1")
+		a.Leave("lake-1", false)
 		after(29 * time.Second)
 		f.want("(lake-1)", "lake-2")
 		after(2 * time.Second) // its stream goes on: that is its own affair
 		f.want("lake-2")
+	})
+}
+
+// The last that can be called stays as it is until its stream ends, however long that
+// takes, and is then out of the catalog at once. It goes sooner if another comes.
+func TestTheLastStaysUntilItHasEnded(t *testing.T) {
+	run(t, func(t *testing.T, f *fakeCatalog) {
+		a := f.start("a", Times{})
+		a.Connected(lake(1))
+		after(time.Second)
+		a.Leave("lake-1", true)
+		after(time.Hour)
+		f.want("lake-1")
+		a.want("lake-1", Held)
+		if reason := a.state("lake-1").Reason; !strings.Contains(reason, "it leaves") {
+			t.Errorf("the reason is %q", reason)
+		}
+		a.Gone("lake-1")
+		after(100 * time.Millisecond)
+		f.want()
+
+		a.Connected(lake(1))
+		after(time.Second)
+		a.Leave("lake-1", true)
+		a.Connected(lake(2))
+		after(time.Second)
+		a.Leave("lake-1", false) // it says so again
+		after(100 * time.Millisecond)
+		f.want("(lake-1)", "lake-2")
 	})
 }
 

@@ -197,13 +197,13 @@ func (m *Mesh) Add(spec Spec) *Sidecar {
 }
 
 // Machine starts an app and the sidecar process beside it, waits until its Envoy
-// is LIVE, and registers them.
+// is LIVE, and registers them, or leaves that to the control plane.
 func (m *Mesh) Machine(spec MachineSpec) *Machine {
 	m.t.Helper()
 	c := m.NewMachine(spec)
 	must(m.t, c.Start())
 	must(m.t, c.WaitReady(m.t.Context()))
-	must(m.t, m.Registry.Register(c.Instance()))
+	must(m.t, m.RegisterMachine(c))
 	return c
 }
 

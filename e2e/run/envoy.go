@@ -77,9 +77,13 @@ var ofTheStream = regexp.MustCompile(`(Delta|Stream)AggregatedResources gRPC con
 // Warnings returns the lines of the log that are about the configuration:
 // all, but those of a lost stream and those that an allowed pattern matches.
 func (e *Envoy) Warnings(allowed ...*regexp.Regexp) []string {
+	return warnings(e.Log.Lines(), allowed)
+}
+
+func warnings(log []string, allowed []*regexp.Regexp) []string {
 	var out []string
 lines:
-	for _, line := range e.Log.Lines() {
+	for _, line := range log {
 		if strings.TrimSpace(line) == "" || ofTheStream.MatchString(line) {
 			continue
 		}

@@ -3,9 +3,11 @@ package run
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,10 +39,10 @@ type Machine struct {
 	Envoy    *EnvoyAdmin
 	StateDir string
 	Dir      string
-	Ports    map[string]int // as its ports.env has them
+	Ports    map[string]int // as its ports.env has them, which names them
 	binary   string
 	args     []string
-	starts   int
+	logs     []*tool.Log // of each start of its sidecar
 }
 
 // NewMachine starts the application of a machine, and makes what it joins by.
@@ -54,7 +56,7 @@ func (m *Mesh) NewMachine(ctx context.Context, spec MachineSpec) (*Machine, erro
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	c.Envoy = &EnvoyAdmin{admin: unixAdmin(filepath.Join(c.StateDir, "admin.sock"))}
+	c.Envoy = &EnvoyAdmin{admin: unixAdmin(c.Socket())}
 	if c.AppPort = ports[0]; spec.SpeaksTCP {
 		c.TCP, err = app.StartTCP(c.AppPort, "")
 	} else {
@@ -75,6 +77,7 @@ func (m *Mesh) NewMachine(ctx context.Context, spec MachineSpec) (*Machine, erro
 		c.args = append(c.args, "--envoy", path)
 	}
 	if !spec.ChosenPorts {
+		c.Ports = map[string]int{"MESH_PORT": ports[1], "MESH_OUTBOUND": ports[2], "MESH_METRICS_PORT": ports[3]}
 		c.args = append(c.args, "--mesh-port", strconv.Itoa(ports[1]), "--outbound-port", strconv.Itoa(ports[2]), "--metrics-port", strconv.Itoa(ports[3]))
 	}
 	join := spec.Join
@@ -88,6 +91,15 @@ func (m *Mesh) NewMachine(ctx context.Context, spec MachineSpec) (*Machine, erro
 	m.machines = append(m.machines, c)
 	m.mu.Unlock()
 	return c, nil
+}
+
+// RegisterMachine puts a machine that is ready into the catalog, or leaves that to
+// the control plane.
+func (m *Mesh) RegisterMachine(c *Machine) error {
+	if m.options.Registers {
+		return nil
+	}
+	return m.Registry.Register(c.Instance())
 }
 
 // JoinToken makes a join token, and returns the flags by which a sidecar joins
@@ -111,11 +123,14 @@ func (c *Machine) Start() error {
 		return fmt.Errorf("%s runs", c.ID)
 	}
 	var err error
-	c.starts++
 	c.Sidecar, err = tool.Start(tool.Command{
-		Name: fmt.Sprintf("%s-%d", c.ID, c.starts), Path: c.binary, Args: c.args, Env: c.Env, Dir: c.Dir,
+		Name: fmt.Sprintf("%s-%d", c.ID, len(c.logs)+1), Path: c.binary, Args: c.args, Env: c.Env, Dir: c.Dir,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	c.logs = append(c.logs, c.Sidecar.Log)
+	return nil
 }
 
 // WaitReady waits until its Envoy is LIVE, and reads which ports it has.
@@ -145,6 +160,26 @@ func (c *Machine) readPorts() (map[string]int, error) {
 		}
 	}
 	return ports, nil
+}
+
+// Socket is that of its Envoy's admin interface.
+func (c *Machine) Socket() string { return filepath.Join(c.StateDir, "admin.sock") }
+
+// toldToEnd is what an Envoy warns of that is ended.
+var toldToEnd = regexp.MustCompile(`^caught ENVOY_SIGTERM$`)
+
+// Warnings returns what its Envoys have warned of: see [Envoy.Warnings].
+func (c *Machine) Warnings(allowed ...*regexp.Regexp) []string {
+	var said []string
+	for _, log := range c.logs {
+		for _, line := range log.Lines() {
+			var entry struct{ Level, Msg, Envoy string }
+			if json.Unmarshal([]byte(line), &entry) == nil && entry.Envoy != "" && entry.Level != "INFO" {
+				said = append(said, entry.Msg)
+			}
+		}
+	}
+	return warnings(said, append([]*regexp.Regexp{toldToEnd}, allowed...))
 }
 
 // Outbound returns where its app's HTTP calls go.
