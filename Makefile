@@ -5,7 +5,7 @@ GO    ?= go
 TOOLS := $(CURDIR)/.tools/bin
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test unit component e2e bench bench-quick lint tools tools-demo tools-lint tools-release build release clean
+.PHONY: demo test unit component e2e faults fuzz soak bench bench-quick lint tools tools-demo tools-lint tools-release build release clean
 
 ## demo: a whole mesh on this machine, live (ONCE=1: run the script and exit; CATALOG=file: without Consul)
 demo: tools-demo build
@@ -37,7 +37,23 @@ component: tools
 e2e: tools
 	$(GO) test -count=1 ./e2e/...
 
-## bench: the engine side by side with others, at full size (20 to 30 minutes); bench-quick: two minutes
+## faults: every fault of docs/reliability.md, with its tests, also those that `make test` leaves (about 20 minutes); fault-F05: one
+faults: tools
+	@$(GO) run ./internal/faults/run all
+
+fault-%: tools
+	@$(GO) run ./internal/faults/run $*
+
+## fuzz: every fuzz target in turn (FUZZTIME=10m: each so long)
+fuzz:
+	@tools/fuzz.sh
+
+## soak: half an hour of churn of everything; the samples and their plot go into docs/ (SOAK=5m: so long)
+soak: tools
+	@$(GO) run ./e2e/soak --for $(or $(SOAK),30m) --csv docs/soak.csv
+	@cd tools/plot && $(GO) run . $(CURDIR)/docs/soak.csv $(CURDIR)/docs/soak.svg
+
+## bench: the engine side by side with others, at full size (30 to 40 minutes); bench-quick: two minutes
 bench:
 	@$(GO) run ./e2e/bench
 
@@ -50,7 +66,7 @@ lint: tools-lint
 
 ## tools: install Envoy, Consul, Prometheus, the linters, and what releases and the machines of the tests need, each only if it is missing
 tools:
-	@tools/install.sh envoy consul prometheus lint release machine deployfiles
+	@tools/install.sh envoy consul prometheus lint release machine faults deployfiles
 
 tools-demo:
 	@tools/install.sh envoy $(if $(filter file,$(CATALOG)),,consul)

@@ -2,7 +2,7 @@
 # Installs the real components that the demo and the tests run against, each
 # only if it is missing: what $NAME names, what is on PATH, or what an earlier
 # run left in .tools/bin.
-# Usage: tools/install.sh envoy consul prometheus lint release machine deployfiles
+# Usage: tools/install.sh envoy consul prometheus lint release machine faults deployfiles
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -96,6 +96,15 @@ install_machine() {
   machine_has
 }
 
+# What spoils networks: toxiproxy, built as a Go tool, and nftables.
+install_faults() {
+  have toxiproxy || {
+    (cd "$root/tools/toxiproxy" && go build -trimpath -o "$bin/toxiproxy.new" github.com/Shopify/toxiproxy/v2/cmd/server)
+    mv "$bin/toxiproxy.new" "$bin/toxiproxy"
+  }
+  have nft || debian nftables iproute2
+}
+
 # What checks the files for compose and Nomad is run from its source: its modules.
 install_deployfiles() {
   (cd "$root/tools/deployfiles" && go build -o /dev/null .)
@@ -114,6 +123,7 @@ for tool in "$@"; do
   lint) have golangci-lint && have gofumpt || step "golangci-lint and gofumpt, built from source (3 to 5 minutes, once)" install_lint ;;
   release) have nfpm && have cyclonedx-gomod || step "nfpm and cyclonedx-gomod, built from source (2 to 4 minutes, once)" install_release ;;
   machine) machine_has || step "systemd and its tools, rpm, iproute2, Debian's packages (about 30 s)" install_machine ;;
+  faults) have toxiproxy && have nft || step "toxiproxy, built from source, and nftables (about 30 s)" install_faults ;;
   deployfiles) install_deployfiles ;;
   *) say "tools/install.sh: unknown tool $tool"; exit 2 ;;
   esac

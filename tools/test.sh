@@ -5,6 +5,7 @@
 # The tests of single packages that need a real Envoy or Consul, or put a control
 # plane under load, stand in files with the build tag `component`: `go test ./...`
 # leaves them out, and this does not. That each of them ran is checked by name.
+# Those with the tag `slow` are left to `make faults`; each is named at the end.
 #
 #   tools/test.sh            everything
 #   tools/test.sh component  the tests with that tag alone
@@ -32,7 +33,7 @@ go test -race -v -timeout 15m -tags component "${flags[@]}" "${unit[@]}" 2>&1 | 
 [ "${PIPESTATUS[0]}" = 0 ] || status=1
 
 if [ "$only" != component ]; then
-  go test -v -count=1 -timeout 25m ./e2e/... 2>&1 | tee -a "$out" | grep -v -E '^(=== |PASS$)'
+  go test -v -count=1 -parallel 3 -timeout 45m ./e2e/... 2>&1 | tee -a "$out" | grep -v -E '^(=== |PASS$)'
   [ "${PIPESTATUS[0]}" = 0 ] || status=1
 fi
 
@@ -48,5 +49,6 @@ if [ "$skipped" != 0 ]; then
   status=1
 fi
 [ "$passed" != 0 ] || status=1
+[ "$only" = component ] || go run ./internal/faults/run left || status=1
 echo "$passed passed, $failed failed, $skipped skipped; ${#components[@]} of them with real components or under load"
 exit "$status"
