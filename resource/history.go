@@ -1,24 +1,26 @@
 package resource
 
-import "slices"
+import (
+	"slices"
+	"sync/atomic"
+)
 
 // History is what a value knows of the steps that led to it: which names each of
 // the last ones changed. So a reader of an earlier state finds what differs in
-// proportion to the change. The zero value is of no use; see [NewHistory].
+// proportion to the change. Two values that descend from a third are compared
+// whole: each knows its own steps alone. The zero value is of no use; see [NewHistory].
 type History struct {
-	id    *lineage
-	seq   uint64
+	state uint64
 	steps []step // oldest first
 }
 
-// lineage ties values that descend from one another; those of two lineages can
-// only be compared whole.
-type lineage struct{ _ byte }
+// states numbers the states of all values: no two have the same.
+var states atomic.Uint64
 
-// step is one update, or several that stand together: the state before it, and
-// the names that it put or removed.
+// step is one update, or several that stand together: the states before each, oldest
+// first, and the names that they put or removed.
 type step struct {
-	from  uint64
+	from  []uint64
 	names []string
 }
 
@@ -32,7 +34,7 @@ const (
 )
 
 // NewHistory returns the history of a value that descends from nothing.
-func NewHistory() History { return History{id: &lineage{}} }
+func NewHistory() History { return History{state: states.Add(1)} }
 
 // Then returns the history of a successor that differs in the names.
 func (h History) Then(names []string) History {
@@ -41,7 +43,7 @@ func (h History) Then(names []string) History {
 		steps = shorten(steps)
 	}
 	steps = append(make([]step, 0, len(steps)+1), steps...)
-	return History{id: h.id, seq: h.seq + 1, steps: append(steps, step{from: h.seq, names: names})}
+	return History{state: states.Add(1), steps: append(steps, step{from: []uint64{h.state}, names: names})}
 }
 
 // shorten returns one step less: the two neighbors with the fewest names as one,
@@ -60,7 +62,7 @@ func shorten(steps []step) []step {
 	if total > maxNames {
 		return steps[1:]
 	}
-	merged := step{from: steps[at].from, names: slices.Concat(steps[at].names, steps[at+1].names)}
+	merged := step{from: slices.Concat(steps[at].from, steps[at+1].from), names: slices.Concat(steps[at].names, steps[at+1].names)}
 	return slices.Concat(steps[:at], []step{merged}, steps[at+2:])
 }
 
@@ -68,17 +70,15 @@ func shorten(steps []step) []step {
 // a name may come twice. It is false when that is not known, and the two must be
 // compared whole.
 func (h History) Since(base History) ([]string, bool) {
-	switch {
-	case base.id != h.id || base.seq > h.seq:
-		return nil, false
-	case base.seq == h.seq:
+	if base.state == h.state {
 		return nil, true
-	case h.steps[0].from > base.seq:
-		return nil, false
 	}
 	first := len(h.steps) - 1
-	for h.steps[first].from > base.seq {
+	for first >= 0 && !slices.Contains(h.steps[first].from, base.state) {
 		first--
+	}
+	if first < 0 {
+		return nil, false
 	}
 	steps := h.steps[first:]
 	if len(steps) == 1 {

@@ -41,6 +41,16 @@ func KindOf(agent string) Kind {
 	return Sidecar
 }
 
+// KindNamed returns the kind of a name that [Kind.String] returned.
+func KindNamed(name string) (Kind, bool) {
+	for k, kind := range kinds {
+		if kind.name == name {
+			return Kind(k), true
+		}
+	}
+	return 0, false
+}
+
 // String returns the kind's name, as the status of a proxy has it.
 func (k Kind) String() string { return kinds[k].name }
 

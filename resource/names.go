@@ -19,16 +19,21 @@ func SecretCallers(service string) string { return callersPrefix + service }
 
 // Clusters that are no service of the mesh.
 const (
-	ClusterLocalApp     = "local_app"      // the proxy's own application
-	ClusterLocalAppGRPC = "local_app_grpc" // the same, over HTTP/2
-	ClusterTracing      = "tracing"        // the collector of spans
-	ClusterMeshAdmin    = "mesh_admin"     // static in the bootstrap: the proxy's own admin socket
-	ClusterMeshZone     = "mesh_zone"      // static in the bootstrap: the proxy's own place, for zone-aware routing
-	ClusterXDS          = "xds"            // static in the bootstrap: this control plane
+	ClusterLocalApp      = "local_app"       // the proxy's own application
+	ClusterLocalAppGRPC  = "local_app_grpc"  // the same, over HTTP/2
+	ClusterTracing       = "tracing"         // the collector of spans
+	ClusterMeshRateLimit = "mesh_rate_limit" // the server of limits, where it is no service of the mesh
+	ClusterMeshAdmin     = "mesh_admin"      // static in the bootstrap: the proxy's own admin socket
+	ClusterMeshZone      = "mesh_zone"       // static in the bootstrap: the proxy's own place, for zone-aware routing
+	ClusterXDS           = "xds"             // static in the bootstrap: this control plane
 )
 
 // ListenerInbound is where a proxy takes the calls of its own application.
 const ListenerInbound = "inbound"
+
+// ExtensionInbound fills a place of the inbound listener, after the rules: what has a
+// memory stands there, as the buckets of a rate limit.
+const ExtensionInbound = "controlplane.inbound"
 
 // RuntimeMesh is the runtime layer that the bootstrap has Envoy ask for.
 const RuntimeMesh = "mesh"
@@ -46,7 +51,7 @@ func Reserved(name string) string {
 	switch {
 	case name == ControlPlane:
 		return "it is the control plane's own identity"
-	case slices.Contains([]string{ClusterLocalApp, ClusterLocalAppGRPC, ClusterTracing, ClusterMeshAdmin, ClusterMeshZone, ClusterXDS}, name):
+	case slices.Contains([]string{ClusterLocalApp, ClusterLocalAppGRPC, ClusterTracing, ClusterMeshRateLimit, ClusterMeshAdmin, ClusterMeshZone, ClusterXDS}, name):
 		return "each proxy has a cluster of that name"
 	case strings.HasSuffix(strings.ToLower(name), HostSuffix):
 		return "names that end in " + HostSuffix + " are the second names of other services"

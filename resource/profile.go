@@ -10,6 +10,7 @@ type Profile struct {
 	Service string
 	Kind    Kind
 	Address string // where inbound and metrics bind; empty: every address
+	Region  string // the datacenter, where there are several
 	Zone    string
 
 	AppAddress string // where the application listens; empty: 127.0.0.1
@@ -24,7 +25,7 @@ type Profile struct {
 func (p Profile) Key() string {
 	key := []byte(ServiceKey(p.Service))
 	key = append(key, byte(p.Kind))
-	for _, s := range []string{p.Address, p.Zone, p.AppAddress} {
+	for _, s := range []string{p.Address, p.Region, p.Zone, p.AppAddress} {
 		key = binary.AppendUvarint(key, uint64(len(s)))
 		key = append(key, s...)
 	}

@@ -36,6 +36,15 @@ func New(t Type, name string, body []byte, keys []string, refs []Ref) *Resource 
 	return &Resource{Type: t, Name: name, Version: version(t, body), Body: body, Keys: keys, Refs: refs}
 }
 
+// From returns the resource as what other keys have made.
+func (r *Resource) From(keys []string) *Resource {
+	other := *r
+	other.Keys = keys
+	return &other
+}
+
+func (r *Resource) size() int { return len(r.Name) + len(r.Body) }
+
 // version is the content's hash. It guards against nobody: both what is hashed
 // and who compares are ours.
 func version(t Type, body []byte) string {

@@ -7,15 +7,21 @@ import "iter"
 type Set struct {
 	tree    *Tree[*Resource]
 	history History
+	bytes   int
 }
 
 // NewSet returns a set of the given resources that descends from nothing.
 func NewSet(resources ...*Resource) *Set {
 	edit := NewTree[*Resource]().Edit()
+	bytes := 0
 	for _, r := range resources {
+		if old, ok := edit.Get(r.Name); ok {
+			bytes -= old.size()
+		}
 		edit.Put(r.Name, r)
+		bytes += r.size()
 	}
-	return &Set{tree: edit.Tree(), history: NewHistory()}
+	return &Set{tree: edit.Tree(), history: NewHistory(), bytes: bytes}
 }
 
 // Get returns the resource with the name, or nil.
@@ -26,6 +32,9 @@ func (s *Set) Get(name string) *Resource {
 
 // Len returns the number of resources.
 func (s *Set) Len() int { return s.tree.Len() }
+
+// Bytes returns how much the resources are on the wire, about: their names and bodies.
+func (s *Set) Bytes() int { return s.bytes }
 
 // All iterates over the resources in the order of their names.
 func (s *Set) All() iter.Seq[*Resource] { return s.tree.Values() }
@@ -41,7 +50,7 @@ func (s *Set) Update(put []*Resource, remove []string) *Set {
 	}
 	edit := s.tree.Edit()
 	var names []string
-	touched := false
+	touched, bytes := false, s.bytes
 	for _, r := range put {
 		old, ok := edit.Get(r.Name)
 		if ok && old.Same(r) {
@@ -49,12 +58,17 @@ func (s *Set) Update(put []*Resource, remove []string) *Set {
 		}
 		edit.Put(r.Name, r)
 		touched = true
+		if ok {
+			bytes -= old.size()
+		}
+		bytes += r.size()
 		if !ok || old.Version != r.Version {
 			names = append(names, r.Name)
 		}
 	}
 	for _, name := range remove {
-		if _, ok := edit.Delete(name); ok {
+		if old, ok := edit.Delete(name); ok {
+			bytes -= old.size()
 			names = append(names, name)
 		}
 	}
@@ -62,9 +76,9 @@ func (s *Set) Update(put []*Resource, remove []string) *Set {
 		if !touched {
 			return s
 		}
-		return &Set{tree: edit.Tree(), history: s.history}
+		return &Set{tree: edit.Tree(), history: s.history, bytes: bytes}
 	}
-	return &Set{tree: edit.Tree(), history: s.history.Then(names)}
+	return &Set{tree: edit.Tree(), history: s.history.Then(names), bytes: bytes}
 }
 
 // Become returns the successor of s that has exactly the resources.

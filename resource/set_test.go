@@ -117,3 +117,41 @@ func TestSetBecomes(t *testing.T) {
 		t.Error("becoming what it is made another set")
 	}
 }
+
+// Two that descend from a third have each steps that the other does not know.
+func TestSetsThatHaveBranchedAreComparedWhole(t *testing.T) {
+	first := NewSet(res("a", "1"))
+	one, other := first.Update([]*Resource{res("b", "1")}, nil), first.Update([]*Resource{res("c", "1")}, nil)
+	for range 2 * maxSteps {
+		other = other.Update([]*Resource{res("d", fmt.Sprint(other.history.state))}, nil)
+		for base, of := range map[*Set]*Set{one: other, other: one} {
+			if changed, known := of.ChangedSince(base); known {
+				t.Fatalf("%v is said to differ from %v by %v alone", names(of), names(base), changed)
+			}
+		}
+		if changed, known := other.ChangedSince(first); !known || !slices.Contains(changed, "c") || !slices.Contains(changed, "d") {
+			t.Fatalf("since the one that both descend from: %v (known %t)", changed, known)
+		}
+	}
+}
+
+func TestSetKnowsItsSize(t *testing.T) {
+	of := func(name, version, body string) *Resource {
+		return &Resource{Name: name, Version: version, Body: []byte(body)}
+	}
+	s := NewSet(of("a", "1", "12345"), of("a", "2", "123"), of("bb", "1", "1"))
+	for _, step := range []struct {
+		put    []*Resource
+		remove []string
+		want   int
+	}{
+		{nil, nil, 4 + 3},
+		{[]*Resource{of("a", "3", "1234567")}, nil, 8 + 3},
+		{[]*Resource{of("a", "3", "1234567"), of("c", "1", "")}, []string{"bb", "unknown"}, 8 + 1},
+		{nil, []string{"a", "c"}, 0},
+	} {
+		if s = s.Update(step.put, step.remove); s.Bytes() != step.want {
+			t.Errorf("%v has %d bytes, want %d", names(s), s.Bytes(), step.want)
+		}
+	}
+}

@@ -1,5 +1,6 @@
 // Package spelling finds the word that somebody may have meant who wrote
-// another: a key of a file, a value, the name of a service.
+// another: a key of a file, a value, the name of a service. What is said to operators
+// it spells as they would.
 package spelling
 
 import (

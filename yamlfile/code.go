@@ -1,7 +1,7 @@
 package yamlfile
 
 // Code names a kind of problem. A code never changes its meaning and is never
-// used again: MC1xxx is an error, MC2xxx a warning. docs/mesh-file.md explains
+// used again: MC1xxx is an error, MC2xxx a warning. docs/errors.md explains
 // each. Those of the mesh file alone are in package policy.
 type Code string
 

@@ -25,7 +25,7 @@ type Source struct {
 // Problem is one thing that is wrong with a file, or worth knowing of it.
 type Problem struct {
 	Source  Source
-	Code    Code   // stable, see docs/mesh-file.md
+	Code    Code   // stable, see docs/errors.md
 	Key     string // mesh.circuit_breakers.default
 	Message string
 	Hint    string // did you mean, or what to write instead; may be empty
