@@ -45,7 +45,7 @@ func TestRequests(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		req, err := c.request(t.Context(), tt.request)
+		req, err := c.request(t.Context(), "consul:8500", tt.request)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -126,6 +126,13 @@ func TestTransportErrors(t *testing.T) {
 			t.Errorf("%v: %q, want %q", err, got, want)
 		}
 	}
+}
+
+// dialError is a connection that did not come to be.
+func dialError(why string) error { return &net.OpError{Op: "dial", Err: errors.New(why)} }
+
+func reply(status int, body string) *http.Response {
+	return &http.Response{StatusCode: status, Body: io.NopCloser(strings.NewReader(body))}
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)

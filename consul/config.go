@@ -21,7 +21,10 @@ import (
 
 // Config is how to reach Consul.
 type Config struct {
-	Address    string // host:port of an agent's HTTP API
+	Address string // host:port of an agent's HTTP API
+	// Fallbacks are others of the same datacenter, host:port, for when the one that is
+	// asked does not answer, or is out of touch with its leader.
+	Fallbacks  []string
 	Scheme     string // "http" (default) or "https"
 	Datacenter string // empty: the agent's own
 	Token      string // sent with each request; empty: anonymous
@@ -50,8 +53,10 @@ func (c Config) withDefaults() (Config, error) {
 		c.MaxConnections = 150
 	}
 	var errs []error
-	if _, port, err := net.SplitHostPort(c.Address); err != nil || port == "" {
-		errs = append(errs, fmt.Errorf("address %q is not host:port", c.Address))
+	for _, address := range append([]string{c.Address}, c.Fallbacks...) {
+		if _, port, err := net.SplitHostPort(address); err != nil || port == "" {
+			errs = append(errs, fmt.Errorf("address %q is not host:port", address))
+		}
 	}
 	if c.Scheme != "http" && c.Scheme != "https" {
 		errs = append(errs, fmt.Errorf("scheme %q is neither http nor https", c.Scheme))

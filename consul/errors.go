@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"syscall"
+	"unicode"
 )
 
 // StatusError is an answer other than 200. The server is there: it is not asked
@@ -38,7 +39,7 @@ func statusError(resp *http.Response, body []byte) *StatusError {
 		body = compact.Bytes() // why a transaction was refused
 	}
 	text, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
-	text = text[:min(len(text), 200)]
+	text = strings.Map(shown, strings.ToValidUTF8(text[:min(len(text), 200)], ""))
 	if strings.HasPrefix(text, "<") {
 		text = http.StatusText(resp.StatusCode) // a page of a proxy's
 	}
@@ -47,6 +48,34 @@ func statusError(resp *http.Response, body []byte) *StatusError {
 		e.Body = body
 	}
 	return e
+}
+
+// transportFailure is a request that had no answer.
+type transportFailure struct{ error }
+
+func (e *transportFailure) Unwrap() error { return e.error }
+
+// plainError is the error as an operator can act on it.
+func plainError(err error) error {
+	var failure *transportFailure
+	if errors.As(err, &failure) {
+		return transportError(failure.error)
+	}
+	return err
+}
+
+// IsTimeout reports whether a request had no answer in its time.
+func IsTimeout(err error) bool { return errors.Is(err, errTimeout) }
+
+var errTimeout = errors.New("timeout")
+
+// shown makes a blank of what would do something to a terminal: whoever answers in
+// Consul's place writes what people read.
+func shown(r rune) rune {
+	if unicode.IsControl(r) {
+		return ' '
+	}
+	return r
 }
 
 // transportError drops what differs from one try to the next (ports, times),
@@ -64,7 +93,7 @@ func transportError(err error) error {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return errors.New("connection closed")
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return errors.New("timeout")
+		return errTimeout
 	case errors.As(err, &op):
 		return op.Err
 	}

@@ -36,13 +36,14 @@ type Options struct {
 	Client     *http.Client // of the API; one that keeps no connection if nil
 
 	Node string // "agent" if empty
-	Join *Agent // a server; then the agent is a client, with its services on disk
+	WAN  *Agent // a server of another datacenter, which the agent is federated with
+	Join *Agent // a server; then the agent is a client, with its services on disk, or the next of the servers
 
 	ACLs              bool   // denies by default; the API has [ManagementToken]
 	CertFile, KeyFile string // serves HTTPS too, and HTTP/2 on it
 	GRPC              bool   // serves Consul's own xDS, without TLS
 	State             bool   // on disk, so that a restart finds it
-	NoLeader          bool   // one of three servers: the others never come
+	NoLeader          bool   // one of three servers, without a leader until the others come
 	MaxConns          int    // that one client may open; 0: Consul's default, 200
 }
 
@@ -55,6 +56,7 @@ type Agent struct {
 	options Options
 	args    []string
 	serf    string // where others join it
+	wan     string // where servers of other datacenters do
 }
 
 // Start starts an agent on ports of its own and waits until it has a leader,
@@ -68,7 +70,7 @@ func Start(ctx context.Context, o Options) (*Agent, error) {
 	if o.Node == "" {
 		o.Node = "agent"
 	}
-	a := &Agent{HTTP: on(p[0]), options: o, serf: on(p[4])}
+	a := &Agent{HTTP: on(p[0]), options: o, serf: on(p[4]), wan: on(p[5])}
 	config := &api.Config{Address: a.HTTP, Scheme: "http", HttpClient: o.Client}
 	if o.Client == nil {
 		config.HttpClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
@@ -84,13 +86,19 @@ func Start(ctx context.Context, o Options) (*Agent, error) {
 	switch {
 	case o.NoLeader:
 		add("-bootstrap-expect=3")
-	case o.Join != nil:
-		add("-retry-join=%s", o.Join.serf)
-		add("-retry-interval=1s")
+	case o.Join != nil: // a client
 	case o.State:
 		add("-bootstrap-expect=1")
 	default:
 		add("-dev")
+	}
+	if o.Join != nil {
+		add("-retry-join=%s", o.Join.serf)
+		add("-retry-interval=1s")
+	}
+	if o.WAN != nil {
+		add("-retry-join-wan=%s", o.WAN.wan)
+		add("-retry-interval-wan=1s")
 	}
 	if o.NoLeader || o.State {
 		add("-server")
@@ -145,6 +153,66 @@ func ForTest(t testing.TB, o Options) *Agent {
 		}
 	})
 	return a
+}
+
+// ServersForTest runs three servers, of which each can fail, until the test ends.
+func ServersForTest(t testing.TB) []*Agent {
+	t.Helper()
+	var servers []*Agent
+	for _, node := range []string{"server-1", "server-2", "server-3"} {
+		o := Options{Node: node, NoLeader: true}
+		if len(servers) > 0 {
+			o.Join = servers[0]
+		}
+		servers = append(servers, ForTest(t, o))
+	}
+	WaitWhole(t, servers[0])
+	return servers
+}
+
+// WaitWhole waits until each of three servers has a vote: before that no other may
+// fail.
+func WaitWhole(t testing.TB, server *Agent) {
+	t.Helper()
+	err := server.Until(t.Context(), "all servers are there", 2*startTime, func() error {
+		health, err := server.API.Operator().AutopilotServerHealth(nil)
+		if err != nil {
+			return err
+		}
+		for _, s := range health.Servers {
+			if !s.Healthy || !s.Voter {
+				err = fmt.Errorf("%s: healthy %t, voter %t", s.Name, s.Healthy, s.Voter)
+			}
+		}
+		if len(health.Servers) != 3 && err == nil {
+			err = fmt.Errorf("%d servers", len(health.Servers))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// WaitFederated waits until the agent's datacenter can be asked by way of another's.
+func (a *Agent) WaitFederated(t testing.TB, by *Agent) {
+	t.Helper()
+	err := by.Until(t.Context(), "the datacenters know each other", startTime, func() error {
+		entries, _, err := by.API.Health().Service("consul", "", true, &api.QueryOptions{Datacenter: a.options.Datacenter})
+		if err == nil && len(entries) == 0 {
+			err = errors.New("no server")
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Leads reports whether a server is the leader, as it knows.
+func (a *Agent) Leads() bool {
+	self, err := a.API.Agent().Self()
+	return err == nil && fmt.Sprint(self["Stats"]["consul"].(map[string]any)["leader"]) == "true"
 }
 
 // Start starts an agent that has ended again, on the same ports. What it knew
