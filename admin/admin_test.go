@@ -1,12 +1,16 @@
 package admin
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,35 +21,56 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"datapunk.dev/controlplane/admin/api"
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/xds"
 )
 
 type fake struct {
-	readiness Readiness
-	proxies   []xds.ProxyStatus
-	scrape    Scrape
-	listener  net.Addr
+	readiness  Readiness
+	proxies    []xds.ProxyStatus
+	scrape     Scrape
+	listener   net.Addr
+	unanswered []api.Unanswered
+	unknown    error // why it is not known which replicas there are
+	kept       *Targets
 	// registered are the catalog's instances, as "service address".
 	registered []string
 }
 
+// loopback is an address that only this machine reaches.
+var loopback = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 19000}
+
 func (f *fake) handler() http.Handler {
+	if f.listener == nil {
+		f.listener = loopback
+	}
 	return Handler(slog.New(slog.DiscardHandler), Sources{
 		Readiness: func() Readiness { return f.readiness },
-		Proxies:   func() []xds.ProxyStatus { return f.proxies },
-		Registered: func(service string, at netip.Addr) bool {
-			return slices.Contains(f.registered, service+" "+at.String())
-		},
-		Scrape:   func() Scrape { return f.scrape },
-		Metrics:  prometheus.NewRegistry(),
-		Listener: f.listener,
+		Fleet:     func(context.Context) (Fleet, error) { return Fleet{f.proxies, f.unanswered}, f.unknown },
+		Targets:   f.targets(),
+		Metrics:   prometheus.NewRegistry(),
+		Listener:  f.listener,
 	})
 }
 
-func get(h http.Handler, path string) (int, string) {
+func (f *fake) targets() *Targets {
+	f.kept = NewTargets(func(service string, at netip.Addr) bool {
+		return slices.Contains(f.registered, service+" "+at.String())
+	}, func() Scrape { return f.scrape })
+	return f.kept
+}
+
+func get(h http.Handler, path string) (int, string) { return request(h, http.MethodGet, path, "", "") }
+
+// request asks a handler for something, with a token and a body if they are not empty.
+func request(h http.Handler, method, path, token, body string) (int, string) {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	h.ServeHTTP(w, r)
 	return w.Code, strings.TrimSpace(w.Body.String())
 }
 
@@ -215,5 +240,94 @@ func TestNothingIsChangedThroughTheAdminAddress(t *testing.T) {
 func TestNoProxyIsAnEmptyList(t *testing.T) {
 	if _, body := get((&fake{}).handler(), "/api/v1/proxies"); body != `{"proxies":[]}` {
 		t.Error(body)
+	}
+}
+
+// A replica that does not answer has lost none of its proxies by that; one that has gone
+// has given them to others.
+func TestTheTargetsOfAReplicaThatDoesNotAnswerStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at := func(node, replica string) xds.ProxyStatus {
+			return xds.ProxyStatus{Node: node, Replica: replica, Peer: "10.0.0.1:1", Profile: resource.Profile{MetricsPort: 9102}}
+		}
+		f := &fake{
+			readiness: Readiness{Ready: true},
+			scrape:    Scrape{Enabled: true, Path: "/metrics", Interval: time.Minute},
+			proxies:   []xds.ProxyStatus{at("a", "one"), at("b", "two"), at("c", "three")},
+		}
+		h := f.handler()
+		get(h, "/sd/prometheus")
+		f.proxies = f.proxies[:1]
+		f.unanswered = []api.Unanswered{{Replica: "two", Why: "connection refused"}}
+		for range 20 {
+			time.Sleep(time.Minute)
+			get(h, "/sd/prometheus")
+		}
+		if _, body := get(h, "/sd/prometheus"); !strings.Contains(body, `"node":"a"`) || !strings.Contains(body, `"node":"b"`) || strings.Contains(body, `"node":"c"`) {
+			t.Errorf("the targets are %s", body)
+		}
+		if _, body := get(h, "/api/v1/proxies"); !strings.Contains(body, `"unanswered":[{"replica":"two","why":"connection refused"}]`) {
+			t.Errorf("nothing says what is missing: %s", body)
+		}
+	})
+}
+
+func TestTheFleetIsAnErrorWhileTheReplicasAreNotKnown(t *testing.T) {
+	f := &fake{readiness: Readiness{Ready: true}, unknown: errors.New("it is not known yet"), scrape: Scrape{Enabled: true, Path: "/m", Interval: time.Second}}
+	h := f.handler()
+	for _, path := range []string{"/sd/prometheus", "/api/v1/proxies"} {
+		if code, body := get(h, path); code != 503 || body != `{"error":"it is not known yet","reason":"unavailable"}` {
+			t.Errorf("%s: %d %s", path, code, body)
+		}
+	}
+}
+
+func TestTargetsOutliveARestart(t *testing.T) {
+	dir := t.TempDir()
+	f := &fake{
+		readiness: Readiness{Ready: true},
+		scrape:    Scrape{Enabled: true, Path: "/metrics", Interval: time.Second},
+		proxies: []xds.ProxyStatus{
+			{Node: "a", Service: "web", Peer: "10.0.0.1:1", Profile: resource.Profile{MetricsPort: 9102, Zone: "z1"}},
+			{Node: "b", Service: "web", Peer: "10.0.0.2:1", Replica: "two", Profile: resource.Profile{MetricsPort: 9102}},
+		},
+	}
+	// start is a process that has lived, and what it has said.
+	start := func(mesh string) string {
+		t.Helper()
+		h := f.handler()
+		if err := f.kept.Keep(dir, mesh); err != nil {
+			t.Fatal(err)
+		}
+		_, body := get(h, "/sd/prometheus")
+		ended, end := context.WithCancel(t.Context())
+		end()
+		f.kept.Run(ended)
+		return body
+	}
+	before := start("one")
+	f.proxies = f.proxies[:1] // the other one died meanwhile
+	if after := start("one"); after != before || strings.Count(after, `"targets"`) != 2 {
+		t.Errorf("after a restart the targets are\n%s\nand were\n%s", after, before)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "targets.yaml"))
+	if err != nil || !strings.Contains(string(text), `{"address":"10.0.0.2:9102","service":"web","node":"b",`) {
+		t.Fatalf("%v: %s", err, text)
+	}
+	if !strings.Contains(string(text), `"replica":"two"`) { // it may not answer for longer than a target is kept
+		t.Errorf("where it was connected is not kept: %s", text)
+	}
+	// One of another mesh, and one that was changed, are set aside.
+	for _, c := range []struct{ mesh, text string }{{"two", string(text)}, {"one", string(text) + " "}} {
+		if err := os.WriteFile(filepath.Join(dir, "targets.yaml"), []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		h := f.handler()
+		if err := f.kept.Keep(dir, c.mesh); err == nil || !strings.Contains(err.Error(), "it lies in") {
+			t.Errorf("it is believed: %v", err)
+		}
+		if _, body := get(h, "/sd/prometheus"); strings.Count(body, `"targets"`) != 1 {
+			t.Errorf("the targets are %s", body)
+		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/common/model"
 
+	"datapunk.dev/controlplane/admin/api"
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/xds"
 )
@@ -42,28 +43,34 @@ type targetGroup struct {
 	Labels  map[string]string `json:"labels"`
 }
 
-// targets remembers the proxies of the last ten minutes.
-type targets struct {
-	proxies    func() []xds.ProxyStatus
+// Targets remembers the proxies of the last ten minutes, over a restart too.
+type Targets struct {
 	registered func(service string, at netip.Addr) bool
 	scrape     func() Scrape
+	kept       *keptTargets // nil: it forgets them
 
 	mu   sync.Mutex
 	seen map[string]target // by node.id
 }
 
 type target struct {
-	address, service, node, zone string
-	last                         time.Time
+	Address string    `json:"address"`
+	Service string    `json:"service"`
+	Node    string    `json:"node"`
+	Zone    string    `json:"zone,omitempty"`
+	Last    time.Time `json:"last"`
+	Replica string    `json:"replica,omitempty"` // that it was connected to last
 }
 
-func newTargets(proxies func() []xds.ProxyStatus, registered func(string, netip.Addr) bool, scrape func() Scrape) *targets {
-	return &targets{proxies: proxies, registered: registered, scrape: scrape, seen: make(map[string]target)}
+// NewTargets returns the memory of the proxies that Prometheus was told of. Registered
+// reports whether the catalog has an instance of the service at the address.
+func NewTargets(registered func(string, netip.Addr) bool, scrape func() Scrape) *Targets {
+	return &Targets{registered: registered, scrape: scrape, seen: make(map[string]target)}
 }
 
 // list returns every proxy that is connected or was ten minutes ago, ordered
 // by address.
-func (t *targets) list() []targetGroup {
+func (t *Targets) list(fleet Fleet) []targetGroup {
 	how := t.scrape()
 	if !how.Enabled {
 		return []targetGroup{}
@@ -71,19 +78,32 @@ func (t *targets) list() []targetGroup {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	for _, p := range t.proxies() {
+	changed := false
+	for _, p := range fleet.Proxies {
 		port := cmp.Or(p.Profile.MetricsPort, how.Port)
 		if port == 0 || p.Profile.Kind != resource.Sidecar {
 			continue
 		}
-		t.seen[p.Node] = target{
-			address: net.JoinHostPort(t.host(p), strconv.Itoa(int(port))),
-			service: label(p.Service), node: label(p.Node), zone: label(p.Profile.Zone), last: now,
+		one := target{
+			Address: net.JoinHostPort(t.host(p), strconv.Itoa(int(port))),
+			Service: label(p.Service), Node: label(p.Node), Zone: label(p.Profile.Zone), Last: now, Replica: p.Replica,
+		}
+		before := t.seen[p.Node]
+		changed = changed || before.Address != one.Address || before.Service != one.Service || before.Zone != one.Zone
+		t.seen[p.Node] = one
+	}
+	for node, s := range t.seen {
+		// A replica that does not answer has lost none of its proxies by that.
+		if slices.ContainsFunc(fleet.Unanswered, func(u api.Unanswered) bool { return u.Replica == s.Replica }) {
+			s.Last = now
+			t.seen[node] = s
 		}
 	}
+	known := len(t.seen)
 	maps.DeleteFunc(t.seen, func(_ string, s target) bool {
-		return now.Sub(s.last) > keepTarget || len(t.seen) > maxTargets && s.last != now
+		return now.Sub(s.Last) > keepTarget || len(t.seen) > maxTargets && s.Last != now
 	})
+	t.kept.listed(changed || len(t.seen) < known, now)
 
 	groups := make([]targetGroup, 0, len(t.seen))
 	for _, s := range t.seen {
@@ -92,13 +112,13 @@ func (t *targets) list() []targetGroup {
 			"__scrape_interval__": model.Duration(how.Interval).String(),
 			// Prometheus refuses a timeout above the interval; 10 s is its default.
 			"__scrape_timeout__": model.Duration(min(how.Interval, 10*time.Second)).String(),
-			"service":            s.service,
-			"node":               s.node,
+			"service":            s.Service,
+			"node":               s.Node,
 		}
-		if s.zone != "" {
-			labels["zone"] = s.zone
+		if s.Zone != "" {
+			labels["zone"] = s.Zone
 		}
-		groups = append(groups, targetGroup{Targets: []string{s.address}, Labels: labels})
+		groups = append(groups, targetGroup{Targets: []string{s.Address}, Labels: labels})
 	}
 	slices.SortFunc(groups, func(a, b targetGroup) int {
 		return cmp.Or(cmp.Compare(a.Targets[0], b.Targets[0]), cmp.Compare(a.Labels["node"], b.Labels["node"]))
@@ -109,7 +129,7 @@ func (t *targets) list() []targetGroup {
 // host is where Prometheus reaches the proxy: the address of its own metadata
 // if the catalog or its connection shows the same, else where its stream comes
 // from. What a proxy says alone would have Prometheus ask whomever it likes.
-func (t *targets) host(p xds.ProxyStatus) string {
+func (t *Targets) host(p xds.ProxyStatus) string {
 	host, _, err := net.SplitHostPort(p.Peer)
 	if err != nil {
 		host = "127.0.0.1" // a Unix socket: the proxy is on this machine

@@ -13,6 +13,7 @@ package bootstrap
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
@@ -26,6 +27,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/sds/identity"
 )
 
 // The ports that hold where Options leave them 0.
@@ -113,6 +115,7 @@ func New(o Options) (*bootstrapv3.Bootstrap, error) {
 		},
 		LayeredRuntime:  layeredRuntime(),
 		OverloadManager: overload,
+		HdsConfig:       hdsConfig(o.Plaintext),
 		StatsConfig:     statsConfig(),
 	}
 	addLocality(b, &o)
@@ -134,6 +137,14 @@ func node(o *Options) (*corev3.Node, error) {
 	for key, value := range map[string]string{"address": o.Address, "app_address": o.AppAddress, "version": o.Version, "zone": o.Zone} {
 		if value != "" {
 			metadata[key] = value
+		}
+	}
+	if !o.Plaintext {
+		metadata["roots"] = rootIDs(o.CAPEM)
+		// What can be checked of its application, by HDS or by who stands beside it.
+		metadata["checks"] = "http,tcp"
+		if o.Managed {
+			metadata["checks"] = "http,tcp,grpc"
 		}
 	}
 	if len(o.Tags) > 0 {
@@ -185,6 +196,22 @@ func dynamicResources() *bootstrapv3.Bootstrap_DynamicResources {
 	}
 }
 
+// hdsConfig has the Envoy ask how to check its own application. It comes back twice a
+// second where that is refused, whatever the retry policy says. Whoever proves nothing
+// is registered nowhere, and has nothing to check.
+func hdsConfig(plaintext bool) *corev3.ApiConfigSource {
+	if plaintext {
+		return nil
+	}
+	return &corev3.ApiConfigSource{
+		ApiType:             corev3.ApiConfigSource_GRPC,
+		TransportApiVersion: corev3.ApiVersion_V3,
+		GrpcServices: []*corev3.GrpcService{{
+			TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: resource.ClusterXDS}},
+		}},
+	}
+}
+
 // overADS has resources come over the one stream. Envoy waits so long for the
 // first of them, 0: for ever.
 func overADS(wait time.Duration) *corev3.ConfigSource {
@@ -230,4 +257,21 @@ func pack(m proto.Message) (*anypb.Any, error) {
 		return nil, err
 	}
 	return a, nil
+}
+
+// maxRootIDs bounds what the control plane has to keep of a proxy; two are in use while
+// a root is replaced.
+const maxRootIDs = 8
+
+// rootIDs names the roots that are pinned: no push changes them, so the control plane
+// has to know who cannot follow it to another root.
+func rootIDs(bundle []byte) string {
+	var ids []string
+	for _, hash := range identity.HashRoots(bundle) {
+		if len(ids) == maxRootIDs {
+			break
+		}
+		ids = append(ids, hash.ID())
+	}
+	return strings.Join(ids, ",")
 }

@@ -48,6 +48,10 @@ func TestWhatABootstrapHas(t *testing.T) {
 			return c[0].GetName() == resource.ClusterXDS && c[1].GetName() == resource.ClusterMeshAdmin &&
 				pipe.GetPath() == b.GetAdmin().GetAddress().GetPipe().GetPath()
 		}},
+		{"HDS, and the word that there is", "the control plane has the application checked by it, and calls nobody critical who cannot say better", func(b *bootstrapv3.Bootstrap) bool {
+			return b.GetHdsConfig().GetGrpcServices()[0].GetEnvoyGrpc().GetClusterName() == resource.ClusterXDS &&
+				b.GetNode().GetMetadata().AsMap()["checks"] == "http,tcp"
+		}},
 		{"an admin socket of mode 0600", "others on the machine may not open it", func(b *bootstrapv3.Bootstrap) bool {
 			return b.GetAdmin().GetAddress().GetPipe().GetMode() == 0o600
 		}},

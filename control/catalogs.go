@@ -51,9 +51,13 @@ type Catalogs struct {
 	vouched  time.Time      // when the memory was last told
 	given    *watch.Catalog // by active
 	handover *handover      // nil: given is all that there is
-	settled  time.Time      // when given was last judged by it
-	names    *watch.Names
-	last     *watch.Catalog // published; nil before the first
+	// reconnect is when proxies that live have found this replica or another one after
+	// a start, as the mesh file says.
+	reconnect time.Duration
+	settled   time.Time // when given was last judged by it
+	names     *watch.Names
+	selection watch.Selection // of what Consul has
+	last      *watch.Catalog  // published; nil before the first
 }
 
 // source is a source of the catalog, from when the file asks for it until
@@ -71,6 +75,18 @@ type source struct {
 type reader interface {
 	Run(ctx context.Context) error
 	Status() watch.Status
+}
+
+// consulSource is what reads Consul: a source, or one of each datacenter.
+type consulSource interface {
+	reader
+	SetDemand(d watchconsul.Demand)
+	SidecarsMoved()
+	Unread(service, datacenter string) bool
+	Unselected(service, datacenter string, at watch.Place) bool
+	Removals() []watch.Removal
+	Decide(ctx context.Context, id string, accept bool) (found bool, err error)
+	Stats() watchconsul.Stats
 }
 
 // NewCatalogs returns a Catalogs that hands each new catalog to publish, one
@@ -123,11 +139,13 @@ func (c *Catalogs) Follow(m *policy.Mesh) error {
 		default: // Run is to look anyway
 		}
 	}
+	c.reconnect = m.Discovery.Consul.Removals.Reconnect
 	services := make(map[string]string)
 	for _, name := range m.Names() {
 		services[name] = m.Service(name).ConsulService
 	}
 	c.sidecars.setServices(services)
+	c.choose(m, t)
 	c.hand(c.names.SetFile(services))
 	for peer := range c.peers() {
 		peer.SetDemand(demand(m))
@@ -135,14 +153,36 @@ func (c *Catalogs) Follow(m *policy.Mesh) error {
 	return nil
 }
 
+// choose takes what the mesh file selects of a source. It is no word on a file, which
+// has what somebody wrote down.
+func (c *Catalogs) choose(m *policy.Mesh, t target) {
+	c.selection = watch.Selection{}
+	if t.file == "" {
+		c.selection = watch.Selection(m.Discovery.Consul.Select)
+	}
+	c.names.SetSelection(c.selection)
+	if c.active == nil {
+		return
+	}
+	if r, ok := c.active.reader.(*recalled); ok {
+		c.given = r.kept.Catalog.Select(c.selection)
+	}
+	if c.handover != nil {
+		c.handover.choose(c.selection)
+	}
+	if c.given != nil {
+		c.settle(time.Now())
+	}
+}
+
 // peers iterates over the sources that read Consul.
-func (c *Catalogs) peers() iter.Seq[*watchconsul.Source] {
-	return func(yield func(*watchconsul.Source) bool) {
+func (c *Catalogs) peers() iter.Seq[consulSource] {
+	return func(yield func(consulSource) bool) {
 		for _, s := range []*source{c.active, c.next} {
 			if s == nil {
 				continue
 			}
-			if peer, ok := s.reader.(*watchconsul.Source); ok && !yield(peer) {
+			if p, ok := s.reader.(consulSource); ok && !yield(p) {
 				return
 			}
 		}
@@ -316,8 +356,11 @@ type target struct {
 }
 
 type consulTarget struct {
-	address, scheme, datacenter, tokenFile, consistency string
-	tls                                                 policy.ConsulTLS
+	address                                    string
+	fallbacks                                  string // others, with blanks in between
+	scheme, datacenter, tokenFile, consistency string
+	datacenters                                string // all that are read, with blanks in between; empty: datacenter alone
+	tls                                        policy.ConsulTLS
 }
 
 func (c *Catalogs) target(m *policy.Mesh) target { return targetOf(c.override, m) }
@@ -332,17 +375,35 @@ func targetOf(override string, m *policy.Mesh) target {
 	d := m.Discovery.Consul
 	return target{consul: consulTarget{
 		address:     net.JoinHostPort(d.Host, strconv.Itoa(int(d.Port))),
+		fallbacks:   strings.Join(d.Fallbacks, " "),
 		scheme:      d.Scheme,
 		datacenter:  d.Datacenter,
+		datacenters: strings.Join(d.Followed(), " "),
 		tokenFile:   d.TokenFile,
 		consistency: d.Consistency,
 		tls:         d.TLS,
 	}}
 }
 
-// sameAgent reports whether both are Consul at one address.
+// sameAgent reports whether both may be Consul at one address.
 func (t target) sameAgent(o target) bool {
-	return t.file == "" && o.file == "" && t.consul.address == o.consul.address
+	return t.file == "" && o.file == "" && slices.ContainsFunc(t.consul.addresses(), func(at string) bool {
+		return slices.Contains(o.consul.addresses(), at)
+	})
+}
+
+// follows are the datacenters that are read where there are several, the mesh's own
+// first.
+func (t *consulTarget) follows() []string { return strings.Fields(t.datacenters) }
+
+// has reports whether instances of a datacenter, as the last source had it, are read.
+func (t *target) has(datacenter string) bool {
+	return t.file != "" || datacenter == "" || datacenter == t.consul.datacenter || slices.Contains(t.consul.follows(), datacenter)
+}
+
+// addresses are those that may be asked, the first one first.
+func (t *consulTarget) addresses() []string {
+	return append([]string{t.address}, strings.Fields(t.fallbacks)...)
 }
 
 // open makes a source. It does not run yet.
@@ -353,27 +414,70 @@ func (c *Catalogs) open(t target, m *policy.Mesh) (*source, error) {
 		meant := func(data []byte) bool { return c.meant(policy.Revision([]policy.File{{Data: data}})) }
 		s.reader = file.New(t.file, c.log, meant, publish)
 	} else {
-		client, err := t.consul.client(c.lookupEnv, 0)
-		if err != nil {
+		var err error
+		if s.reader, s.close, err = c.openConsul(&t.consul, demand(m), publish); err != nil {
 			return nil, err
 		}
-		peer, err := watchconsul.New(client, watchconsul.Config{
-			Consistency: t.consul.consistency, Answered: c.answered, Sidecar: c.sidecars.of,
-		}, demand(m), c.log, publish)
-		if err != nil {
-			return nil, fmt.Errorf("discovery.consul: %w", err)
-		}
-		s.reader, s.close = peer, client.Close
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s, nil
+}
+
+// connectionsToAgent is how many connections the sources of several datacenters share:
+// an agent counts those of one client, wherever their requests go on to.
+const connectionsToAgent = 150
+
+// openConsul makes the source of a datacenter, or of several.
+func (c *Catalogs) openConsul(t *consulTarget, demand watchconsul.Demand, publish func(*watch.Catalog)) (consulSource, func(), error) {
+	var clients []*consul.Client
+	closeAll := func() {
+		for _, client := range clients {
+			client.Close()
+		}
+	}
+	names := t.follows()
+	open := func(name string, publish func(*watch.Catalog)) (*watchconsul.Source, error) {
+		of, connections := *t, 0
+		if name != "" {
+			of.datacenter, connections = name, max(16, connectionsToAgent/len(names))
+		}
+		client, err := of.client(c.lookupEnv, connections)
+		if err != nil {
+			return nil, err
+		}
+		clients = append(clients, client)
+		source, err := watchconsul.New(client, watchconsul.Config{
+			Consistency: t.consistency, Datacenter: name, Answered: c.answered, Sidecar: c.sidecars.of,
+		}, demand, c.log, publish)
+		if err != nil {
+			return nil, fmt.Errorf("discovery.consul: %w", err)
+		}
+		return source, nil
+	}
+	var made consulSource
+	var err error
+	if len(names) == 0 {
+		made, err = open("", publish)
+	} else {
+		made, err = watchconsul.NewDatacenters(c.log, names, c.remembers(time.Now()), open, publish)
+	}
+	if err != nil {
+		closeAll()
+		return nil, nil, err
+	}
+	return made, closeAll, nil
+}
+
+// remembers reports whether a source that takes over is judged by what was there before.
+func (c *Catalogs) remembers(now time.Time) bool {
+	return c.active != nil || c.kept != nil && now.Sub(c.kept.Known) < c.maxAge
 }
 
 // client returns a client with so many connections, 0 for as many as it takes. The
 // file names the address; a token alone may come from the environment.
 func (t *consulTarget) client(lookupEnv func(string) (string, bool), connections int) (*consul.Client, error) {
 	cfg := consul.Config{
-		Address: t.address, Scheme: t.scheme, Datacenter: t.datacenter,
+		Address: t.address, Fallbacks: strings.Fields(t.fallbacks), Scheme: t.scheme, Datacenter: t.datacenter,
 		TokenFile: t.tokenFile, TLS: consul.TLS(t.tls), MaxConnections: connections,
 	}
 	if cfg.TokenFile == "" {
@@ -391,10 +495,20 @@ func (t *consulTarget) client(lookupEnv func(string) (string, bool), connections
 // names, and all that are in the mesh. Only where plaintext peers are served
 // too is every service of the catalog one.
 func demand(m *policy.Mesh) watchconsul.Demand {
-	d := watchconsul.Demand{MeshOnly: m.MTLS.Enabled && m.MTLS.Mode == policy.Strict}
-	for _, name := range m.Names() {
-		d.Services = append(d.Services, m.Service(name).ConsulService)
+	r := m.Discovery.Consul.Removals
+	d := watchconsul.Demand{
+		MeshOnly: m.MTLS.Enabled && m.MTLS.Mode == policy.Strict,
+		Guard:    watchconsul.Guard{Confirm: r.Confirm, Sidecar: r.Connected, Restored: r.Restored},
+		Select:   watch.Selection(m.Discovery.Consul.Select),
 	}
+	for _, name := range append(m.Names(), "") {
+		if name != "" {
+			d.Services = append(d.Services, m.Service(name).ConsulService)
+		}
+		d.NodeMeta = append(d.NodeMeta, m.Service(name).LoadBalancing.Locality.ZoneMeta)
+	}
+	slices.Sort(d.NodeMeta)
+	d.NodeMeta = slices.DeleteFunc(slices.Compact(d.NodeMeta), func(key string) bool { return key == policy.MetaZone }) // which a source looks for anyway
 	if m.Tracing.Enabled && m.Tracing.Endpoint == "" {
 		d.Services = append(d.Services, m.Tracing.Service)
 	}

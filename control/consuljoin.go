@@ -5,8 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -108,12 +107,14 @@ func (c *consulProver) Prove(ctx context.Context, raw string, r join.Request) (j
 func (c *consulProver) reach(m *policy.Mesh) (*consul.Client, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	d := m.Discovery.Consul
-	t := consulTarget{address: net.JoinHostPort(d.Host, strconv.Itoa(int(d.Port))), scheme: d.Scheme, datacenter: d.Datacenter, tls: d.TLS}
+	t := targetOf("consul", m).consul
+	t.tokenFile, t.consistency = "", ""
 	if c.client != nil && c.target == t {
 		return c.client, nil
 	}
-	client, err := consul.New(consul.Config{Address: t.address, Scheme: t.scheme, Datacenter: t.datacenter, TLS: consul.TLS(t.tls)})
+	client, err := consul.New(consul.Config{
+		Address: t.address, Fallbacks: strings.Fields(t.fallbacks), Scheme: t.scheme, Datacenter: t.datacenter, TLS: consul.TLS(t.tls),
+	})
 	if err != nil {
 		return nil, fmt.Errorf("discovery.consul: %w", err)
 	}

@@ -58,6 +58,9 @@ func TestAMeshFileThatPanicsLeavesTheLastOneInForceAndTheCatalogGoesOn(t *testin
 		time.Sleep(sayPanicAgain)
 		l.SetCatalog(catalog.Update([]*watch.Service{service("a", 3000)}, nil))
 		synctest.Wait()
+		if behind := time.Since(l.Status().Behind); behind != sayPanicAgain {
+			t.Errorf("the newest input has not been in force for %s, want %s", behind, sayPanicAgain)
+		}
 		if n := strings.Count(log.String(), "an input panics"); n != 2 {
 			t.Errorf("said %d times, a while later", n)
 		}
@@ -65,8 +68,8 @@ func TestAMeshFileThatPanicsLeavesTheLastOneInForceAndTheCatalogGoesOn(t *testin
 		next := mesh(t, plain+"\n")
 		l.SetMesh(next)
 		synctest.Wait()
-		if status := l.Status(); status.Mesh != next || status.Failure != nil {
-			t.Errorf("the next file is not in force: %v", status.Failure)
+		if status := l.Status(); status.Mesh != next || status.Failure != nil || !status.Behind.IsZero() {
+			t.Errorf("the next file is not in force: %v, behind since %s", status.Failure, status.Behind)
 		}
 		if !strings.Contains(log.String(), "made of the newest input again") {
 			t.Errorf("the end is not said:\n%s", log)

@@ -24,6 +24,9 @@ import (
 //	sidecar     the new source does not have the instance
 //	connected   it is kept, for as long as that is so
 //	has left    it is gone
+//	any         it is kept while the source could not read the service yet
+//	any         it is gone while the source has it and the mesh file leaves it out: its
+//	            health or its tags are others now
 //	unseen      it is gone if it is one of few. The last of its service, or one of
 //	            over 30 % of it, is kept for [reconnectFor]; where over 30 % of the
 //	            mesh are missing, for the age that a kept catalog may have, or until an
@@ -36,23 +39,40 @@ const (
 	// the one of the disk is served: it is newer, and proxies need not see both.
 	patience = 2 * time.Second
 	// reconnectFor is when proxies that live have found this replica or another one
-	// after a start: Envoy tries at least each 30 s.
+	// after a start, unless the mesh file says otherwise: Envoy tries at least each 30 s.
 	reconnectFor = 2 * time.Minute
 )
 
 // handover judges what a source that took over lacks.
 type handover struct {
 	log    *slog.Logger
-	before *watch.Catalog // of the predecessor
+	whole  *watch.Catalog // of the predecessor: what an edit leaves out, another may bring back
+	before *watch.Catalog // the part of it that is selected
 	since  time.Time
 	until  time.Time // the end of what is kept of a mesh of which much is missing
 
+	reconnect time.Duration // for how long what is little is kept
+	// unread says of which services the source has read nothing yet, or nothing of a
+	// datacenter: what it lacks of them is kept, whatever it is.
+	unread func(service, datacenter string) bool
+	// unselected says that the source has an instance which the mesh file leaves out: it is
+	// not missed, nor when it goes after that.
+	unselected func(service, datacenter string, at watch.Place) bool
+	// follows says whose instances the source is to have: what is of another
+	// datacenter, somebody has taken out of the mesh file.
+	follows func(datacenter string) bool
+
 	// left are those whose sidecars have left: that is known for a minute only.
 	left map[lost]struct{}
+	// leftOut are those that were unselected, until they are there again.
+	leftOut map[lost]struct{}
 
 	out      *watch.Catalog // what was settled last
 	said     string         // what is kept and why, for operators
-	services int            // of which something is kept
+	removals []watch.Removal
+	accepted string // the ID of what somebody has accepted
+	refused  bool   // somebody wants it kept
+	services int    // of which something is kept
 }
 
 // succeed has a source judged by what was in force before.
@@ -64,22 +84,32 @@ func (c *Catalogs) succeed(s *source) {
 		return // a file is what somebody wrote down
 	}
 	h := newHandover(c.log, now, now.Add(c.maxAge))
+	if p, ok := s.reader.(consulSource); ok {
+		h.unread, h.unselected, h.follows = p.Unread, p.Unselected, s.target.has
+	}
+	if c.reconnect > 0 {
+		h.reconnect = c.reconnect
+	}
 	switch {
 	case c.active != nil:
-		h.before = c.names.Source()
+		h.whole = c.names.Source()
 		if r, ok := c.active.reader.(*recalled); ok {
-			h.until = r.kept.Known.Add(c.maxAge)
+			h.whole, h.until = r.kept.Catalog, r.kept.Known.Add(c.maxAge)
 		}
 	case kept != nil && now.Sub(kept.Known) < c.maxAge:
-		h.before, h.until = kept.Catalog, kept.Known.Add(c.maxAge)
+		h.whole, h.until = kept.Catalog, kept.Known.Add(c.maxAge)
 	default:
 		return
 	}
+	h.choose(c.selection)
 	if c.maxAge == 0 {
-		h.until = now.Add(reconnectFor) // nothing is kept on disk either
+		h.until = now.Add(h.reconnect) // nothing is kept on disk either
 	}
 	c.handover = h
 }
+
+// choose takes what the mesh file selects: what it leaves out is not missed.
+func (h *handover) choose(of watch.Selection) { h.before = h.whole.Select(of) }
 
 // settle returns the catalog with what it lacks and is not believed to be gone; the
 // catalog itself if that is nothing.
@@ -87,19 +117,24 @@ func (h *handover) settle(given *watch.Catalog, sidecar func(string, *watch.Inst
 	var missing []lack
 	had, gone := 0, 0
 	for s := range h.before.Services() {
-		had += len(s.Instances)
-		if l := h.lacks(s, given.Service(s.Name), sidecar); len(l.instances) > 0 {
+		l := h.lacks(s, given.Service(s.Name), sidecar)
+		had += l.had
+		if len(l.instances) > 0 {
 			missing = append(missing, l)
-			gone += len(l.instances)
+			had -= l.unread
+			gone += len(l.instances) - l.unread
 		}
 	}
 	muchOfMesh := much(had, gone) && now.Before(h.until)
 	var put []*watch.Service
 	var names []string
 	kept, connected := 0, 0
-	for _, l := range missing {
-		if !muchOfMesh && (!much(l.had, len(l.instances)) || now.Sub(h.since) >= reconnectFor) {
-			l.instances = slices.DeleteFunc(l.instances, func(i *watch.Instance) bool { return sidecar(l.name, i) != watch.Connected })
+	for n := range missing {
+		l := &missing[n]
+		if !h.refused && !muchOfMesh && (!much(l.had-l.unread, len(l.instances)-l.unread) || now.Sub(h.since) >= h.reconnect) {
+			l.instances = slices.DeleteFunc(l.instances, func(i *watch.Instance) bool {
+				return !h.unread(l.name, i.Datacenter) && sidecar(l.name, i) != watch.Connected
+			})
 		}
 		if len(l.instances) == 0 {
 			continue
@@ -114,10 +149,11 @@ func (h *handover) settle(given *watch.Catalog, sidecar func(string, *watch.Inst
 		put = append(put, l.with(given.Service(l.name)))
 	}
 	if kept == 0 {
+		h.removals = nil
 		return given
 	}
 	revision := revisionOf(put)
-	if meant(revision) {
+	if revision == h.accepted || meant(revision) {
 		h.log.Warn("what the new source of the catalog does not have is taken out: it is said to be meant", "instances", kept)
 		return given
 	}
@@ -132,6 +168,7 @@ func (h *handover) settle(given *watch.Catalog, sidecar func(string, *watch.Inst
 	}
 	h.said = said + fmt.Sprintf(", or at once by `controlplane accept --revision %s`", revision)
 	h.services = len(put)
+	h.removals = h.held(missing, sidecar, revision, muchOfMesh)
 	// Whole: what descends from the source's catalogs would not descend from this one.
 	all := make(map[string]*watch.Service, given.Len())
 	for s := range given.Services() {
@@ -157,11 +194,33 @@ func (h *handover) settle(given *watch.Catalog, sidecar func(string, *watch.Inst
 	return h.out
 }
 
+// held is what is kept, as people decide on it: all together.
+func (h *handover) held(missing []lack, sidecar func(string, *watch.Instance) watch.Presence, revision string, muchOfMesh bool) []watch.Removal {
+	var all []watch.Removal
+	for _, l := range missing {
+		if len(l.instances) == 0 {
+			continue
+		}
+		r := watch.Removal{
+			ID: revision, Service: l.name, Had: l.had, Since: h.since, Refused: h.refused,
+			Why: "the source that took over does not have them",
+		}
+		for _, i := range l.instances {
+			r.Instances = append(r.Instances, watch.Removed{ID: i.ID, Address: i.Dialed().String(), Sidecar: sidecar(l.name, i)})
+		}
+		if !h.refused && !slices.ContainsFunc(r.Instances, func(i watch.Removed) bool { return i.Sidecar == watch.Connected }) {
+			r.Until = h.end(muchOfMesh)
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
 func (h *handover) end(muchOfMesh bool) time.Time {
 	if muchOfMesh {
 		return h.until
 	}
-	return h.since.Add(reconnectFor)
+	return h.since.Add(h.reconnect)
 }
 
 // much reports whether so many of all are gone that it may be a mistake: all, or two
@@ -175,6 +234,9 @@ type lack struct {
 	name      string
 	had       int
 	instances []*watch.Instance
+	// unread are how many of those are where the source has read nothing yet: that
+	// says nothing of how much is missing.
+	unread int
 }
 
 // lost is an instance of the predecessor.
@@ -184,11 +246,17 @@ type lost struct {
 }
 
 func newHandover(log *slog.Logger, since, until time.Time) *handover {
-	return &handover{log: log, since: since, until: until, left: make(map[lost]struct{})}
+	return &handover{
+		log: log, since: since, until: until, reconnect: reconnectFor,
+		left: make(map[lost]struct{}), leftOut: make(map[lost]struct{}),
+		unread:     func(string, string) bool { return false },
+		unselected: func(string, string, watch.Place) bool { return false },
+		follows:    func(string) bool { return true },
+	}
 }
 
 func (h *handover) lacks(before, now *watch.Service, sidecar func(string, *watch.Instance) watch.Presence) lack {
-	l := lack{name: before.Name, had: len(before.Instances)}
+	l := lack{name: before.Name}
 	there := make(map[watch.Place]struct{})
 	if now != nil {
 		for _, i := range now.Instances {
@@ -196,10 +264,22 @@ func (h *handover) lacks(before, now *watch.Service, sidecar func(string, *watch
 		}
 	}
 	for _, i := range before.Instances {
-		if _, ok := there[i.Dialed()]; ok {
+		if !h.follows(i.Datacenter) {
 			continue
 		}
 		one := lost{before.Name, i.Dialed()}
+		if _, ok := there[one.at]; ok {
+			l.had++
+			delete(h.leftOut, one)
+			continue
+		}
+		if h.unselected(before.Name, i.Datacenter, one.at) {
+			h.leftOut[one] = struct{}{}
+		}
+		if _, ok := h.leftOut[one]; ok {
+			continue
+		}
+		l.had++
 		switch sidecar(before.Name, i) {
 		case watch.Left:
 			h.left[one] = struct{}{}
@@ -208,6 +288,9 @@ func (h *handover) lacks(before, now *watch.Service, sidecar func(string, *watch
 		}
 		if _, ok := h.left[one]; !ok {
 			l.instances = append(l.instances, i)
+			if h.unread(before.Name, i.Datacenter) {
+				l.unread++
+			}
 		}
 	}
 	return l
@@ -258,7 +341,7 @@ func (c *Catalogs) recall(now time.Time) {
 	s := &source{reader: r, ctx: context.Background(), stop: func() {}, target: target{file: r.path}}
 	c.log.Warn("the source of the catalog says nothing: the catalog of the disk is served", "path", r.path,
 		"known", c.kept.Known.UTC().Format(time.RFC3339), "services", c.kept.Catalog.Len())
-	c.active, c.given, c.kept = s, c.kept.Catalog, nil
+	c.active, c.given, c.kept = s, c.kept.Catalog.Select(c.selection), nil
 	c.hand(c.names.Take(c.given, true, now))
 }
 

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -115,6 +116,93 @@ func TestWhatHasLeftIsNotKeptAgain(t *testing.T) {
 	}
 }
 
+// That a source lacks a service which it could not read yet says nothing.
+func TestWhatASourceCouldNotReadIsKept(t *testing.T) {
+	start := time.Now()
+	h := newHandover(slog.New(slog.DiscardHandler), start, start.Add(time.Hour))
+	h.before = wide(2, "a", "b", "c", "d", "e")
+	unread := true
+	h.unread = func(service, _ string) bool { return unread && service == "a" }
+	unseen := func(string, *watch.Instance) watch.Presence { return watch.Unseen }
+	never := func(string) bool { return false }
+	given := h.before.Update(nil, []string{"a"})
+	if n := count(h.settle(given, unseen, never, start.Add(time.Hour))); n != 10 {
+		t.Errorf("%d instances", n)
+	}
+	unread = false // and it has none
+	if n := count(h.settle(given, unseen, never, start.Add(time.Hour))); n != 8 {
+		t.Errorf("%d instances when it has been read", n)
+	}
+}
+
+// What a source has, and the mesh file leaves out, has other tags or another health than
+// before: it is not kept as it was, whatever its sidecar says, nor when it goes then.
+func TestWhatASourceHasAndIsLeftOutIsNotKept(t *testing.T) {
+	start := time.Now()
+	h := newHandover(slog.New(slog.DiscardHandler), start, start.Add(time.Hour))
+	h.before = wide(4, "a", "b")
+	sick := h.before.Service("a").Instances[0]
+	leftOut := true
+	h.unselected = func(service, _ string, at watch.Place) bool {
+		return leftOut && service == "a" && at == sick.Dialed()
+	}
+	connected := func(string, *watch.Instance) watch.Presence { return watch.Connected }
+	never := func(string) bool { return false }
+	given := fewer(h.before, 1)
+	if got := h.settle(given, connected, never, start); got != given {
+		t.Error("what is not passing any more is kept as it was")
+	}
+	leftOut = false // it is deregistered
+	if got := h.settle(given, connected, never, start); got != given {
+		t.Error("it is kept because it went after it was left out")
+	}
+	if got := h.settle(h.before, connected, never, start); got != h.before {
+		t.Error("it is not there though it is back")
+	}
+	if n := count(h.settle(given, connected, never, start)); n != 8 {
+		t.Errorf("%d instances: back, and gone again, it is not missed", n)
+	}
+}
+
+// The same of a datacenter that could not be read yet. What the file does not follow any
+// more, somebody has taken out; and either says nothing of how much is missing elsewhere.
+func TestWhatAnotherDatacenterHasIsJudgedByItself(t *testing.T) {
+	start := time.Now()
+	h := newHandover(slog.New(slog.DiscardHandler), start, start.Add(time.Hour))
+	h.before = wide(4, "a", "b")
+	for s := range h.before.Services() {
+		for n, i := range s.Instances {
+			i.Datacenter = []string{"dc1", "dc1", "dc2", "dc3"}[n]
+		}
+	}
+	unread := "dc2"
+	h.unread = func(_, datacenter string) bool { return datacenter == unread }
+	h.follows = func(datacenter string) bool { return datacenter != "dc3" }
+	unseen := func(string, *watch.Instance) watch.Presence { return watch.Unseen }
+	never := func(string) bool { return false }
+	own := func(n int) *watch.Catalog { // so many of a, and all of b
+		c := watch.NewCatalog()
+		for s := range h.before.Services() {
+			of := &watch.Service{Name: s.Name, Instances: s.Instances[:2]}
+			if s.Name == "a" {
+				of.Instances = s.Instances[:n]
+			}
+			c = c.Update([]*watch.Service{of}, nil)
+		}
+		return c
+	}
+	if n := count(h.settle(own(2), unseen, never, start.Add(time.Minute))); n != 6 {
+		t.Errorf("%d instances, and not those of dc1 and dc2", n)
+	}
+	if n := count(h.settle(own(1), unseen, never, start.Add(time.Minute))); n != 5 {
+		t.Errorf("%d instances: one that went in dc1 is kept because of dc2", n)
+	}
+	unread = "" // and it has none
+	if n := count(h.settle(own(2), unseen, never, start.Add(2*time.Hour))); n != 4 {
+		t.Errorf("%d instances when dc2 has been read", n)
+	}
+}
+
 // What is kept is named, and an operator's word on exactly that takes it out.
 func TestAnOperatorSaysThatWhatIsKeptIsMeant(t *testing.T) {
 	h := newHandover(slog.New(slog.DiscardHandler), time.Now(), time.Now().Add(time.Hour))
@@ -134,6 +222,43 @@ func TestAnOperatorSaysThatWhatIsKeptIsMeant(t *testing.T) {
 	if n := count(h.settle(given, unseen, meant, time.Now())); n != 4 {
 		t.Errorf("%d instances after the word", n)
 	}
+}
+
+// An edit of select that is taken back has everything back, also while the catalog of
+// the disk is served, or what a source that took over lacks is kept.
+func TestAnEditOfSelectIsTakenBack(t *testing.T) {
+	dir := t.TempDir()
+	store := memory.New(dir, "datapunk")
+	t.Run("kept", func(t *testing.T) {
+		run(t, func(ctx context.Context) error { store.Run(ctx); return nil })
+		store.Keep(wide(2, "a", "b"), time.Now())
+	})
+	c := &catalogs{t: t, dir: dir}
+	c.Catalogs = NewCatalogs(slog.New(slog.DiscardHandler), "", NewRevisions("").Meant, func(cat *watch.Catalog) {
+		c.mu.Lock()
+		c.got = append(c.got, cat)
+		c.mu.Unlock()
+	})
+	c.lookupEnv = func(string) (string, bool) { return "", false }
+	c.Remember(memory.New(dir, "datapunk"), time.Hour)
+	selecting := func(what string) {
+		c.follow(mesh(t, "mesh: {name: datapunk, discovery: {consul: {host: 127.0.0.1, port: 1"+what+"}}}"))
+	}
+	selecting("")
+	c.Catalogs.mu.Lock()
+	c.recall(time.Now())
+	c.Catalogs.mu.Unlock()
+	c.becomes("a", "b")
+	selecting(`, select: {exclude: ["b"]}`)
+	c.becomes("a")
+	selecting("")
+	c.becomes("a", "b")
+
+	selecting(`, select: {exclude: ["b"]}`)
+	c.take(c.next, watch.NewCatalog()) // a Consul that is empty
+	c.becomes("a")
+	selecting("")
+	c.becomes("a", "b")
 }
 
 // A control plane that starts while its source says nothing serves what the disk has,

@@ -18,11 +18,12 @@ func newIssuer(m *sds.Manager) xds.Issuer { return issuer{m} }
 
 type issuer struct{ manager *sds.Manager }
 
-func (i issuer) Lease(service, _ string, changed func()) (xds.Lease, error) {
+func (i issuer) Lease(service, node string, changed func()) (xds.Lease, error) {
 	l, err := i.manager.Lease(service, changed)
 	if err != nil {
 		return nil, err
 	}
+	l.HeldBy(node)
 	return lease{l}, nil
 }
 

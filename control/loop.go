@@ -21,7 +21,10 @@ type Loop struct {
 	translate func(last *translate.Snapshot, in translate.Input) *translate.Snapshot
 	publish   func(*translate.Snapshot)
 	stages    stages       // only Run uses it
-	converge  *convergence // nil: nobody asks
+	budget    budget       // likewise
+	shared    func() bool  // whether it is known what the replicas share; nil: there is one replica
+	ofCatalog *convergence // nil: nobody asks
+	ofMesh    *convergence // likewise
 	said      time.Time    // when the log last had a panic; likewise
 
 	wake  chan struct{}
@@ -29,7 +32,9 @@ type Loop struct {
 
 	mu      sync.Mutex
 	pending translate.Input
-	fresh   bool // something in pending was not taken yet
+	fresh   bool      // something in pending was not taken yet
+	edited  time.Time // from when on the mesh in pending is to be in force; zero: that is not known
+	waiting time.Time // since when something in pending was not taken
 	status  Status
 }
 
@@ -42,6 +47,9 @@ type Status struct {
 	BuildTime time.Duration // of all builds together
 	Panics    uint64
 	Failure   *Failure // why the newest input is not in force; nil: it is
+	Excess    *Excess  // why not all of the newest input is in force, though it could be made; nil: it is
+	// Behind is since when there is an input that is not in force; zero: all is.
+	Behind time.Time
 }
 
 // NewLoop returns a loop that calls publish with each new snapshot. The channel of
@@ -52,16 +60,35 @@ func NewLoop(log *slog.Logger, publish func(*translate.Snapshot), acked func(con
 		translate: translate.Translate,
 		publish:   publish,
 		stages:    stages{log: log, acked: acked},
+		budget:    budget{meant: never, take: never},
 		wake:      make(chan struct{}, 1),
 		turns:     make(chan struct{}),
 		pending:   translate.Input{Fleet: resource.NewFleet()},
 	}
 }
 
-// ObserveConvergence has it measured how long a change of the catalog takes until
-// the last proxy has acknowledged it. It is called before [Loop.Run].
-func (l *Loop) ObserveConvergence(observe func(time.Duration)) {
-	l.converge = &convergence{acked: l.stages.acked, observe: observe}
+// ObserveConvergence has it measured how long changes of the catalog and edits of the
+// mesh file take until the last proxy that they concern has acknowledged them. The
+// channel of acked is closed when those have that the last snapshot concerns; nil: it
+// concerns none. It is called before [Loop.Run].
+func (l *Loop) ObserveConvergence(acked func(context.Context) <-chan struct{}, ofCatalog, ofMesh func(time.Duration)) {
+	l.ofCatalog = &convergence{acked: acked, observe: ofCatalog, every: convergenceEvery}
+	l.ofMesh = &convergence{acked: acked, observe: ofMesh}
+}
+
+// share has the stages of mTLS be those that the replicas agree on, and no snapshot be
+// made before they and what else the replicas share are known. It is called before
+// [Loop.Run].
+func (l *Loop) share(s *sharedStages, known func() bool) {
+	l.stages.shared, l.shared = s, func() bool { return s.ready() && known() }
+}
+
+func never(string) bool { return false }
+
+// askGrowth has it asked whether somebody has said that growth is meant which is held, and
+// the word taken. It is called before [Loop.Run].
+func (l *Loop) askGrowth(meant, take func(id string) bool) {
+	l.budget.meant, l.budget.take = meant, take
 }
 
 // SetCatalog gives the loop a newer catalog.
@@ -70,7 +97,12 @@ func (l *Loop) SetCatalog(c *watch.Catalog) {
 }
 
 // SetMesh gives the loop a newer mesh file.
-func (l *Loop) SetMesh(m *policy.Mesh) { l.set(func(in *translate.Input) { in.Mesh = m }) }
+func (l *Loop) SetMesh(m *policy.Mesh) { l.SetEdit(m, time.Time{}) }
+
+// SetEdit is SetMesh with the time from which on the file is to be in force.
+func (l *Loop) SetEdit(m *policy.Mesh, since time.Time) {
+	l.set(func(in *translate.Input) { in.Mesh, l.edited = m, since })
+}
 
 // SetFleet gives the loop the profiles of the proxies that are connected now.
 func (l *Loop) SetFleet(f *resource.Fleet) { l.set(func(in *translate.Input) { in.Fleet = f }) }
@@ -81,8 +113,15 @@ func (l *Loop) SetRoots(pem []byte) { l.set(func(in *translate.Input) { in.Roots
 func (l *Loop) set(change func(*translate.Input)) {
 	l.mu.Lock()
 	change(&l.pending)
-	l.fresh = true
+	if l.fresh = true; l.waiting.IsZero() {
+		l.waiting = time.Now()
+	}
 	l.mu.Unlock()
+	l.look()
+}
+
+// look has the loop look whether there is something to do.
+func (l *Loop) look() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -93,7 +132,11 @@ func (l *Loop) set(change func(*translate.Input)) {
 func (l *Loop) Status() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.status
+	s := l.status
+	if s.Behind.IsZero() {
+		s.Behind = l.waiting
+	}
+	return s
 }
 
 // Turns returns nil once the loop has come to look for something to do, or the
@@ -116,6 +159,7 @@ const publishAgain = time.Second
 func (l *Loop) Run(ctx context.Context) error {
 	var last *translate.Snapshot
 	for {
+		again := false // the input that there was is to be tried again
 		select {
 		case <-ctx.Done():
 			return nil
@@ -124,17 +168,19 @@ func (l *Loop) Run(ctx context.Context) error {
 		case <-l.wake:
 		case ok := <-l.stages.over:
 			l.stages.ended(ok)
+		case <-l.budget.timer:
+			again = l.budget.dueAgain()
 		}
-		in, fresh, ready := l.take()
+		in, edited, fresh, ready := l.take()
 		if !ready {
 			continue
 		}
 		start := time.Now()
-		if !l.stages.advance(ctx, in.Mesh.MTLS.Enabled) && !fresh {
+		if !l.stages.advance(ctx, in.Mesh.MTLS.Enabled) && !fresh && !again {
 			continue
 		}
 		in.Stage = l.stages.stage()
-		next, _ := l.translated(last, in)
+		next, failure := l.within(last, in)
 		if next == nil {
 			continue
 		}
@@ -145,13 +191,20 @@ func (l *Loop) Run(ctx context.Context) error {
 			continue
 		}
 		if last == nil || last.Input.Catalog != next.Input.Catalog {
-			l.converge.published(ctx, next.Input.Catalog.Learned())
+			l.ofCatalog.published(ctx, next.Input.Catalog.Learned())
 		}
+		if last != nil && last.Input.Mesh != next.Input.Mesh {
+			l.ofMesh.published(ctx, edited)
+		}
+		l.budget.published(last, next, time.Now())
 		last = next
 		l.stages.published(next.Input.Stage)
 
 		l.mu.Lock()
 		l.status.Mesh, l.status.Snapshot, l.status.Published = next.Input.Mesh, next, time.Now()
+		if failure == nil && l.status.Excess == nil {
+			l.status.Behind = time.Time{}
+		}
 		l.status.Builds++
 		l.status.BuildTime += took
 		l.mu.Unlock()
@@ -159,13 +212,20 @@ func (l *Loop) Run(ctx context.Context) error {
 }
 
 // take returns the newest input; it is not fresh if all of it was taken before,
-// by a wake that came earlier, and not ready if a part was never given.
-func (l *Loop) take() (in translate.Input, fresh, ready bool) {
+// by a wake that came earlier, and not ready if a part was never given. Edited is from
+// when on its mesh file is to be in force.
+func (l *Loop) take() (in translate.Input, edited time.Time, fresh, ready bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	fresh, l.fresh = l.fresh, false
 	in = l.pending
-	return in, fresh, in.Mesh != nil && in.Catalog != nil
+	if ready = in.Mesh != nil && in.Catalog != nil && (l.shared == nil || l.shared()); ready {
+		if l.status.Behind.IsZero() {
+			l.status.Behind = l.waiting
+		}
+		l.waiting = time.Time{}
+	}
+	return in, l.edited, fresh, ready
 }
 
 // report logs what people should know of a snapshot, when it is news.

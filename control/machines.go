@@ -16,6 +16,7 @@ import (
 
 	"datapunk.dev/controlplane/bootstrap"
 	"datapunk.dev/controlplane/listen"
+	"datapunk.dev/controlplane/register"
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/sds/join"
 	"datapunk.dev/controlplane/sds/token"
@@ -33,6 +34,7 @@ type machines struct {
 	// Joins that fail, by host, and other calls, by node.
 	failures *rates
 	calls    *rates
+	reports  *rates // of the health of applications, by node
 }
 
 // prover finds out what a credential proves.
@@ -43,7 +45,7 @@ type prover interface {
 }
 
 func newMachines(p *Plane, provers map[api.Kind]prover) *machines {
-	return &machines{plane: p, provers: provers, failures: newRates(20, 10*time.Second), calls: newRates(20, time.Second)}
+	return &machines{plane: p, provers: provers, failures: newRates(20, 10*time.Second), calls: newRates(20, time.Second), reports: newRates(10, time.Second/2)}
 }
 
 // errJoin is all that a client is told whose credential proves nothing.
@@ -113,8 +115,8 @@ func (m *machines) join(ctx context.Context, r *api.JoinRequest, host string) (*
 	return &api.Joined{Service: proof.Service, Node: proof.Node, Token: next}, nil
 }
 
-// caller is who makes a call with a node's token.
-func (m *machines) caller(ctx context.Context) (token.Claims, error) {
+// caller is who makes a call with a node's token, of which the node may make so many.
+func (m *machines) caller(ctx context.Context, calls *rates) (token.Claims, error) {
 	raw, err := token.FromContext(ctx)
 	if err != nil {
 		return token.Claims{}, status.Error(codes.Unauthenticated, err.Error())
@@ -123,15 +125,15 @@ func (m *machines) caller(ctx context.Context) (token.Claims, error) {
 	if err != nil {
 		return c, status.Error(codes.Unauthenticated, "the token is not valid")
 	}
-	if !m.calls.allow(c.Node, time.Now()) {
-		return c, status.Error(codes.ResourceExhausted, "too many calls for this node: one a second")
+	if !calls.allow(c.Node, time.Now()) {
+		return c, status.Errorf(codes.ResourceExhausted, "too many calls for this node: one each %s", calls.every)
 	}
 	return c, nil
 }
 
 // Bootstrap implements [api.Server].
 func (m *machines) Bootstrap(ctx context.Context, r *api.BootstrapRequest) (*api.Bootstrap, error) {
-	c, err := m.caller(ctx)
+	c, err := m.caller(ctx, m.calls)
 	if err != nil {
 		return nil, err
 	}
@@ -182,10 +184,24 @@ func (m *machines) Return(ctx context.Context, r *api.Place) (*api.Returned, err
 	return &api.Returned{}, nil
 }
 
+// Health implements [api.Server].
+func (m *machines) Health(ctx context.Context, r *api.HealthReport) (*api.AppCheck, error) {
+	c, err := m.caller(ctx, m.reports)
+	if err != nil {
+		return nil, err
+	}
+	switch register.Health(r.Health) {
+	case "", register.Passing, register.Warning, register.Critical:
+	default:
+		return nil, status.Errorf(codes.InvalidArgument, "%q is no health: passing, warning or critical", r.Health)
+	}
+	return m.plane.sidecarReported(c.Service, c.Node, r), nil
+}
+
 // place is where the calling node says that it is. A node speaks for itself: its
 // stream says the same, or, if that is at another control plane, it calls from there.
 func (m *machines) place(ctx context.Context, r *api.Place) (c token.Claims, at netip.AddrPort, err error) {
-	if c, err = m.caller(ctx); err != nil {
+	if c, err = m.caller(ctx, m.calls); err != nil {
 		return c, at, err
 	}
 	ip, err := netip.ParseAddr(r.Address)

@@ -2,31 +2,42 @@ package control
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 	"time"
 
+	"datapunk.dev/controlplane/admin/api"
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/sds"
+	"datapunk.dev/controlplane/watch"
+	"datapunk.dev/controlplane/watch/memory"
 )
 
-// firstMesh returns the mesh file to start with: that on disk, or the last one
-// that was in force, where the one on disk is bad, or is an edit that would
-// have to wait if it came while the control plane runs. The watcher then finds
-// it, and judges it again.
+// firstMesh returns the mesh file to start with: the one that is pinned, or
+// that of firstOfFile.
 func (p *Plane) firstMesh() (*policy.Mesh, error) {
-	disk, err := policy.Load(p.Files, p.MeshOptions)
-	last, path, unusable := p.revisions.Last(p.MeshOptions)
-	for _, why := range unusable {
-		p.Log.Error("a kept mesh file is not used", "err", why)
+	if m := p.firstPinned(); m != nil {
+		return m, nil
 	}
+	return p.firstOfFile()
+}
+
+// firstOfFile returns the mesh file to start with where none is pinned: that on
+// disk, or the last one that was in force, where the one on disk is bad, or is
+// an edit that would have to wait if it came while the control plane runs. The
+// watcher then finds it, and judges it again.
+func (p *Plane) firstOfFile() (*policy.Mesh, error) {
+	disk, err := policy.Load(p.Files, p.MeshOptions)
+	last, path := p.last()
 	if last == nil {
 		return disk, err
 	}
 	if err == nil {
-		err = accept(disk, last.MTLS.TrustDomain, p.Plaintext)
+		err = p.acceptFirst(disk, last)
 	}
 	if err == nil {
-		h := policy.Judge(last, disk)
+		h := policy.Judge(last, disk, p.deselectsOfKept(last, disk)...)
 		if h == nil {
 			return disk, nil
 		}
@@ -47,19 +58,73 @@ func (p *Plane) firstMesh() (*policy.Mesh, error) {
 	return last, nil
 }
 
+// deselectsOfKept is deselects before there is a catalog: by the one of the disk.
+func (p *Plane) deselectsOfKept(last, next *policy.Mesh) []string {
+	if p.Plaintext || targetOf(p.Catalog, next).file != "" || watch.Selection(last.Discovery.Consul.Select).Equal(watch.Selection(next.Discovery.Consul.Select)) {
+		return nil
+	}
+	kept, err := memory.New(p.DataDir, next.Name).Load()
+	if err != nil {
+		p.Log.Error(err.Error()) // it is set aside: [Catalogs.Remember] finds nothing
+	}
+	if kept == nil {
+		return nil
+	}
+	return deselected(last, next, kept.Catalog)
+}
+
+// last returns the last mesh file that was in force and where it is kept; nil: none is.
+func (p *Plane) last() (m *policy.Mesh, path string) {
+	m, path, unusable := p.revisions.Last(p.MeshOptions)
+	for _, why := range unusable {
+		p.Log.Error("a kept mesh file is not used", "err", why)
+	}
+	return m, path
+}
+
+// acceptFirst is [Plane.accept] before the data directory is open, by the last mesh file
+// that was in force.
+func (p *Plane) acceptFirst(m, last *policy.Mesh) error {
+	if err := accept(m, last.MTLS.TrustDomain, p.Plaintext); err != nil || p.Plaintext {
+		return err
+	}
+	if m.MTLS.CA != last.MTLS.CA {
+		if err := sds.CheckFiles(p.DataDir, filesOf(m.MTLS.CA)); err != nil {
+			return fmt.Errorf("%s: security.mtls.ca: %w", m.Source("security.mtls.ca"), err)
+		}
+	}
+	roots, err := sds.ReadRoots(p.DataDir)
+	if err != nil {
+		return err
+	}
+	return acceptRoot(m, roots)
+}
+
 // followFirst tells the rooms of the mesh file to start with, and returns it,
-// or the last one that was in force where this process cannot go on with that
-// one: a certificate for Consul is not there, say.
+// or another one where this process cannot go on with that one, for a
+// certificate for Consul is not there, say: that of firstOfFile if it was
+// pinned, the last one that was in force if it was not.
 func (p *Plane) followFirst(mesh *policy.Mesh) (*policy.Mesh, error) {
-	err := p.follow(mesh)
+	err := p.accept(mesh)
 	if err == nil {
-		if p.keptAt == "" {
+		err = p.follow(mesh)
+	}
+	if is := p.pinIs(); err != nil && is != nil {
+		p.failPin(is, err)
+		if mesh, err = p.firstOfFile(); err != nil {
+			return nil, err
+		}
+		p.mesh.Store(mesh)
+		return p.followFirst(mesh)
+	}
+	if err == nil {
+		if p.keptAt == "" && p.pinIs() == nil {
 			p.keep(mesh)
 		}
 		return mesh, nil
 	}
 	last, path, _ := p.revisions.Last(p.MeshOptions)
-	if p.keptAt != "" || last == nil || last.Revision == mesh.Revision || accept(last, p.trustDomain(), p.Plaintext) != nil {
+	if p.keptAt != "" || last == nil || last.Revision == mesh.Revision || p.accept(last) != nil {
 		return nil, err
 	}
 	p.Log.Error("starting with the last mesh file that was in force: that on disk is bad", "kept", path, "revision", last.Revision, "err", err)
@@ -104,17 +169,28 @@ func (p *Plane) wait(h *policy.Hold) {
 		p.Log.Info("the mesh file that waited is gone: the files are as they are in force", "serving_revision", serving)
 	case before != nil && before != h && before.String() == h.String():
 	default:
+		p.journal.Add(api.Event{Kind: api.MeshHeld, Revision: h.Revision, Message: shorten(h.String())})
 		p.Log.Warn("the mesh file waits: "+h.String(), "revision", h.Revision, "serving_revision", serving, "until", h.Ends())
 	}
 }
 
-// tookEffect is called when a mesh file has come into force.
+// tookEffect is called when the newest mesh file has come into force.
 func (p *Plane) tookEffect(m *policy.Mesh) {
 	p.mu.Lock()
 	held := p.hold
 	p.hold, p.rejected, p.keptAt = nil, nil, ""
+	p.mu.Unlock()
+	p.cameIntoForce(m, held)
+}
+
+// cameIntoForce is called when a mesh file has come into force. held is what the newest
+// one waited for.
+func (p *Plane) cameIntoForce(m *policy.Mesh, held *policy.Hold) {
+	p.mu.Lock()
+	p.inForce = time.Now()
 	p.reloads++
 	p.mu.Unlock()
+	p.journal.Add(api.Event{Kind: api.MeshInForce, Revision: m.Revision, Message: "the mesh file changed"})
 	if held != nil && held.Revision == m.Revision {
 		p.Log.Warn("the mesh file that waited is in force: "+held.String(), "revision", m.Revision, "meant", p.revisions.Meant(m.Revision))
 	} else {

@@ -6,10 +6,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"datapunk.dev/controlplane/admin/api"
+	"datapunk.dev/controlplane/journal"
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/sds/token"
-	"datapunk.dev/controlplane/sidecar/api"
+	sidecarapi "datapunk.dev/controlplane/sidecar/api"
 	"datapunk.dev/controlplane/xds"
 )
 
@@ -24,27 +26,44 @@ type Plane struct {
 	registrations *Registrations // between catalogs and leaving
 	leaving       *leaving       // between registrations and loop
 	xds           *xds.Server
+	replicas      *Replicas  // nil: this one is alone
+	pins          *sharedPin // nil: this one is alone
+	agreement     *agreement // with the other replicas
+	fleet         fleetView
+	started       time.Time
+	draining      atomic.Bool
 	svids         *sds.Manager     // nil with plaintext xDS
+	roots         *rootRotation    // nil with plaintext xDS
 	tokens        *token.Authority // nil with plaintext xDS
-	provers       map[api.Kind]prover
+	authority     policy.CA        // that was opened
+	provers       map[sidecarapi.Kind]prover
 
 	mesh   atomic.Pointer[policy.Mesh] // in force
 	warned map[warning]bool            // of the file in force, so that the log has each once; only follow uses it
 
 	revisions *Revisions // the mesh files that were in force
+	refusals  *refusals  // what proxies refused; nil with plaintext xDS
 
 	joined, joinsRefused atomic.Uint64 // machines
 
+	journal *journal.Journal
+	edits   sync.Mutex // one mesh file comes into force at a time; taken before mu
+
 	mu           sync.Mutex
-	rejected     error // why the newest mesh file is not in force; nil: it is
+	pin          *pin       // nil: what is in force is the mesh file, or pinFailed holds it
+	pinFailed    *failedPin // what is pinned and is not in force; nil: nothing
+	rejected     error      // why the newest mesh file is not in force; nil: it is
 	rejectedAt   time.Time
 	hold         *policy.Hold // what the newest mesh file waits for; nil: it does not
 	keptAt       string       // where the mesh file in force is kept, if it is not that on disk
 	keepErr      error        // why the mesh file in force is not kept
 	keepErrors   uint64
+	inForce      time.Time // since when the mesh file in force is
 	reloads      uint64
 	reloadErrors uint64
 	unauthorized uint64
+
+	removalsAccepted, removalsRefused uint64 // by people
 }
 
 // warning is one of a mesh file, wherever its line is.
@@ -60,16 +79,44 @@ func (p *Plane) trustDomain() string {
 	return p.svids.TrustDomain().Name()
 }
 
+// accept says whether this process can go on with a mesh file.
+func (p *Plane) accept(m *policy.Mesh) error {
+	if err := accept(m, p.trustDomain(), p.Plaintext); err != nil {
+		return err
+	}
+	if p.svids == nil {
+		return nil
+	}
+	if err := acceptCA(m, p.authority); err != nil {
+		return err
+	}
+	return acceptRoot(m, p.svids.Roots())
+}
+
 // adopt puts a mesh file that changed into force, unless the running process
-// cannot go on with it. Then all stays as it is.
-func (p *Plane) adopt(m *policy.Mesh) error {
-	if err := p.follow(m); err != nil {
+// cannot go on with it. Then all stays as it is. Since is from when on it is to be.
+func (p *Plane) adopt(m *policy.Mesh, since time.Time) error {
+	p.edits.Lock()
+	defer p.edits.Unlock()
+	if p.behind(m) {
+		return nil
+	}
+	if err := p.put(m, since); err != nil {
 		p.reject(err)
 		return err
 	}
-	last := p.mesh.Swap(m)
-	p.loop.SetMesh(m)
 	p.tookEffect(m)
+	return nil
+}
+
+// put has a mesh file served from a time on, whole or not at all. The caller holds edits.
+func (p *Plane) put(m *policy.Mesh, since time.Time) error {
+	if err := p.follow(m); err != nil {
+		return err
+	}
+	last := p.mesh.Swap(m)
+	p.loop.SetEdit(m, since)
+	p.xds.ChecksChanged()
 	if text := caution(last, m); text != "" {
 		p.Log.Warn(text)
 	}
@@ -84,6 +131,11 @@ func (p *Plane) follow(m *policy.Mesh) error {
 	}
 	if err := p.registrations.Follow(m); err != nil {
 		return err
+	}
+	if p.replicas != nil {
+		if err := p.replicas.Follow(m); err != nil {
+			return err
+		}
 	}
 	if p.svids != nil {
 		// policy has checked them
@@ -111,6 +163,7 @@ func (p *Plane) reject(err error) {
 	p.reloadErrors++
 	p.mu.Unlock()
 	revision := p.mesh.Load().Revision
+	p.journal.Add(api.Event{Kind: api.MeshRefused, Message: shorten(err.Error()), Source: firstSource(err)})
 	var problems policy.Problems
 	if errors.As(err, &problems) {
 		for _, problem := range problems {
@@ -124,6 +177,15 @@ func (p *Plane) reject(err error) {
 		attrs = append(attrs, "stack", stack)
 	}
 	p.Log.Error("mesh file refused: the last good one stays", attrs...)
+}
+
+// firstSource is the place of the first thing that is wrong with a mesh file.
+func firstSource(err error) string {
+	var problems policy.Problems
+	if errors.As(err, &problems) && len(problems) > 0 {
+		return problems[0].Source.String()
+	}
+	return ""
 }
 
 // refused counts a client without a valid token. An Envoy tries again every few

@@ -16,7 +16,6 @@ import (
 	"sync"
 	"time"
 
-	"datapunk.dev/controlplane/consul"
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/register"
 	"datapunk.dev/controlplane/resource"
@@ -49,12 +48,9 @@ type Registrations struct {
 // registration is a registrar for one target.
 type registration struct {
 	*register.Registrar
+	work   *worker
 	target target
 	mesh   string // its name: the entries bear it
-	ctx    context.Context
-	stop   context.CancelFunc
-	done   chan struct{} // it has ended; nil: it did not begin
-	client *consul.Client
 }
 
 // NewRegistrations returns one that adds what is registered beside a file to merged.
@@ -149,7 +145,7 @@ func registrable(p xds.Presence, m *policy.Mesh) (register.Proxy, string) {
 	return register.Proxy{
 		Node: p.Node, Service: m.Service(p.Profile.Service).ConsulService, Address: address.WithZone("").Unmap(),
 		Port: p.Profile.AppPort, MeshPort: p.Profile.MeshPort, Version: p.Version, Zone: p.Profile.Zone,
-		Tags: p.Tags, Meta: p.Meta, Since: p.Since,
+		Tags: p.Tags, Meta: p.Meta, Since: p.Since, Checked: checked(p.Checks, m.Service(p.Profile.Service).AppCheck),
 	}, ""
 }
 
@@ -178,17 +174,21 @@ func (r *Registrations) Follow(m *policy.Mesh) error {
 		r.current.SetTimes(times)
 	default:
 		next := &registration{target: t, mesh: m.Name}
+		disconnect := func() {}
 		if t.file == "" {
 			client, err := t.consul.client(r.lookupEnv, consulConnections)
 			if err != nil {
 				return err
 			}
-			next.client = client
+			disconnect = client.Close
 			next.Registrar = register.NewConsul(client, m.Name, r.replica, times, r.log)
 		} else {
 			next.Registrar = register.NewLocal(r.merged, r.replica, times, r.log)
 		}
-		next.ctx, next.stop = context.WithCancel(context.Background())
+		next.work = newWorker(func(ctx context.Context) { next.Run(ctx) }, func() {
+			next.Release(context.Background())
+			disconnect()
+		})
 		r.endLocked()
 		r.merged.Enable(t.file != "")
 		r.current = next
@@ -208,19 +208,7 @@ func (r *Registrations) Follow(m *policy.Mesh) error {
 func (r *Registrations) endLocked() {
 	if old := r.current; old != nil {
 		r.current = nil
-		old.stop()
-		if old.done != nil {
-			go old.end()
-		}
-	}
-}
-
-// end gives up what an ended registrar has in Consul.
-func (g *registration) end() {
-	<-g.done
-	g.Release(context.Background())
-	if g.client != nil {
-		g.client.Close()
+		old.work.end()
 	}
 }
 
@@ -240,13 +228,8 @@ func (r *Registrations) Run(ctx context.Context) {
 		case <-r.started:
 		}
 		r.mu.Lock()
-		if next := r.current; next != nil && next.done == nil {
-			next.done = make(chan struct{})
-			running.Go(func() {
-				defer context.AfterFunc(ctx, next.stop)()
-				defer close(next.done)
-				next.Run(next.ctx)
-			})
+		if r.current != nil {
+			r.current.work.begin(ctx, &running)
 		}
 		r.mu.Unlock()
 	}
@@ -277,7 +260,8 @@ func (r *Registrations) keepOwn() {
 	for _, s := range r.mesh.Discovery.Consul.Register.Services {
 		i := register.Instance{ID: s.ID, Service: s.Name, Address: s.Address, Port: s.Port, Tags: s.Tags, Meta: s.Meta, Health: register.Passing}
 		if c := s.Check; c != nil {
-			i.Check = &register.Check{HTTP: c.HTTP, TCP: c.TCP, Interval: c.Interval, Timeout: c.Timeout}
+			i.ByAgent = c.By == "agent"
+			i.Check = &register.Check{HTTP: c.HTTP, TCP: c.TCP, GRPC: c.GRPC, Interval: c.Interval, Timeout: c.Timeout}
 		}
 		shared = append(shared, i)
 	}
@@ -313,7 +297,7 @@ func (r *Registrations) Release() {
 	current := r.current
 	r.current = nil
 	r.mu.Unlock()
-	if current != nil && current.done != nil {
-		current.end()
+	if current != nil {
+		current.work.finish()
 	}
 }

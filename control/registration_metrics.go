@@ -12,6 +12,8 @@ import (
 var (
 	descRegistrations = prometheus.NewDesc("controlplane_registrations",
 		"Instances that this replica registers, or looks after, by state.", []string{"state"}, nil)
+	descApplications = prometheus.NewDesc("controlplane_registered_applications",
+		"Applications that are checked, of the proxies that this replica registers, by health.", []string{"health"}, nil)
 	descRegistrationReady = prometheus.NewDesc("controlplane_registration_ready",
 		"1 while this replica can write registrations and compare them; else what is in the catalog stays.", nil, nil)
 	descRegistrationSweeper = prometheus.NewDesc("controlplane_registration_sweeper",
@@ -33,6 +35,9 @@ func (r *Registrations) collect(gauge, counter func(*prometheus.Desc, float64, .
 	}
 	for _, state := range register.States {
 		gauge(descRegistrations, float64(s.States[state]), string(state))
+	}
+	for _, health := range []register.Health{register.Passing, register.Warning, register.Critical} {
+		gauge(descApplications, float64(s.Applications[health]), string(health))
 	}
 	gauge(descRegistrationReady, number(len(s.Trouble) == 0))
 	gauge(descRegistrationSweeper, number(s.Sweeper))

@@ -36,6 +36,8 @@ const (
 //
 //	mesh/000012-1a2b3c4d5e6f/   one revision: the files as they were, not what
 //	                            their variables came to, and manifest.json
+//	pinned/000001-…/            one that another replica had pinned for all, and
+//	                            that was not in force here before
 //	mesh/corrupt-000011-…/      one that is not what was kept: for people
 //	meant/1a2b3c4d5e6f          an edit that is taken at once when it comes
 //
@@ -86,44 +88,56 @@ func (r *Revisions) keep(m *policy.Mesh, environment string) error {
 	if err != nil {
 		return err
 	}
-	next := 1
 	if len(names) > 0 {
 		newest, err := readManifest(filepath.Join(dir, names[0]))
 		if err == nil && newest.Revision == m.Revision && newest.Environment == environment {
 			return nil
 		}
+	}
+	if _, err := r.keepFiles(dir, m.Revision, environment, m.Files); err != nil {
+		return err
+	}
+	return prune(dir)
+}
+
+// keepFiles puts a revision into a directory as its newest, and returns its name there.
+func (r *Revisions) keepFiles(dir, revision, environment string, files []policy.File) (name string, err error) {
+	names, err := kept(dir)
+	if err != nil {
+		return "", err
+	}
+	next := 1
+	if len(names) > 0 {
 		next = sequence(names[0]) + 1
 	}
 	tmp, err := os.MkdirTemp(dir, newPrefix)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer os.RemoveAll(tmp) //nolint:errcheck // it is renamed if all went well; what is left is removed next time
-	man := manifest{Format: manifestFormat, Revision: m.Revision, Environment: environment, Kept: time.Now().UTC()}
-	for i, f := range m.Files {
+	man := manifest{Format: manifestFormat, Revision: revision, Environment: environment, Kept: time.Now().UTC()}
+	for i, f := range files {
 		entry := manifestFileEntry{Name: f.Name, File: strconv.Itoa(i) + "-" + filepath.Base(f.Name), SHA256: checksum(f.Data)}
 		if err := writeSynced(filepath.Join(tmp, entry.File), f.Data); err != nil {
-			return err
+			return "", err
 		}
 		man.Files = append(man.Files, entry)
 	}
 	text, err := json.MarshalIndent(man, "", "  ")
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := writeSynced(filepath.Join(tmp, manifestFile), append(text, '\n')); err != nil {
-		return err
+		return "", err
 	}
 	if err := syncDir(tmp); err != nil {
-		return err
+		return "", err
 	}
-	if err := os.Rename(tmp, filepath.Join(dir, fmt.Sprintf("%06d-%s", next, m.Revision))); err != nil {
-		return err
+	name = fmt.Sprintf("%06d-%s", next, revision)
+	if err := os.Rename(tmp, filepath.Join(dir, name)); err != nil {
+		return "", err
 	}
-	if err := syncDir(dir); err != nil {
-		return err
-	}
-	return prune(dir)
+	return name, syncDir(dir)
 }
 
 // Last returns the newest kept mesh that can be used, and where it is kept. It

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"datapunk.dev/controlplane/watch/memory"
@@ -13,8 +14,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
+	"datapunk.dev/controlplane/journal"
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/register"
+	"datapunk.dev/controlplane/replica"
 	"datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/sds/identity"
 	"datapunk.dev/controlplane/sds/join"
@@ -41,8 +44,10 @@ type Options struct {
 	ServerNames   []string           // by which clients without an Envoy dial the xDS port
 	Quorum        int                // see [xds.Options]
 	Streams       int                // how many xDS streams there may be
+	ConnectionAge time.Duration      // at which proxies look for a replica again; 0: never
 	ExpectRoot    *identity.RootHash // nil: any, and a new one where there is none
 	MaxCatalogAge time.Duration      // of a catalog of the disk
+	Leader        Leadership         // empty: LeaderSelf
 	Joins         Joins              // what machines may join by, beside join tokens
 }
 
@@ -56,7 +61,7 @@ type Joins struct {
 // rooms. Nothing runs yet. It waits for a data directory that another process
 // has locked, until ctx ends.
 func New(ctx context.Context, o Options) (*Plane, error) {
-	p := &Plane{Options: o, revisions: NewRevisions("")} // plaintext xDS has no data directory
+	p := &Plane{Options: o, revisions: NewRevisions(""), agreement: newAgreement(), journal: journal.New(), started: time.Now().UTC().Truncate(time.Second)} // plaintext xDS has no data directory
 	if !o.Plaintext {
 		if err := sds.CheckDir(o.DataDir); err != nil {
 			return nil, err
@@ -71,29 +76,63 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 	if err := p.openIdentity(ctx, mesh); err != nil {
 		return nil, err
 	}
-	if err := accept(mesh, p.trustDomain(), p.Plaintext); err != nil {
+	if err := p.accept(mesh); err != nil {
 		return nil, err
 	}
 	p.loop = NewLoop(p.Log, p.publish, func(ctx context.Context) <-chan struct{} { return p.xds.Acked(ctx, nil) })
+	p.loop.askGrowth(p.revisions.Meant, p.takeWord)
 	p.leaving = newLeaving(p.Log, p.loop.SetCatalog)
 	merged := register.NewMerged(p.leaving.SetCatalog)
 	p.registrations = NewRegistrations(p.Log, p.Catalog, merged, p.XDSAddress, func() bool { return p.Readiness().Ready })
-	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.catalogIsMeant, p.registrations.SetCatalog)
+	if o.Leader == LeaderConsul {
+		p.replicas = newReplicas(p.Log, p.Catalog, p.registrations.replica, p.member, p.seeReplicas, p.loop.look)
+		var prover pinProver
+		if p.tokens != nil {
+			prover = p.tokens
+		}
+		p.pins = newSharedPin(p.replicas, prover, p.loop.look)
+		p.loop.share(p.replicas.stages, p.pins.ready)
+	}
+	p.catalogs = NewCatalogs(p.Log, p.Catalog, p.takeWord, p.registrations.SetCatalog)
 	if !p.Plaintext {
 		p.catalogs.Remember(memory.New(p.DataDir, mesh.Name), p.MaxCatalogAge)
 	}
 	p.observe()
 	xdsOptions := xds.Options{
-		Logger: p.ClientLog, Metrics: p.Metrics, OnFleet: p.loop.SetFleet, OnInbound: p.catalogs.SidecarsMoved, OnPresence: p.registrations.Present, Locate: p.locate, Quorum: p.Quorum,
-		Limits: xds.Limits{Streams: p.Streams},
+		Logger: p.ClientLog, Metrics: p.Metrics, OnFleet: p.loop.SetFleet, OnInbound: p.catalogs.SidecarsMoved, OnPresence: p.present, OnNack: p.rejectedBy, Locate: p.locate, Quorum: p.Quorum,
+		Limits: xds.Limits{Streams: p.Streams, ConnectionAge: p.ConnectionAge, CPU: usedCPU},
+		Checks: xds.Checks{Specifier: p.appCheck, Reported: p.envoyReported},
 	}
 	if p.svids != nil {
 		xdsOptions.Issuer = newIssuer(p.svids)
 		xdsOptions.Authenticate = newAuthenticator(p.tokens, p.refused)
-		xdsOptions.Joins = api.MethodJoin
+		xdsOptions.Joins = append([]string{api.MethodJoin, replica.MethodProxies}, xds.StatusMethods...)
+		xdsOptions.Operator = p.operatorCalls
+		p.roots = newRootRotation(p.Log, p.svids, p.loop.SetRoots, func(ctx context.Context) <-chan struct{} { return p.xds.Acked(ctx, nil) }, p.changedForPeers)
 		p.loop.SetRoots(p.svids.Roots())
 	}
+	if !p.Plaintext {
+		p.refusals = newRefusals(p.DataDir, mesh.Name)
+		xdsOptions.OnRefusals = p.refusals.changed
+	}
+	if p.replicas != nil {
+		changed := xdsOptions.OnRefusals
+		xdsOptions.OnRefusals = func() {
+			if changed != nil {
+				changed()
+			}
+			p.replicas.Changed()
+		}
+	}
 	p.xds = xds.New(xdsOptions)
+	if p.refusals != nil {
+		if err := p.refusals.recall(p.xds.Refusals, p.xds.Recall); err != nil {
+			p.Log.Error(err.Error())
+		}
+		if n := len(p.xds.Quarantines()); n > 0 {
+			p.Log.Warn("what proxies refused before the start stays in quarantine", "contents", n)
+		}
+	}
 	p.Metrics.MustRegister(p)
 	return p, nil
 }
@@ -101,17 +140,29 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 // publish hands a snapshot to the streams.
 func (p *Plane) publish(s *translate.Snapshot) {
 	p.xds.Publish(s)
+	if p.roots != nil {
+		p.roots.publishes(s.Input.Roots)
+	}
 	p.leaving.Published(s.Input.Catalog)
+	p.agreement.observe(stateOf(s.Input.Mesh.Revision, s.Input.Catalog.Digest().String()), time.Now())
+	p.changedForPeers()
 }
 
-// catalogIsMeant reports whether somebody has said of a file catalog that it is
-// meant. The word is good for one time: the source takes such a catalog at once.
-func (p *Plane) catalogIsMeant(revision string) bool {
+// changedForPeers says that there is something else to tell the other replicas.
+func (p *Plane) changedForPeers() {
+	if p.replicas != nil {
+		p.replicas.Changed()
+	}
+}
+
+// takeWord reports whether somebody has said of a file catalog, or of what is held, that
+// it is meant. The word is good for one time: who asks acts on it at once.
+func (p *Plane) takeWord(revision string) bool {
 	if !p.revisions.Meant(revision) {
 		return false
 	}
 	if err := p.revisions.Used(revision); err != nil {
-		p.Log.Error("the word on a catalog could not be used up, and holds for the next one like it", "revision", revision, "err", err)
+		p.Log.Error("the word of an operator could not be used up, and holds for the next time", "revision", revision, "err", err)
 	}
 	return true
 }
@@ -121,11 +172,18 @@ func (p *Plane) openIdentity(ctx context.Context, mesh *policy.Mesh) error {
 	if p.Plaintext {
 		return nil
 	}
-	ca, tokens, err := sds.OpenContext(ctx, p.Log, p.DataDir, mesh.MTLS.TrustDomain, p.ExpectRoot)
+	expected, err := expectedRoot(p.ExpectRoot, mesh)
 	if err != nil {
 		return err
 	}
-	p.tokens = tokens
+	if at, err := filepath.Abs(p.DataDir); err == nil && at != filepath.Clean(p.DataDir) {
+		p.Log.Warn("the data directory is relative to where this process was started: name it whole with --data-dir", "data_dir", at)
+	}
+	ca, tokens, err := sds.OpenContext(ctx, p.Log, p.DataDir, mesh.MTLS.TrustDomain, filesOf(mesh.MTLS.CA), expected)
+	if err != nil {
+		return err
+	}
+	p.tokens, p.authority = tokens, mesh.MTLS.CA
 	if p.provers, err = newProvers(p); err != nil {
 		return err
 	}
@@ -166,6 +224,7 @@ func (p *Plane) Register(s *grpc.Server) {
 	if p.tokens != nil {
 		token.RegisterRenewal(s, p.tokens, p.ClientLog)
 		api.Register(s, newMachines(p, p.provers))
+		replica.Serve(s, p.peerCalls, p.proxiesForPeers)
 	}
 }
 
@@ -174,6 +233,12 @@ func (p *Plane) Start() (*policy.Mesh, error) {
 	mesh, err := p.followFirst(p.mesh.Load())
 	if err != nil {
 		return nil, err
+	}
+	p.mu.Lock()
+	p.inForce = time.Now()
+	p.mu.Unlock()
+	if is := p.pinIs(); is != nil && p.pins != nil {
+		p.pins.began(is)
 	}
 	p.loop.SetMesh(mesh)
 	return mesh, nil
@@ -185,16 +250,25 @@ func (p *Plane) Run(ctx context.Context, reload <-chan os.Signal) error {
 	watcher := policy.NewWatcher(p.Files, p.MeshOptions, policy.WatcherOptions{
 		Logger: p.Log, Reload: reload, Current: p.mesh.Load(), OnMesh: p.adopt, OnError: p.reject,
 		OnHold: p.wait, OnAsked: p.Reloaded, Meant: p.revisions.Meant,
-		Check: func(m *policy.Mesh) error { return accept(m, p.trustDomain(), p.Plaintext) },
+		Check: p.accept, Removes: p.deselects,
 	})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.loop.Run(ctx) })
 	g.Go(func() error { return p.catalogs.Run(ctx) })
 	g.Go(func() error { p.registrations.Run(ctx); return nil })
+	if p.replicas != nil {
+		g.Go(func() error { p.replicas.Run(ctx); return nil })
+		g.Go(func() error { p.spread(ctx); return nil })
+		g.Go(func() error { p.followPins(ctx); return nil })
+	}
 	g.Go(func() error { return watcher.Run(ctx) })
 	g.Go(func() error { return p.watchReturns(ctx) })
+	if p.refusals != nil {
+		g.Go(func() error { p.refusals.keeper.Run(ctx); return nil })
+	}
 	if p.svids != nil {
 		g.Go(func() error { return p.svids.Run(ctx) })
+		g.Go(func() error { p.roots.Run(ctx); return nil })
 	}
 	return g.Wait()
 }
@@ -203,12 +277,11 @@ func (p *Plane) Run(ctx context.Context, reload <-chan os.Signal) error {
 // when ctx has ended. One that never does is stuck.
 func (p *Plane) Turns(ctx context.Context) error { return p.loop.Turns(ctx) }
 
-// Proxies returns the state of each proxy.
-func (p *Plane) Proxies() []xds.ProxyStatus { return p.xds.Proxies() }
-
 // Release gives up what tells other replicas that this one lives. It is called when
 // all else has ended.
-func (p *Plane) Release() { p.registrations.Release() }
-
-// Drain ends the streams, so that the Envoys look for another control plane.
-func (p *Plane) Drain() { p.xds.Drain() }
+func (p *Plane) Release() {
+	p.registrations.Release()
+	if p.replicas != nil {
+		p.replicas.Release()
+	}
+}

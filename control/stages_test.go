@@ -25,8 +25,8 @@ type staged struct {
 	t     *testing.T
 	fleet fleet
 
-	mu     sync.Mutex
-	stages []translate.Stage
+	mu        sync.Mutex
+	published []translate.Stage
 }
 
 // fleet is proxies that answer at once, or not while they are silent.
@@ -66,7 +66,7 @@ func startStaged(t *testing.T, file string) *staged {
 	s.Loop = NewLoop(slog.New(slog.DiscardHandler), func(next *translate.Snapshot) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.stages = append(s.stages, next.Input.Stage)
+		s.published = append(s.published, next.Input.Stage)
 	}, s.fleet.acked)
 	run(t, s.Run)
 	s.SetCatalog(watch.NewCatalog())
@@ -82,10 +82,10 @@ func (s *staged) expect(when string, want ...translate.Stage) {
 	synctest.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !slices.Equal(s.stages, want) {
-		s.t.Errorf("%s: published stages %v, want %v", when, s.stages, want)
+	if !slices.Equal(s.published, want) {
+		s.t.Errorf("%s: published stages %v, want %v", when, s.published, want)
 	}
-	s.stages = nil
+	s.published = nil
 }
 
 func (s *staged) edit(file string) {

@@ -12,6 +12,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/service/runtime/v3" // its message
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -19,19 +20,31 @@ import (
 
 	// Messages that stand inside of others, for the pages.
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/composite/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/common/matching/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/matcher/action/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/admission_control/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/filter_chain/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/header_mutation/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/local_ratelimit/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/cluster_provided/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/least_request/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/maglev/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/random/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/ring_hash/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/round_robin/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/wrr_locality/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/rate_limit_descriptors/expr/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -47,16 +60,19 @@ type client struct {
 	m    *mesh
 	stop func()
 
-	mu   sync.Mutex // guards what follows, and sending
-	have map[resource.Type]map[string]proto.Message
-	news []string // what it was sent since it was last asked, "-" before what was taken away
-	ask  func(t resource.Type, names []string)
+	mu     sync.Mutex // guards what follows, and sending
+	have   map[resource.Type]map[string]proto.Message
+	bytes  int      // that it was sent
+	scoped bool     // it has asked for scoped routes
+	news   []string // what it was sent since it was last asked, "-" before what was taken away
+	ask    func(t resource.Type, names []string)
 }
 
 // proxy is who a client says it is.
 type proxy struct {
 	Service      string
 	Agent        string // "envoy" if it is empty
+	Region, Zone string
 	Address      string
 	AppAddress   string `yaml:"app_address"`
 	AppPort      int    `yaml:"app_port"`
@@ -77,7 +93,7 @@ func (p proxy) node() *corev3.Node {
 		agent = p.Agent
 	}
 	return &corev3.Node{
-		Id: p.Service + "-1", Cluster: p.Service, UserAgentName: agent,
+		Id: p.Service + "-1" + p.Region, Cluster: p.Service, UserAgentName: agent, Locality: &corev3.Locality{Region: p.Region, Zone: p.Zone},
 		Metadata: &structpb.Struct{Fields: map[string]*structpb.Value{
 			"address": structpb.NewStringValue(p.Address), "app_address": structpb.NewStringValue(p.AppAddress), "app_port": number(p.AppPort), "mesh_port": number(p.MeshPort),
 			"outbound_port": number(p.OutboundPort), "metrics_port": number(p.MetricsPort),
@@ -105,6 +121,7 @@ func (m *mesh) delta(p proxy) *client {
 				}
 				t, _ := resource.TypeOf(r.TypeUrl)
 				c.mu.Lock()
+				c.bytes += proto.Size(r)
 				for _, res := range r.Resources {
 					c.take(t, res.Resource)
 				}
@@ -149,11 +166,12 @@ func (m *mesh) sotw(p proxy) *client {
 				}
 				t, _ := resource.TypeOf(r.TypeUrl)
 				c.mu.Lock()
+				c.bytes += proto.Size(r)
 				there := make(map[string]bool)
 				for _, res := range r.Resources {
 					there[c.take(t, res)] = true
 				}
-				if t == resource.Cluster || t == resource.Listener {
+				if t == resource.Cluster || t == resource.Listener || t == resource.ScopedRoute {
 					for _, name := range slices.Sorted(maps.Keys(c.have[t])) {
 						if !there[name] { // what a full state lacks is gone
 							delete(c.have[t], name)
@@ -188,6 +206,7 @@ func (m *mesh) connect(p proxy, open func(context.Context, *grpc.ClientConn, *cl
 	}
 	c.mu.Lock()
 	if p.Agent == "" {
+		c.ask(resource.Runtime, []string{resource.RuntimeMesh})
 		c.ask(resource.Cluster, nil)
 		c.ask(resource.Listener, nil)
 	}
@@ -205,7 +224,7 @@ func (c *client) askFor(p page) {
 	c.mu.Lock()
 	for _, what := range p.Shows {
 		words := strings.Fields(what)
-		for _, t := range []resource.Type{resource.Listener, resource.Cluster} {
+		for _, t := range []resource.Type{resource.Listener, resource.Cluster, resource.Endpoint} {
 			if t.String() == words[0] {
 				c.ask(t, words[1:2])
 			}
@@ -243,18 +262,22 @@ func nameOf(m proto.Message) string {
 
 // follow asks for what the client has seen the name of and does not have.
 func (c *client) follow() {
-	wanted := map[resource.Type]map[string]bool{resource.Endpoint: {}, resource.Route: {}, resource.Secret: {}}
+	wanted := map[resource.Type]map[string]bool{resource.Endpoint: {}, resource.ScopedRoute: {}, resource.Route: {}, resource.Secret: {}, resource.Extension: {}}
 	for name, m := range c.have[resource.Cluster] {
 		if cluster, ok := m.(*clusterv3.Cluster); ok && cluster.GetType() == clusterv3.Cluster_EDS {
 			wanted[resource.Endpoint][name] = true
 		}
 	}
-	for _, t := range []resource.Type{resource.Cluster, resource.Listener} {
+	for _, t := range []resource.Type{resource.Cluster, resource.Listener, resource.ScopedRoute} {
 		for _, m := range c.have[t] {
 			references(m, wanted)
 		}
 	}
-	for _, t := range []resource.Type{resource.Endpoint, resource.Secret, resource.Route} {
+	if wanted[resource.ScopedRoute][""] && !c.scoped {
+		c.scoped = true
+		c.ask(resource.ScopedRoute, nil)
+	}
+	for _, t := range []resource.Type{resource.Endpoint, resource.Secret, resource.Extension, resource.Route} {
 		var names []string
 		for _, name := range slices.Sorted(maps.Keys(wanted[t])) {
 			if _, asked := c.have[t][name]; !asked {
@@ -277,6 +300,16 @@ func (c *client) moved() []string {
 	news := slices.Compact(slices.Sorted(slices.Values(c.news)))
 	c.news = nil
 	return news
+}
+
+// sent returns how many bytes the client was sent since it was last asked.
+func (c *client) sent() int {
+	c.m.settle()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.bytes
+	c.bytes = 0
+	return n
 }
 
 // has returns a resource, by "type name", or nil.

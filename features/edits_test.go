@@ -50,7 +50,7 @@ func TestAnEditMovesWhatItIsAbout(t *testing.T) {
 		},
 		{
 			what: "the retries of one service", old: "    web: {}\n", new: "    web: {retry: {attempts: 1, conditions: [connect-failure]}}\n",
-			shop: []string{"route outbound"}, db: []string{"route outbound"},
+			shop: []string{"route outbound/web"}, db: []string{"route outbound/web"},
 		},
 		{
 			what: "a limit of a service that shop does not call", old: "    other: {}\n", new: "    other: {circuit_breakers: {max_requests: 7}}\n",
@@ -58,7 +58,7 @@ func TestAnEditMovesWhatItIsAbout(t *testing.T) {
 		},
 		{
 			what: "an upstream more", old: "[web, {", new: "[web, other, {",
-			shop: []string{"cluster other", "endpoint other", "route outbound"},
+			shop: []string{"cluster other", "endpoint other", "route outbound/other", "scoped_route other", "scoped_route other.mesh"},
 		},
 		{
 			what: "an upstream of TCP less", old: ", {service: db, local_bind_port: 5432}]", new: "]",
@@ -90,7 +90,7 @@ func TestAnEditMovesWhatItIsAbout(t *testing.T) {
 		},
 		{
 			what: "a service that shop does not call", of: "  other:\n", by: "  more:\n    - {id: more-1, address: 10.0.0.4, port: 8080, health: passing, meta: {mesh_port: \"15008\"}}\n  other:\n",
-			db: []string{"cluster more", "endpoint more", "route outbound"},
+			db: []string{"cluster more", "endpoint more", "route outbound/more", "scoped_route more", "scoped_route more.mesh"},
 		},
 	} {
 		for protocol, connect := range map[string]func(*mesh, proxy) *client{"delta": (*mesh).delta, "sotw": (*mesh).sotw} {

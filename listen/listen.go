@@ -30,6 +30,9 @@ type Limits struct {
 	// while others wait. WaitTime is how long it may wait: that costs little, and
 	// to begin again costs more.
 	IdleTime, BusyIdleTime, WaitTime time.Duration
+	// Spare is how many descriptors are held back for connections that come when the
+	// process has no other; zero is none.
+	Spare int
 }
 
 // lookEvery is how often it is looked whose time is over.
@@ -43,6 +46,7 @@ type Listener struct {
 	ready  chan *Conn
 	done   chan struct{} // closed with the listener
 	close  func() error
+	spares spares
 
 	mu      sync.Mutex
 	stats   Stats
@@ -61,6 +65,9 @@ type Stats struct {
 	// Since the start: those that were idle, or waited, for too long; that were
 	// too many; and the times that the system had none to give.
 	IdleClosed, WaitingClosed, Refused, Failures uint64
+	// Failed is when the last of the failures was, and Failure why.
+	Failed  time.Time
+	Failure error
 }
 
 // host is where connections come from.
@@ -74,17 +81,21 @@ type host struct {
 // New bounds a listener. What is closed is logged: it should be a logger that
 // bears any number of lines.
 func New(inner net.Listener, limits Limits, log *slog.Logger) *Listener {
-	l := &Listener{
-		Listener: inner, limits: limits, log: log,
-		ready: make(chan *Conn, limits.Idle), done: make(chan struct{}),
-		hosts: make(map[netip.Prefix]*host),
-	}
+	l := &Listener{Listener: inner, limits: limits, spares: spares{want: limits.Spare}}
+	l.start(log)
+	return l
+}
+
+func (l *Listener) start(log *slog.Logger) {
+	l.log = log
+	l.ready, l.done = make(chan *Conn, l.limits.Idle), make(chan struct{})
+	l.hosts = make(map[netip.Prefix]*host)
+	l.spares.fill()
 	l.close = sync.OnceValue(func() error {
 		close(l.done)
-		return inner.Close()
+		return l.Listener.Close()
 	})
 	go l.listen()
-	return l
 }
 
 // Stats returns counters for metrics.
@@ -132,6 +143,7 @@ func (l *Listener) Close() error {
 // listen takes what comes, at once: what waits in the queue of the system would
 // hold up those behind it, from other hosts.
 func (l *Listener) listen() {
+	defer l.spares.close()
 	for pause := time.Duration(0); ; {
 		inner, err := l.Listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -140,8 +152,12 @@ func (l *Listener) listen() {
 		if err != nil {
 			l.mu.Lock()
 			l.stats.Failures++
+			l.stats.Failed, l.stats.Failure = time.Now(), err
 			l.mu.Unlock()
 			l.log.Error("no connection can be taken", "address", l.Addr().String(), "err", err)
+			if outOfDescriptors(err) && l.spares.release() {
+				continue
+			}
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 			select {
 			case <-time.After(pause):
@@ -401,7 +417,20 @@ func (c *Conn) Close() error {
 	l.leave(c)
 	l.seat()
 	l.mu.Unlock()
-	return c.Conn.Close()
+	err := c.Conn.Close()
+	if l.limits.Spare > 0 && !l.closed() {
+		l.spares.fill()
+	}
+	return err
+}
+
+func (l *Listener) closed() bool {
+	select {
+	case <-l.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // RemoteAddr implements [net.Conn]. From the address [Of] finds the connection

@@ -6,7 +6,10 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -340,4 +343,54 @@ func TestDescriptors(t *testing.T) {
 	if n, err := Descriptors(); err != nil || n < 16 {
 		t.Error(n, err)
 	}
+}
+
+// starved is a port of a process that has no descriptor left but those that are held back.
+type starved struct {
+	incoming
+	spares *spares
+}
+
+func (s *starved) Accept() (net.Conn, error) {
+	s.spares.mu.Lock()
+	held := len(s.spares.files)
+	s.spares.mu.Unlock()
+	if held > 0 {
+		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	}
+	return s.incoming.Accept()
+}
+
+// A process without a descriptor left takes one more connection on the port that holds
+// some back, says why it could not, and holds back new ones when it has them again.
+func TestDescriptorsAreHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limits := limits
+		limits.Spare = 1
+		port := &starved{incoming: make(incoming)}
+		l := &Listener{Listener: port, spares: spares{want: 1}, limits: limits}
+		port.spares = &l.spares
+		l.spares.fill()
+		l.start(slog.New(slog.DiscardHandler))
+		synctest.Wait()
+		near, far := net.Pipe()
+		defer func() { _ = near.Close() }()
+		port.incoming <- from{far, &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1)}}
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := l.Stats(); s.Failures == 0 || s.Failure == nil || !strings.Contains(s.Failure.Error(), "too many open files") || s.Failed.IsZero() {
+			t.Errorf("%+v", s)
+		}
+		_ = c.Close()
+		if n := len(l.spares.files); n != 1 {
+			t.Errorf("%d are held back", n)
+		}
+		_ = l.Close()
+		synctest.Wait()
+		if n := len(l.spares.files); n != 0 {
+			t.Errorf("%d are held back by a port that is closed", n)
+		}
+	})
 }

@@ -18,7 +18,7 @@ func (m *Mesh) Service(name string) *Service {
 }
 
 // Names returns the services that the file names, sorted: those of
-// circuit_breakers.custom and of services.
+// circuit_breakers.custom, of policies.rate_limit.custom and of services.
 func (m *Mesh) Names() []string { return slices.Sorted(maps.Keys(m.services)) }
 
 // Source returns the place of a key, or of its nearest ancestor that is

@@ -3,7 +3,7 @@ package policy
 import "datapunk.dev/controlplane/yamlfile"
 
 // Code names a kind of problem. A code never changes its meaning and is never
-// used again: MC1xxx is an error, MC2xxx a warning. docs/mesh-file.md explains
+// used again: MC1xxx is an error, MC2xxx a warning. docs/errors.md explains
 // each.
 type Code = yamlfile.Code
 
@@ -34,6 +34,7 @@ const (
 	CodeServiceName Code = "MC1401"
 	CodeClaim       Code = "MC1402" // two services claim one name in Consul
 	CodeUpstream    Code = "MC1403" // an upstream twice, or its port
+	CodeSubset      Code = "MC1404" // a subset that the service does not have, or a name that none can have
 	CodePrincipal   Code = "MC1501"
 	CodeEmptyPolicy Code = "MC1502" // empty means deny
 	CodePolicyName  Code = "MC1503"
@@ -43,6 +44,10 @@ const (
 	CodeMatch       Code = "MC1507" // a method, header or regular expression
 	CodeLifetime    Code = "MC1508" // cert_rotation and cert_ttl
 	CodeEmptyTag    Code = "MC1601"
+	CodeRouteName   Code = "MC1701"
+	CodeRoute       Code = "MC1702" // routes to, or copies for, a service that takes none
+	CodeSplit       Code = "MC1703" // shares that are not all requests
+	CodeHeader      Code = "MC1704" // a change of a header that would break messages
 )
 
 // What an operator should know of a file that loads. MC2105 and MC2110 were what
@@ -61,4 +66,6 @@ const (
 	CodeTCP         Code = "MC2114" // a DENY that denies more to a service of TCP
 	CodeCallers     Code = "MC2115" // callers of a service of TCP that have to be listed one by one
 	CodeSlashes     Code = "MC2116" // a policy by path for a service that takes encoded slashes
+	CodeHidden      Code = "MC2117" // a route that no request comes to
+	CodeRewrite     Code = "MC2118" // a rewrite that leads around a DENY
 )

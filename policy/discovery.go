@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"net"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -28,6 +30,19 @@ func (d *decoder) consul(s *mapping, to *Consul) {
 			to.Port = 8501
 		}
 	}
+	for i, at := range to.Fallbacks {
+		if _, _, err := net.SplitHostPort(at); err != nil || net.ParseIP(at) != nil {
+			to.Fallbacks[i] = net.JoinHostPort(at, strconv.Itoa(int(to.Port)))
+		}
+	}
+	switch {
+	case !s.has("datacenters"):
+	case to.Datacenter == "":
+		s.first("datacenters").fail(CodeMissing, "datacenter: dc1", "datacenter is missing: which of them is the agent's own, or the one that is asked")
+		to.Datacenters = nil
+	case len(to.Followed()) == 1:
+		to.Datacenters = nil
+	}
 	tls := s.section("tls")
 	consulTLSKeys.read(tls, &to.TLS)
 	if tls.present() && to.Scheme != "https" {
@@ -36,6 +51,10 @@ func (d *decoder) consul(s *mapping, to *Consul) {
 	if tls.has("cert_file") != tls.has("key_file") {
 		s.keyOf("tls").fail(CodeMissing, "", "cert_file and key_file stand together or not at all")
 	}
+	selectKeys.defaults(&to.Select)
+	selectKeys.read(s.section("select"), &to.Select)
+	removalsKeys.defaults(&to.Removals)
+	removalsKeys.read(s.section("removals"), &to.Removals)
 	d.register(s, to)
 }
 
@@ -69,11 +88,32 @@ func checkRegistered(m *mapping, to *RegisteredService) bool {
 	}
 	to.Check = &RegisteredCheck{Interval: 10 * time.Second, Timeout: 2 * time.Second}
 	ok := registeredCheckKeys.read(c, to.Check)
-	if c.has("http") == c.has("tcp") {
-		c.fail(CodeMissing, "http: http://10.0.0.11:8080/health", "has one of http and tcp")
+	kinds := 0
+	for _, kind := range []string{"http", "tcp", "grpc"} {
+		if c.has(kind) {
+			kinds++
+		}
+	}
+	if kinds != 1 {
+		c.fail(CodeMissing, "http: http://10.0.0.11:8080/health", "has one of http, tcp and grpc")
 		return false
 	}
 	return ok
+}
+
+// grpcTarget is what a check of gRPC's health protocol asks: an address, and after a
+// slash the name of a service of it.
+func grpcTarget() parser[string] {
+	return checked("HOST:PORT[/SERVICE]", "^[^/]*:[0-9]+(/.+)?$", CodeValue, func(v value, text string) bool {
+		address, service, named := strings.Cut(text, "/")
+		host, port, err := net.SplitHostPort(address)
+		n, notPort := strconv.ParseUint(port, 10, 16)
+		if err != nil || notPort != nil || n == 0 || named && service == "" {
+			v.fail(CodeValue, "10.0.0.11:8080", "%q is no target of a gRPC check", text)
+			return false
+		}
+		return v.checkHost(host, "10.0.0.11:8080")
+	})
 }
 
 // checkURL is what a check asks.

@@ -39,7 +39,7 @@ func watch(t *testing.T, paths ...string) *waiting {
 	}
 	watcher := policy.NewWatcher(paths, policy.Options{}, policy.WatcherOptions{
 		Reload: w.hangup, Current: current, Rest: rest,
-		OnMesh:  func(m *policy.Mesh) error { w.taken <- m; return nil },
+		OnMesh:  func(m *policy.Mesh, _ time.Time) error { w.taken <- m; return nil },
 		OnError: func(error) { w.refused.Add(1) }, // half a file is often none
 		OnHold:  func(h *policy.Hold) { w.holds <- h },
 		Meant:   func(revision string) bool { p := w.meant.Load(); return p != nil && *p == revision },
@@ -286,7 +286,7 @@ func TestAPanicOverAMeshFileIsAnErrorAndTheNextFileIsTried(t *testing.T) {
 		return "", false
 	}}, policy.WatcherOptions{
 		Current: current,
-		OnMesh: func(m *policy.Mesh) error {
+		OnMesh: func(m *policy.Mesh, _ time.Time) error {
 			if m.Version == "bad" {
 				panic("in a room")
 			}

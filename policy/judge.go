@@ -28,12 +28,13 @@ type Hold struct {
 }
 
 // Judge returns nil if the step from last to next is an ordinary edit, which
-// is taken as soon as it is read, else why it has to wait.
-func Judge(last, next *Mesh) *Hold {
+// is taken as soon as it is read, else why it has to wait. What else it removes than
+// what the files say by themselves is told by removes.
+func Judge(last, next *Mesh, removes ...string) *Hold {
 	if next.Revision == last.Revision {
 		return nil
 	}
-	h := &Hold{Revision: next.Revision, Beginning: beginning(last, next), Opens: Opened(last, next), Removes: Removed(last, next)}
+	h := &Hold{Revision: next.Revision, Beginning: beginning(last, next), Opens: Opened(last, next), Removes: append(Removed(last, next), removes...)}
 	if h.Beginning == "" && len(h.Opens)+len(h.Removes) == 0 {
 		return nil
 	}

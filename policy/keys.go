@@ -24,11 +24,11 @@ var environmentKeys = table[Mesh]{"environment", []row[Mesh]{
 	{name: "discovery", takes: within[Mesh](&discoveryKeys), says: "where the catalog is"},
 	{name: "circuit_breakers", takes: within[Mesh](&circuitBreakersKeys), says: "what each proxy sends to a service at one time, and when it leaves an instance out"},
 	{name: "load_balancing", takes: within[Mesh](&meshBalancingKeys), says: "which instance a request goes to, and how instances are checked"},
-	{name: "policies", takes: within[Mesh](&policiesKeys), says: "retries and timeouts"},
+	{name: "policies", takes: within[Mesh](&policiesKeys), says: "retries, timeouts and rate limits"},
 	{name: "services", takes: named[Mesh](&serviceKeys), says: "what differs for service X, by its name in the mesh"},
 	{name: "telemetry", takes: within[Mesh](&telemetryKeys), says: "traces, metrics and access logs"},
 	{name: "security", takes: within[Mesh](&securityKeys), says: "mTLS, and who may call whom"},
-	{name: "routes", later: true},
+	{name: "routes", takes: listed[Mesh](&routeKeys), unset: "none", says: "what becomes of some of the requests to a service: see [routes](#routes)"},
 	{name: "rollouts", later: true},
 	{name: "gateways", later: true},
 }}
@@ -38,6 +38,7 @@ var environmentKeys = table[Mesh]{"environment", []row[Mesh]{
 const (
 	KeyTimeout       = "policies.timeout"
 	KeyTracing       = "telemetry.tracing"
+	KeyLimitServer   = "policies.rate_limit.server"
 	KeyMetrics       = "telemetry.metrics"
 	KeyAccessLogs    = "telemetry.access_logs"
 	KeyMTLS          = "security.mtls"

@@ -30,7 +30,21 @@ var limitKeys = table[CircuitBreakers]{"limits", []row[CircuitBreakers]{
 		name: "max_retries", takes: one(whole(0, most), func(c *CircuitBreakers) *uint32 { return &c.MaxRetries }), def: "1024",
 		says: "retries at one time, to the whole service; under 10 is a warning, 0 means no retry", becomes: "`…max_retries`",
 	},
-	{name: "retry_budget", later: true},
+	{
+		name: "retry_budget", takes: within[CircuitBreakers](&retryBudgetKeys), unset: "none: `max_retries` holds",
+		says: "retries at one time as a share of the requests at that time, below. It takes the place of `max_retries`", becomes: "`…retry_budget`",
+	},
+}}
+
+var retryBudgetKeys = table[RetryBudget]{"retry_budget", []row[RetryBudget]{
+	{
+		name: "percent", takes: one(percentage(), func(b *RetryBudget) *float64 { return &b.Percent }), def: "20",
+		says: "of the requests that are under way or wait for a connection; in an outage, 20 has the service called 1.2 times a request, whatever `retry.attempts` says", becomes: "`budget_percent`",
+	},
+	{
+		name: "min_concurrency", takes: one(whole(0, most), func(b *RetryBudget) *uint32 { return &b.MinConcurrency }), def: "10",
+		says: "so many retries at one time there may always be. With little traffic this is the whole budget: under 10 is a warning", becomes: "`min_retry_concurrency`",
+	},
 }}
 
 var outlierKeys = table[OutlierDetection]{"outlier_detection", []row[OutlierDetection]{

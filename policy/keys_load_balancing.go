@@ -27,7 +27,8 @@ var balancingKeys = table[LoadBalancing]{"balancing", []row[LoadBalancing]{
 		name: "panic_threshold", takes: one(percentage(), func(l *LoadBalancing) *float64 { return &l.PanicThreshold }), def: "50",
 		says: "percentage of healthy instances below which the unhealthy are called too; 0: never. Those in maintenance or of weight 0 are never called, and not counted", becomes: "Cluster `common_lb_config.healthy_panic_threshold`",
 	},
-	{name: "locality", later: true},
+	{name: "locality", takes: within[LoadBalancing](&localityKeys), unset: "every place is alike", says: "how much it counts where an instance is: see [places](#places)"},
+	{name: "slow_start", takes: within[LoadBalancing](&slowStartKeys), unset: "none: an instance that comes has its share at once", says: "has a new instance take its share bit by bit, below; with `least_request` and `round_robin`", becomes: "`slow_start_config` of the policy"},
 }}
 
 var hashPolicyKeys = table[HashPolicy]{"hash_policy", []row[HashPolicy]{

@@ -31,7 +31,23 @@ var mtlsKeys = table[MTLS]{"mtls", []row[MTLS]{
 		name: "cert_ttl", takes: one(durationUpTo(minRotation, longestLife), func(m *MTLS) *time.Duration { return &m.CertTTL }), unset: "2 × `cert_rotation`",
 		says: "how long it is valid; longer than the rotation", becomes: "the certificate",
 	},
-	{name: "ca", later: true},
+	{
+		name: "root", takes: one(rootHash(), func(m *MTLS) *string { return &m.Root }), unset: "any; a new one where there is none",
+		says: "SHA-256 of the root certificate `ca.pem`, as the first start and `controlplane token join` say it. A start with another authority, or with a data directory that was lost, ends with an error: no proxy would trust a new one",
+	},
+	{name: "ca", takes: within[MTLS](&caKeys), unset: "the data directory", says: "where the authority is. A process that runs goes on with no edit of it: that takes a restart, and another root `controlplane roots` (docs/security.md)"},
+}}
+
+var caKeys = table[CA]{"ca", []row[CA]{
+	{
+		name: "provider", takes: one(wordOf([]CAProvider{CABuiltin, CAFiles}, "vault", "spire"), func(c *CA) *CAProvider { return &c.Provider }), def: "builtin",
+		says: "`builtin`: the control plane's own authority, made at its first start; with `cert_file` and `key_file` its root is there. `files`: the operator's: it is never made and never written, and may be an intermediate", becomes: "who signs the certificates of proxies",
+	},
+	{
+		name: "cert_file", takes: one(text(), func(c *CA) *string { return &c.CertFile }), unset: "`ca.pem` and `ca-key.pem` of the data directory; with `files`, an error",
+		says: "the certificate and its key, both or neither; a relative path is relative to the working directory. With `files`, the certificate that signs, each followed by the one that signed it, the root at the end; they are read again when they change, but for another root",
+	},
+	{name: "key_file", takes: one(text(), func(c *CA) *string { return &c.KeyFile })},
 }}
 
 var authorizationKeys = table[Authorization]{"authorization", []row[Authorization]{
@@ -43,6 +59,11 @@ var authorizationKeys = table[Authorization]{"authorization", []row[Authorizatio
 	{
 		name: "default_action", takes: one(word(Allow, Deny), func(a *Authorization) *Action { return &a.DefaultAction }), def: "DENY",
 		says: "what happens to a request that no policy decides", becomes: "the allow filter",
+	},
+	{
+		name: "explain_denials", takes: one(boolean(), func(a *Authorization) *bool { return &a.ExplainDenials }), def: "false",
+		says:    "a caller that is denied over HTTP is told by which policy, or that none admits it. The callee's access log and statistics always say it",
+		becomes: "a value of the runtime layer, by which the text of a 403 is chosen: no listener moves",
 	},
 	{name: "policies", takes: listed[Authorization](&policyKeys), unset: "none", says: "below", becomes: "one RBAC policy each, under its name"},
 }}

@@ -1,8 +1,15 @@
 package policy
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"datapunk.dev/controlplane/yamlfile"
 )
@@ -108,6 +115,21 @@ func word[W ~string](words ...W) parser[W] {
 	}}
 }
 
+// wordOf is a word that is one of those that are supported. Of those that are not yet, it
+// is said so.
+func wordOf[W ~string](words []W, soon ...string) parser[W] {
+	p := word(words...)
+	p.soon = soon
+	return parser[W]{p.shape, func(v value) (W, bool) {
+		text, ok := v.word(append(slices.Clone(p.words), soon...)...)
+		if ok && slices.Contains(soon, text) {
+			v.fail(CodeUnsupported, v.name()+": "+strings.Join(p.words, " or "), "%s is not supported yet", text)
+			return "", false
+		}
+		return W(text), ok
+	}}
+}
+
 // only is the kind of a key that takes one word until others are supported. It
 // is kept nowhere.
 func only[T any](word string, soon ...string) kind[T] {
@@ -132,6 +154,21 @@ func hostPort() parser[string] {
 	return parser[string]{shape{what: "HOST:PORT", pattern: ":[0-9]+$", code: CodeValue}, value.endpoint}
 }
 
+// hostOrPort is a host, with a port or without.
+func hostOrPort() parser[string] {
+	return checked("HOST or HOST:PORT", "^[^/]+$", CodeValue, func(v value, text string) bool {
+		name, number, err := net.SplitHostPort(text)
+		if _, notBare := netip.ParseAddr(text); err != nil || notBare == nil {
+			return v.checkHost(text, "consul-2, or consul-2:8500")
+		}
+		if n, err := strconv.ParseUint(number, 10, 16); err != nil || n == 0 {
+			v.fail(CodeValue, "consul-2:8500", "%q is no port", number)
+			return false
+		}
+		return v.checkHost(name, "consul-2:8500")
+	})
+}
+
 func datacenter() parser[string] {
 	return checked("text", "^[A-Za-z0-9_-]+$", CodeValue, value.checkDatacenter)
 }
@@ -152,8 +189,42 @@ func serviceName() parser[string] {
 	return checked("service", "^[A-Za-z0-9._-]+$", CodeServiceName, value.checkServiceName)
 }
 
+// servicePattern is the name of a service in Consul, in which a star is any part.
+func servicePattern() parser[string] {
+	return checked("service, `*` for any part", `^[A-Za-z0-9._*-]+$`, CodeServiceName, func(v value, text string) bool {
+		if !onlyOf(text, "._-*") {
+			v.fail(CodeServiceName, "letters, digits, dots, dashes and underscores, and * for any part", "%q is no name of services", text)
+			return false
+		}
+		return true
+	})
+}
+
+// tag is one of Consul's that its filters can say.
+func tag() parser[string] {
+	return checked("tag", "^[^\"\\\\]+$", CodeValue, func(v value, text string) bool {
+		if strings.ContainsFunc(text, func(r rune) bool { return r == '"' || r == '\\' || !unicode.IsPrint(r) }) {
+			v.fail(CodeValue, "", "%q is a tag that Consul's filters cannot say", text)
+			return false
+		}
+		return true
+	})
+}
+
 func trustDomain() parser[string] {
 	return checked("trust domain", "^[a-z0-9._-]+$", CodeTrustDomain, value.checkTrustDomain)
+}
+
+// rootHash is of a certificate.
+func rootHash() parser[string] {
+	return checked("sha256:HEX", "^sha256:[0-9a-fA-F:]+$", CodeValue, func(v value, text string) bool {
+		digits, ok := strings.CutPrefix(text, "sha256:")
+		if sum, err := hex.DecodeString(strings.ReplaceAll(digits, ":", "")); !ok || err != nil || len(sum) != sha256.Size {
+			v.fail(CodeValue, "sha256: and 64 hexadecimal digits", "%q is no hash of a certificate", text)
+			return false
+		}
+		return true
+	})
 }
 
 func principal() parser[string] {

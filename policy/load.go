@@ -9,8 +9,9 @@ import (
 	"datapunk.dev/controlplane/yamlfile"
 )
 
-// maxFileSize bounds a mesh file, in bytes. One of 10,000 services has about 2 MB.
-const maxFileSize = 64 << 20
+// maxFileSize bounds the mesh files together, in bytes. One of 10,000 services has about
+// 2 MB, and to read it takes some hundred times as much memory.
+const maxFileSize = 8 << 20
 
 // Load reads the files and does what [Parse] does. The error is [Problems]
 // unless a file could not be read.
@@ -86,7 +87,7 @@ func readFiles(paths []string) ([]File, error) {
 	if len(paths) == 0 {
 		return nil, errors.New("no mesh file")
 	}
-	files := make([]File, 0, len(paths))
+	files, size := make([]File, 0, len(paths)), 0
 	for _, path := range paths {
 		if slices.ContainsFunc(files, func(f File) bool { return f.Name == path }) {
 			return nil, fmt.Errorf("mesh file %s is given twice", path)
@@ -101,6 +102,9 @@ func readFiles(paths []string) ([]File, error) {
 		data, err := os.ReadFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("mesh file: %w", err)
+		}
+		if size += len(data); size > maxFileSize {
+			return nil, fmt.Errorf("the mesh files have more than %d bytes together", maxFileSize)
 		}
 		files = append(files, File{Name: path, Data: data})
 	}

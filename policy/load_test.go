@@ -12,7 +12,43 @@ import (
 	"datapunk.dev/controlplane/policy"
 )
 
-var operators = filepath.Join("..", "configs", "mesh.yaml")
+var operators = filepath.Join("testdata", "seed.yaml")
+
+// The vocabulary that the operators' file grows into, but for what is not there yet:
+// rollouts and gateways.
+func TestTheExtendedFileLoads(t *testing.T) {
+	m, err := policy.Load([]string{filepath.Join("testdata", "extended.yaml")}, policy.Options{Environment: "production"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var warned []string
+	for _, w := range m.Warnings {
+		warned = append(warned, w.Key)
+	}
+	// Numbers that are traps, which the file has all the same, and datacenters that it does
+	// not follow.
+	if want := []string{
+		"mesh.circuit_breakers.default.max_retries", "mesh.circuit_breakers.default.retry_budget.min_concurrency",
+		"mesh.load_balancing.locality.failover[0].from[0]", "mesh.load_balancing.locality.failover[0].to[0]", "mesh.load_balancing.locality.failover[0].to[1]",
+	}; !reflect.DeepEqual(warned, want) {
+		t.Errorf("warnings of %q, want %q", warned, want)
+	}
+	lake := m.Service("lake_service")
+	for _, c := range []struct{ got, want any }{
+		{lake.RateLimit.All, policy.Bucket{Requests: 200, Burst: 200, Interval: time.Second}},
+		{lake.CircuitBreakers.RetryBudget, policy.RetryBudget{Set: true, Percent: 20, MinConcurrency: 3}},
+		{lake.Subset("v3"), &policy.Subset{Name: "v3", Filter: `Service.Meta.version == "v3"`, OnlyPassing: true}},
+		{lake.Routes[0].Split[1].Subset, "canary"},
+		{m.Service("stream_service").Routes[0].Fault.Delay.Percent, 50.0},
+		{m.Discovery.Consul.Scheme, "https"},
+		{m.Discovery.Consul.Select, policy.Select{Tags: []string{}, Exclude: []string{"consul", "nomad*"}}},
+		{m.MTLS.CA, policy.CA{Provider: policy.CABuiltin, CertFile: "/var/lib/mesh/ca.crt", KeyFile: "/var/lib/mesh/ca.key"}},
+	} {
+		if !reflect.DeepEqual(c.got, c.want) {
+			t.Errorf("got  %+v\nwant %+v", c.got, c.want)
+		}
+	}
+}
 
 // The operators' file, every key of it.
 func TestTheOperatorsFileLoads(t *testing.T) {
@@ -23,7 +59,7 @@ func TestTheOperatorsFileLoads(t *testing.T) {
 	retry := policy.Retry{
 		Attempts: 3, Timeout: 2 * time.Second, BaseInterval: 100 * time.Millisecond, MaxInterval: 3 * time.Second,
 		Conditions:   []string{"5xx", "connect-failure", "refused-stream"},
-		MaxBodyBytes: 1 << 20,
+		MaxBodyBytes: 1 << 20, HostSelection: policy.PreviousHosts,
 	}
 	for _, c := range []struct{ got, want any }{
 		{m.Name, "datapunk-mesh"},
@@ -32,11 +68,12 @@ func TestTheOperatorsFileLoads(t *testing.T) {
 			Host: "10.0.0.1", Port: 8500, Datacenter: "dc1", Scheme: "http", Consistency: "stale",
 			RegisterInterval: 10 * time.Second, DeregisterCriticalServiceAfter: 30 * time.Second,
 			Register: policy.Register{Enabled: true},
+			Removals: policy.Removals{Confirm: 3 * time.Second, Connected: time.Minute, Restored: 2 * time.Minute, Reconnect: 2 * time.Minute},
 		}}},
 		{m.Service("lake_service").CircuitBreakers, policy.CircuitBreakers{MaxConnections: 2048, MaxPendingRequests: 2048, MaxRequests: 1024, MaxRetries: 3}},
 		{m.Service("stream_service").CircuitBreakers, policy.CircuitBreakers{MaxConnections: 1024, MaxPendingRequests: 1024, MaxRequests: 2048, MaxRetries: 3}},
 		{m.Service("nexus").CircuitBreakers, policy.CircuitBreakers{MaxConnections: 1024, MaxPendingRequests: 1024, MaxRequests: 1024, MaxRetries: 3}},
-		{m.Service("nexus").LoadBalancing, policy.LoadBalancing{Policy: "least_request", PanicThreshold: 50}},
+		{m.Service("nexus").LoadBalancing, policy.LoadBalancing{Policy: "least_request", PanicThreshold: 50, Locality: anywhere}},
 		{*m.Service("nexus").HealthChecks, policy.HealthChecks{Protocol: "tcp", Timeout: 5 * time.Second, Interval: 10 * time.Second, UnhealthyThreshold: 3, HealthyThreshold: 2}},
 		{m.Service("nexus").Retry, retry},
 		{m.Service("nexus").Timeout, policy.Timeout{Connect: 5 * time.Second, Idle: 5 * time.Minute, StreamIdle: 5 * time.Minute, AppIdle: time.Second, MaxConnection: time.Hour}},
@@ -45,7 +82,7 @@ func TestTheOperatorsFileLoads(t *testing.T) {
 			{Key: "environment", Variable: "ENV", Value: "development"},
 		}}},
 		{m.Metrics, policy.Metrics{Enabled: true, ScrapeInterval: 15 * time.Second, Path: "/metrics"}},
-		{m.MTLS, policy.MTLS{Enabled: true, Mode: policy.Strict, TrustDomain: "datapunk", CertRotation: 24 * time.Hour, CertTTL: 48 * time.Hour}},
+		{m.MTLS, policy.MTLS{Enabled: true, Mode: policy.Strict, TrustDomain: "datapunk", CertRotation: 24 * time.Hour, CertTTL: 48 * time.Hour, CA: policy.CA{Provider: policy.CABuiltin}}},
 		{m.Authorization, policy.Authorization{Enabled: true, DefaultAction: policy.Deny, Policies: []policy.AuthorizationPolicy{{
 			Name: "service-to-service", Action: policy.Allow, Key: "security.authorization.policies[0]", Principals: []string{"spiffe://datapunk/*"},
 		}}}},
@@ -63,14 +100,16 @@ func TestTheOperatorsFileLoads(t *testing.T) {
 	}
 }
 
+// They are examples, so there is nothing to say of them.
 func TestEveryFileInConfigsIsValidInEveryEnvironment(t *testing.T) {
 	paths, err := filepath.Glob(filepath.Join("..", "configs", "*.yaml"))
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("%d files in configs: %v", len(paths), err)
 	}
 	for _, path := range paths {
-		if _, err := policy.Validate([]string{path}, policy.Options{}); err != nil {
-			t.Error(err)
+		warnings, err := policy.Validate([]string{path}, policy.Options{LookupEnv: func(name string) (string, bool) { return "v1", name == "SERVICE_VERSION" }})
+		if err != nil || len(warnings) > 0 {
+			t.Error(err, warnings)
 		}
 	}
 }

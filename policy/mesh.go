@@ -17,6 +17,8 @@ type Mesh struct {
 	AccessLogs    AccessLogs
 	MTLS          MTLS
 	Authorization Authorization
+	LimitServer   LimitServer
+	Routes        int // how many there are; see Service
 
 	// Warnings are what an operator should know of a file that loads.
 	Warnings []Problem
@@ -37,13 +39,30 @@ type Discovery struct {
 // Consul is how to reach the catalog in Consul, and how to register in it.
 type Consul struct {
 	Host, Datacenter, Scheme       string
+	Datacenters                    []string // others whose instances are read too
 	Port                           uint16
+	Fallbacks                      []string // host:port of others of the datacenter
 	TokenFile                      string
 	TLS                            ConsulTLS
 	Consistency                    string // "stale" (default), "default", "consistent"
 	RegisterInterval               time.Duration
 	DeregisterCriticalServiceAfter time.Duration
 	Register                       Register
+	Removals                       Removals
+	Select                         Select
+}
+
+// Select is which part of what Consul has is in the mesh.
+type Select struct {
+	Tags        []string // that an instance has, all of them
+	Exclude     []string // services; `*` for any part of a name
+	OnlyPassing bool
+}
+
+// Removals is how long it is doubted that instances are gone which the catalog does not
+// have any more.
+type Removals struct {
+	Confirm, Connected, Restored, Reconnect time.Duration
 }
 
 // Register is what is registered in Consul.
@@ -64,7 +83,8 @@ type RegisteredService struct {
 
 // RegisteredCheck is how the health of such an instance is found out.
 type RegisteredCheck struct {
-	HTTP, TCP         string // one of both
+	HTTP, TCP, GRPC   string // one of them
+	By                string // "agent": Consul's, which has the instance then; else the control plane
 	Interval, Timeout time.Duration
 }
 
@@ -122,6 +142,23 @@ type MTLS struct {
 	TrustDomain  string
 	CertRotation time.Duration // the age at which an SVID is replaced at the latest
 	CertTTL      time.Duration // its lifetime
+	Root         string        // "sha256:…" of the root that the mesh has; empty: not said
+	CA           CA
+}
+
+// CAProvider says whose the authority is.
+type CAProvider string
+
+// The providers. What is CAFiles' is the operator's: it is read alone.
+const (
+	CABuiltin CAProvider = "builtin"
+	CAFiles   CAProvider = "files"
+)
+
+// CA is where the authority is: in the data directory, or in these files.
+type CA struct {
+	Provider          CAProvider
+	CertFile, KeyFile string // both or neither
 }
 
 // Action is what an authorization policy does.
@@ -138,7 +175,9 @@ const (
 type Authorization struct {
 	Enabled       bool
 	DefaultAction Action // Deny unless the file opts out
-	Policies      []AuthorizationPolicy
+	// ExplainDenials has a denied caller told the name of the policy.
+	ExplainDenials bool
+	Policies       []AuthorizationPolicy
 }
 
 // AuthorizationPolicy is one rule. The fields are ANDed, the values of a field
@@ -168,6 +207,7 @@ type HeaderMatch struct {
 	Suffix  *string
 	Regex   *string
 	Present *bool
+	Invert  bool // of routes: what it does not match
 }
 
 // Protocol is what a service's application speaks.
@@ -200,12 +240,23 @@ type Service struct {
 	Upstreams      []Upstream
 	AllUpstreams   bool // no upstreams declared: every service of the mesh
 
+	Subsets       []Subset // by name
+	DefaultSubset string   // empty: all instances
+	OnEmptySubset OnEmpty
+	Routes        []Route // to it; the first that matches decides
+	// Fallbacks are the subsets with somebody behind them, for so many tries.
+	Fallbacks     []string
+	FallbackTries uint32
+
 	CircuitBreakers  CircuitBreakers
 	OutlierDetection OutlierDetection
 	HealthChecks     *HealthChecks // nil: no active checks
+	AppCheck         *AppCheck     // nil: the application is not checked
 	LoadBalancing    LoadBalancing
 	Retry            Retry
 	Timeout          Timeout
+	RateLimit        RateLimit // of the calls to it
+	AdmissionControl AdmissionControl
 
 	keys [numSettings][]string // the keys that each setting came from, most specific first
 }
@@ -219,6 +270,14 @@ type Upstream struct {
 // CircuitBreakers are the limits of one cluster, counted in each proxy.
 type CircuitBreakers struct {
 	MaxConnections, MaxPendingRequests, MaxRequests, MaxRetries uint32
+	RetryBudget                                                 RetryBudget // unless it is set, MaxRetries holds
+}
+
+// RetryBudget bounds the retries at one time by the requests at that time.
+type RetryBudget struct {
+	Set            bool // a budget of zero allows no retries, no budget leaves them to MaxRetries
+	Percent        float64
+	MinConcurrency uint32 // so many retries at one time there may always be
 }
 
 // OutlierDetection ejects instances that answer badly.
@@ -236,11 +295,28 @@ type HealthChecks struct {
 	UnhealthyThreshold, HealthyThreshold uint32
 }
 
+// AppCheck is the check of an application by what stands beside it: exactly one of
+// Path, TCP and GRPC is set.
+type AppCheck struct {
+	Path                                 string // of an HTTP check
+	TCP, GRPC                            bool
+	Timeout, Interval                    time.Duration
+	UnhealthyThreshold, HealthyThreshold uint32
+}
+
+// ReportInterval is how often what is beside the application says what its checks
+// came to.
+func (c *AppCheck) ReportInterval() time.Duration {
+	return min(max(c.Interval/2, time.Second), 5*time.Second)
+}
+
 // LoadBalancing is how a proxy picks an instance.
 type LoadBalancing struct {
 	Policy         string // least_request, round_robin, random, ring_hash, maglev
 	HashPolicy     []HashPolicy
 	PanicThreshold float64 // percent
+	Locality       Locality
+	SlowStart      SlowStart
 }
 
 // HashPolicy is what ring_hash and maglev hash; exactly one field is set.
@@ -256,19 +332,33 @@ type Retry struct {
 	Timeout                   time.Duration // of each try; 0: none
 	TimeoutOfService          bool          // set in services.X: holds for gRPC too
 	BaseInterval, MaxInterval time.Duration
+	RetryAfter                time.Duration // the longest wait that an answer may ask for; 0: it is not heard
 	Conditions                []string
 	Methods                   []string // empty: every method
 	StatusCodes               []uint32
+	HostSelection             HostSelection
 	MaxBodyBytes              uint32 // a larger body is not tried again
 }
 
+// HostSelection says which instances a retry may go to.
+type HostSelection string
+
+// PreviousHosts leaves out those that have failed, as long as there are others.
+const (
+	PreviousHosts HostSelection = "previous_hosts"
+	AnyHost       HostSelection = "any"
+)
+
 // Timeout bounds connections and requests.
 type Timeout struct {
-	Connect    time.Duration
-	Idle       time.Duration
-	Request    *time.Duration // nil: long enough for every retry; 0: none
-	StreamIdle time.Duration  // outbound
-	AppIdle    time.Duration  // of connections to the application alone
+	Connect time.Duration
+	Idle    time.Duration
+	Request *time.Duration // nil: long enough for every retry; 0: none
+	// RequestOfRoute: it is a route's own, and holds for gRPC too.
+	RequestOfRoute bool
+	StreamIdle     time.Duration // outbound
+	MaxStream      time.Duration // of a stream, however busy; 0: none
+	AppIdle        time.Duration // of connections to the application alone
 	// MaxConnection is the age at which a TCP connection is cut; 0: never.
 	MaxConnection time.Duration
 }

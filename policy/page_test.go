@@ -1,12 +1,10 @@
 package policy
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -27,8 +25,27 @@ func TestThePageSaysWhatTheTableSays(t *testing.T) {
 		{"keys of discovery.consul.register.services[]", pageTable(at(t, "mesh.discovery.consul.register.services[]"), true, nil)},
 		{"keys of circuit_breakers.default", pageTable(at(t, "mesh.circuit_breakers.default"), true, nil)},
 		{"keys of load_balancing", pageTable(at(t, "mesh.load_balancing"), true, nil)},
+		{"keys of load_balancing.locality.failover[]", pageTable(at(t, "mesh.load_balancing.locality.failover[]"), false, nil)},
 		{"keys of policies", pageTable(at(t, "mesh.policies"), true, nil)},
 		{"keys of services.X", pageTable(at(t, "mesh.services.X"), false, nil)},
+		{"keys of services.X.subsets.S", pageTable(at(t, "mesh.services.X.subsets.S"), false, nil)},
+		{"keys of services.X.health_check", pageTable(at(t, "mesh.services.X.health_check"), false, nil)},
+		{"keys of routes[]", pageTable(at(t, "mesh.routes[]"), false, nil)},
+		{"keys of routes[].match[]", pageTable(at(t, "mesh.routes[].match[]"), false, nil)},
+		{"keys of routes[].match[].path", pageTable(at(t, "mesh.routes[].match[].path"), false, nil)},
+		{"keys of routes[].match[].headers[]", pageTable(at(t, "mesh.routes[].match[].headers[]"), false, nil)},
+		{"keys of routes[].match[].query[]", pageTable(at(t, "mesh.routes[].match[].query[]"), false, nil)},
+		{"keys of routes[].match[].grpc", pageTable(at(t, "mesh.routes[].match[].grpc"), false, nil)},
+		{"keys of routes[].split[]", pageTable(at(t, "mesh.routes[].split[]"), false, nil)},
+		{"keys of routes[].rewrite", pageTable(at(t, "mesh.routes[].rewrite"), false, nil)},
+		{"keys of routes[].redirect", pageTable(at(t, "mesh.routes[].redirect"), false, nil)},
+		{"keys of routes[].direct_response", pageTable(at(t, "mesh.routes[].direct_response"), false, nil)},
+		{"keys of routes[].mirror", pageTable(at(t, "mesh.routes[].mirror"), false, nil)},
+		{"keys of routes[].headers", pageTable(at(t, "mesh.routes[].headers"), true, nil)},
+		{"keys of routes[].sticky", pageTable(at(t, "mesh.routes[].sticky"), false, nil)},
+		{"keys of routes[].cors", pageTable(at(t, "mesh.routes[].cors"), false, nil)},
+		{"keys of routes[].fault", pageTable(at(t, "mesh.routes[].fault"), true, nil)},
+		{"keys of routes[].timeout", pageTable(at(t, "mesh.routes[].timeout"), false, nil)},
 		{"keys of telemetry", pageTable(at(t, "mesh.telemetry"), true, nil)},
 		{"keys of security", pageTable(at(t, "mesh.security"), true, nil)},
 		{"keys of security.authorization.policies[]", pageTable(at(t, "mesh.security.authorization.policies[]"), false, nil)},
@@ -69,31 +86,6 @@ func at(t *testing.T, path string) *section {
 	return s
 }
 
-func sectionAt(path string) *section {
-	s := documentKeys.section()
-	for _, name := range strings.Split(path, ".") {
-		if name == "X" { // the name of a service, of an environment
-			continue
-		}
-		name, _, _ := strings.Cut(name, "[")
-		i := slices.IndexFunc(s.keys, func(k key) bool { return k.name == name })
-		if i < 0 {
-			return nil
-		}
-		k := s.keys[i]
-		if k.form == formList {
-			k.shape = *k.item
-		}
-		if s = k.section; s == nil {
-			return nil
-		}
-	}
-	return s
-}
-
-// mayBeWritten reports whether a key can be written today.
-func (k key) mayBeWritten() bool { return !k.later && k.refused == "" }
-
 // pageTable is a section as a table of Markdown; deep: with the sections in it.
 func pageTable(s *section, deep bool, some func(key) bool) string {
 	head := []string{"key", "takes", "default", "meaning", "becomes", "code"}
@@ -125,7 +117,7 @@ func pageRows(s *section, prefix string, deep bool, some func(key) bool) [][]str
 		}
 		names := "`" + prefix + k.name + "`"
 		if k.form == formNames {
-			names = "`" + prefix + k.name + ".E`"
+			names = "`" + prefix + k.name + "." + strings.ToUpper(k.name[:1]) + "`" // environments.E, subsets.S
 		}
 		for _, other := range s.keys[i+1:] {
 			if !other.mayBeWritten() || other.says != "" {
@@ -133,27 +125,13 @@ func pageRows(s *section, prefix string, deep bool, some func(key) bool) [][]str
 			}
 			names += ", `" + other.name + "`"
 		}
-		row := []string{names, k.String(), pageDefault(k), k.says, k.becomes, pageCode(k)}
+		row := []string{names, k.String(), k.withoutIt(), k.says, k.becomes, pageCode(k)}
 		for i := range row {
 			row[i] = strings.ReplaceAll(row[i], "|", `\|`)
 		}
 		rows = append(rows, row)
 	}
 	return rows
-}
-
-func pageDefault(k key) string {
-	switch {
-	case k.required:
-		return "must be there"
-	case k.def != "" && k.form == formList:
-		return "`[" + k.def + "]`"
-	case k.def != "":
-		return "`" + k.def + "`"
-	case k.unset != "":
-		return k.unset
-	}
-	return "none"
 }
 
 // pageCode is the code of a key that is not that of every key of its kind,
@@ -185,71 +163,4 @@ func pageLater() string {
 		names = append(names, said)
 	})
 	return strings.Join(names, ",\n") + "\n"
-}
-
-// walk visits every key of the table. Names are X, and items of lists [].
-func walk(s *section, path string, visit func(path string, k key)) {
-	for _, k := range s.keys {
-		at := join(path, k.name)
-		visit(at, k)
-		switch {
-		case k.form == formNames:
-			walk(k.section, at+".X", visit)
-		case k.form == formSection:
-			walk(k.section, at, visit)
-		case k.form == formList && k.item.section != nil:
-			walk(k.item.section, at+"[]", visit)
-		}
-	}
-}
-
-// String is what a key takes, in words.
-func (s shape) String() string {
-	switch s.form {
-	case formBoolean:
-		return "`true`, `false`"
-	case formWhole:
-		switch {
-		case s.what != "":
-			return s.what
-		case s.most == most:
-			return fmt.Sprintf("%v or more", s.least)
-		}
-		return fmt.Sprintf("%v to %v", s.least, s.most)
-	case formReal:
-		if s.what != "" {
-			return s.what
-		}
-		return strconv.FormatFloat(s.least, 'f', -1, 64)
-	case formDuration:
-		what := "duration"
-		if s.shortest > 0 {
-			what += " from " + strings.TrimSuffix(s.shortest.String(), "0s")
-		}
-		if s.longest < longest { // the bound of all stands above the tables
-			what += " to " + hours(s.longest)
-		}
-		return what
-	case formWord:
-		return "`" + strings.Join(s.words, "`, `") + "`"
-	case formList:
-		return "list: " + s.item.String()
-	case formTexts:
-		return "map of texts"
-	case formSection, formNames:
-		var names []string
-		for _, k := range s.section.keys {
-			if k.mayBeWritten() {
-				names = append(names, k.name)
-			}
-		}
-		text := "a section"
-		if s.orText != nil {
-			text = s.orText.String() + ", or `{" + strings.Join(names, ", ") + "}`"
-		} else if len(names) <= 3 {
-			text = "`{" + strings.Join(names, ", ") + "}`"
-		}
-		return text
-	}
-	return s.what
 }

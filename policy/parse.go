@@ -185,8 +185,11 @@ func (d *decoder) document(top *mapping, m *Mesh) {
 	d.services(s, m)
 	d.telemetry(s.section("telemetry"), m)
 	d.security(s, m)
+	d.checkLimits(s, m)
 	d.checkDestinations(s.section("security").section("authorization"), m)
 	d.checkTCPCallers(s.section("security").section("authorization"), m)
 	d.checkSlashes(s.section("security").section("authorization"), m)
+	d.routes(s, m)
+	d.checkUncounted(s, m)
 	d.checkSpelled(s, m)
 }

@@ -89,43 +89,6 @@ func TestDidYouMean(t *testing.T) {
 	}
 }
 
-// Each code is in the table of docs/mesh-file.md, and none is there alone.
-func TestEveryCodeIsDocumented(t *testing.T) {
-	var source []byte
-	for _, path := range []string{"code.go", filepath.Join("..", "yamlfile", "code.go")} {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		source = append(source, text...)
-	}
-	docs, err := os.ReadFile(filepath.Join("..", "docs", "mesh-file.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	set := func(expression string, text []byte) map[string]bool {
-		all := make(map[string]bool)
-		for _, match := range regexp.MustCompile(expression).FindAllSubmatch(text, -1) {
-			if all[string(match[1])] {
-				t.Errorf("%s stands twice", match[1])
-			}
-			all[string(match[1])] = true
-		}
-		return all
-	}
-	codes, rows := set(`"(MC\d{4})"`, source), set(`(?m)^\| (MC\d{4}) \|`, docs)
-	for code := range codes {
-		if !rows[code] {
-			t.Errorf("%s is not documented", code)
-		}
-	}
-	for code := range rows {
-		if !codes[code] {
-			t.Errorf("%s is documented and never reported", code)
-		}
-	}
-}
-
 // A token in the file is refused, wherever it stands, and the line is not
 // shown: it ends in a log.
 func TestASecretIsNotShown(t *testing.T) {

@@ -17,6 +17,14 @@ func TestProgramSizeIsNeverBelowEnvoys(t *testing.T) {
 			t.Errorf("%s: about %d, and Envoy says %d", expression, got, size)
 		}
 	}
+	for _, words := range []string{"GET", "GET|HEAD|PUT", "a", "", "a||b", "|", strings.Repeat("A", 48), strings.Repeat("A|", 24)} {
+		if !plainWords(words) || programSize(words) > maxProgram {
+			t.Errorf("%q: plain %t, of size %d", words, plainWords(words), programSize(words))
+		}
+	}
+	if plainWords("GET.*") || plainWords(strings.Repeat("A", 49)) {
+		t.Error("what has to be compiled to be known is taken for plain")
+	}
 	if err := CheckRegex(strings.Repeat("a", maxProgram)); err == nil {
 		t.Error("an expression that Envoy refuses passes")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"datapunk.dev/controlplane/follow"
@@ -21,15 +22,19 @@ type WatcherOptions struct {
 	// Check says why this process can never go on with a mesh, before it is
 	// judged; nil if it goes on with any.
 	Check func(*Mesh) error
-	// OnMesh is given each new mesh. Its error means that this process cannot
-	// go on with it, and is OnMesh's own to report.
-	OnMesh func(*Mesh) error
+	// OnMesh is given each new mesh, and from when it is to be in force: when its
+	// files were written, or when it need not wait any more. Its error means that this
+	// process cannot go on with it, and is OnMesh's own to report.
+	OnMesh func(m *Mesh, since time.Time) error
 	// OnError is told why the files do not load, once for each state of
 	// them. The last good mesh stays in force.
 	OnError func(error)
 	// OnHold is told of an edit that has to wait, see [Judge], again when
 	// somebody asks, and with nil if it is gone before it was taken. May be nil.
 	OnHold func(*Hold)
+	// Removes says what an edit takes out of the mesh that the files do not say by
+	// themselves, for [Judge]. May be nil.
+	Removes func(last, next *Mesh) []string
 	// OnAsked is told when the files were read because Reload asked, whatever came
 	// of it. May be nil.
 	OnAsked func()
@@ -47,10 +52,12 @@ type Watcher struct {
 	opts  Options
 	WatcherOptions
 
-	seen   string // what was last tried: the revision of the files, or why they cannot be read
-	failed bool   // seen does not load, or OnMesh would not have it
-	held   *Hold  // of what was last tried; nil: it does not wait
-	next   *Mesh  // what is held
+	seen   string    // what was last tried: the revision of the files, or why they cannot be read
+	failed bool      // seen does not load, or OnMesh would not have it
+	held   *Hold     // of what was last tried; nil: it does not wait
+	next   *Mesh     // what is held
+	size   int       // of what was last read
+	trims  time.Time // until when memory is given back
 }
 
 // NewWatcher returns a Watcher of the files; nothing happens before Run.
@@ -64,14 +71,22 @@ func NewWatcher(paths []string, opts Options, w WatcherOptions) *Watcher {
 	watcher := &Watcher{paths: paths, opts: opts, WatcherOptions: w}
 	if w.Current != nil {
 		watcher.seen = w.Current.Revision
+		watcher.read(w.Current.Files)
 	}
 	return watcher
 }
 
+const (
+	// maxSettle is how long files that do not rest are waited for.
+	maxSettle = 2 * time.Second
+	// readTime is how long it takes at most, as a rule, to read and judge them.
+	readTime = time.Second
+)
+
 // Run watches until ctx ends, and returns nil then.
 func (w *Watcher) Run(ctx context.Context) error {
 	// People edit them, and an editor's save is several events.
-	timing := follow.Timing{Settle: 200 * time.Millisecond, MaxSettle: 2 * time.Second, Poll: 30 * time.Second}
+	timing := follow.Timing{Settle: 200 * time.Millisecond, MaxSettle: maxSettle, Poll: 30 * time.Second}
 	follow.Files(ctx, w.Logger, w.paths, timing, w.Reload, w.look)
 	return nil
 }
@@ -89,6 +104,9 @@ func (w *Watcher) look(why follow.Why) time.Duration {
 	if asked && w.OnAsked != nil {
 		w.OnAsked()
 	}
+	if why != follow.Due && time.Now().Before(w.trims) {
+		debug.FreeOSMemory()
+	}
 	switch {
 	case w.held == nil:
 		return 0
@@ -100,3 +118,23 @@ func (w *Watcher) look(why follow.Why) time.Duration {
 
 // over reports whether the edit has waited for long enough.
 func (h *Hold) over() bool { return !h.Until.IsZero() && !time.Now().Before(h.Until) }
+
+// large is from which size on it is worth giving back the memory that reading took: the
+// runtime keeps it for minutes otherwise, and a collection may be long in coming.
+const large = 1 << 20
+
+// trimFor is for how long after that it is given back, with each look at the files: what
+// was in force before is needed for a while.
+const trimFor = 70 * time.Second
+
+// read notes that files were read, after others.
+func (w *Watcher) read(files []File) {
+	before := w.size
+	w.size = 0
+	for _, f := range files {
+		w.size += len(f.Data)
+	}
+	if max(before, w.size) >= large {
+		w.trims = time.Now().Add(trimFor)
+	}
+}

@@ -3,8 +3,11 @@ package policy_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -28,7 +31,7 @@ type following struct {
 	refuse atomic.Bool // the process cannot go on with any mesh
 }
 
-const patience = 5 * time.Second
+const patience = 30 * time.Second
 
 func follow(t *testing.T, path string) *following {
 	t.Helper()
@@ -39,7 +42,7 @@ func follow(t *testing.T, path string) *following {
 	}
 	w := policy.NewWatcher([]string{path}, policy.Options{}, policy.WatcherOptions{
 		Reload: f.hangup, Current: current,
-		OnMesh: func(m *policy.Mesh) error {
+		OnMesh: func(m *policy.Mesh, _ time.Time) error {
 			refused := f.refuse.Load() // before the test is told, and goes on
 			f.meshes <- m
 			if refused {
@@ -108,7 +111,16 @@ func (f *following) wantNothing() {
 
 func named(name string) string { return "mesh:\n  name: " + name + "\n" }
 
+// write replaces a file at once: one that is read while it is written is empty.
 func write(t *testing.T, path, text string) {
+	t.Helper()
+	writeInPlace(t, path+".new", text)
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func writeInPlace(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -119,7 +131,7 @@ func TestWatcherTakesAFileWrittenInPlace(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "mesh.yaml")
 	write(t, path, named("one"))
 	f := follow(t, path)
-	write(t, path, named("two"))
+	writeInPlace(t, path, named("two"))
 	f.wantName("two")
 	write(t, path, named("three"))
 	f.wantName("three")
@@ -283,5 +295,54 @@ func TestHalfAFileIsNotRead(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Fatal("no mesh")
+	}
+}
+
+// big is a mesh file of about so many bytes.
+func big(size int) string {
+	var b strings.Builder
+	b.WriteString("mesh:\n  name: big\n  services:\n")
+	for n := 0; b.Len() < size; n++ {
+		fmt.Fprintf(&b, "    s%06d: {timeout: {request: 5s}}\n", n)
+	}
+	return b.String()
+}
+
+// What reading a large file took is given back, though nothing else would have it
+// collected for a long time.
+func TestTheMemoryOfALargeFileIsGivenBack(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	path := filepath.Join(t.TempDir(), "mesh.yaml")
+	write(t, path, "mesh: {name: small}")
+	f := follow(t, path)
+	write(t, path, big(2<<20))
+	f.wantName("big")
+	f.hangup <- syscall.SIGHUP // has been looked at
+	f.hangup <- syscall.SIGHUP
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	took := m.TotalAlloc
+	if kept := m.HeapSys - m.HeapReleased; took < 100<<20 || kept > took/2 {
+		t.Errorf("%d MB are kept of %d that were allocated", kept>>20, took>>20)
+	}
+}
+
+// A file that would take more memory to read than a machine may have is refused, alone or
+// with others.
+func TestAMeshFileHasABound(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a.yaml"), filepath.Join(dir, "b.yaml")
+	half := "mesh: {name: m}\n" + strings.Repeat("# "+strings.Repeat("x", 97)+"\n", 60_000)
+	write(t, a, half)
+	write(t, b, half)
+	if _, err := policy.Load([]string{a}, policy.Options{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := policy.Load([]string{a, b}, policy.Options{}); err == nil || !strings.Contains(err.Error(), "have more than 8388608 bytes together") {
+		t.Errorf("two: %v", err)
+	}
+	write(t, a, half+half)
+	if _, err := policy.Load([]string{a}, policy.Options{}); err == nil || !strings.Contains(err.Error(), "a.yaml has 12000032 bytes; at most 8388608") {
+		t.Errorf("one: %v", err)
 	}
 }

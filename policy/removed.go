@@ -6,9 +6,9 @@ import (
 	"slices"
 )
 
-// much reports whether so few are left of so many that it may be a mistake:
+// Much reports whether so few are left of so many that it may be a mistake:
 // none, or two or more are gone and they are over 30 % of all.
-func much(before, after int) bool {
+func Much(before, after int) bool {
 	gone := before - after
 	return gone > 0 && after == 0 || gone >= 2 && 10*gone > 3*before
 }
@@ -24,11 +24,12 @@ func Removed(last, next *Mesh) []string {
 	}{
 		{"services", len(last.services), len(next.services)},
 		{"upstreams", last.countUpstreams(), next.countUpstreams()},
+		{"routes", last.Routes, next.Routes},
 		{"policies", len(last.Authorization.Policies), len(next.Authorization.Policies)},
 		{"circuit breakers of single services", last.countBreakers(), next.countBreakers()},
 		{"keys of the file", len(last.keys), len(next.keys)},
 	} {
-		if much(kind.before, kind.after) {
+		if Much(kind.before, kind.after) {
 			why = append(why, fmt.Sprintf("%d %s are left of %d", kind.after, kind.what, kind.before))
 		}
 	}

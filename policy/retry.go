@@ -22,12 +22,18 @@ const maxRetriedBody = 64 << 20
 // retryConditions are Envoy's words for retry_on: those of HTTP, and then those
 // of gRPC. Envoy ignores any other, and compares case.
 func retryConditions() []string {
-	return []string{
+	return append([]string{
 		"5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited",
 		"retriable-4xx", "refused-stream", "retriable-status-codes", "retriable-headers", "http3-post-connect-failure",
-		"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable",
-	}
+	}, grpcRetryConditions()...)
 }
+
+func grpcRetryConditions() []string {
+	return []string{"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable"}
+}
+
+// IsGRPCRetryCondition reports whether a word of retry_on is of a status of gRPC.
+func IsGRPCRetryCondition(word string) bool { return slices.Contains(grpcRetryConditions(), word) }
 
 // IsRetryCondition reports whether Envoy knows a word of retry_on.
 func IsRetryCondition(word string) bool { return slices.Contains(retryConditions(), word) }
@@ -50,9 +56,33 @@ func (d *decoder) retry(s *mapping, to *Service) {
 		s.first("conditions", "status_codes").fail(CodeUnsafeRetry, "methods: [GET, HEAD, OPTIONS, PUT, DELETE]",
 			"a POST is retried too, though the application may have acted on it")
 	}
+	if backoff.got("retry_after") && r.RetryAfter > 0 && len(r.StatusCodes) == 0 && !slices.Contains(r.Conditions, "5xx") &&
+		!slices.ContainsFunc([]string{"envoy-ratelimited", "retriable-4xx", "gateway-error"}, func(c string) bool { return slices.Contains(r.Conditions, c) }) {
+		backoff.first("retry_after").fail(CodeNoEffect, "status_codes: [429, 503]", "has no effect: no answer is retried that could ask for it")
+	}
 	if s.present() {
 		to.came(SettingRetry, s.key)
 	}
+}
+
+// checkHedging looks whether a second try can begin beside the first.
+func (d *decoder) checkHedging(v *mapping, r *Route) {
+	if !r.Hedging || r.Answers() {
+		return
+	}
+	switch {
+	case r.Retry.Timeout == 0 || r.Retry.Attempts == 0:
+		v.first("hedging").fail(CodeMissing, "retry: {attempts: 1, timeout: 200ms}", "wants retry.attempts, and retry.timeout, after which the next try begins")
+	case len(r.Retry.Methods) == 0 && !r.onlyMethods("GET", "HEAD", "OPTIONS"):
+		v.first("hedging").fail(CodeUnsafeRetry, "retry: {methods: [GET, HEAD]}", "a slow POST is sent a second time, though the application may be at work on the first")
+	}
+}
+
+// onlyMethods reports whether the route is of requests with these methods alone.
+func (r *Route) onlyMethods(methods ...string) bool {
+	return len(r.Match) > 0 && !slices.ContainsFunc(r.Match, func(m RouteMatch) bool {
+		return len(m.Methods) == 0 || slices.ContainsFunc(m.Methods, func(one string) bool { return !slices.Contains(methods, one) })
+	})
 }
 
 // afterWork reports whether a request is retried that the application may have

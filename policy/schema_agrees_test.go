@@ -43,7 +43,11 @@ func TestTheSchemaTakesWhatLoads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range append(paths, filepath.Join("testdata", "seed.yaml"), filepath.Join("testdata", "variables.yaml")) {
+	examples, err := filepath.Glob(filepath.Join("..", "configs", "examples", "*.yaml"))
+	if err != nil || len(examples) < 5 {
+		t.Fatalf("examples: %q, %v", examples, err)
+	}
+	for _, path := range append(append(paths, examples...), filepath.Join("testdata", "seed.yaml"), filepath.Join("testdata", "variables.yaml")) {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -77,7 +81,7 @@ func TestTheSchemaRefusesWhatDoesNotLoad(t *testing.T) {
 		"no time to connect": true, "octal": true,
 		"a tag twice":                            true,
 		"a rotation whose double is no duration": true, "a life beyond the authority's": true,
-		"a duration that Envoy refuses": true, "a duration that Envoy takes for none": true,
+		"a limit faster than Envoy's": true, "a duration that Envoy refuses": true, "a duration that Envoy takes for none": true,
 	}
 	refused := 0
 	for _, test := range mistakes {

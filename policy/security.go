@@ -49,9 +49,23 @@ func (a *Authorization) admits() bool {
 		slices.ContainsFunc(a.Policies, func(p AuthorizationPolicy) bool { return p.Action == Allow && !p.Shadow })
 }
 
+func (d *decoder) ca(s *mapping, to *CA) {
+	caKeys.defaults(to)
+	caKeys.read(s, to)
+	switch {
+	case s.has("cert_file") != s.has("key_file"):
+		s.fail(CodeMissing, "cert_file: /var/lib/mesh/ca.crt, key_file: /var/lib/mesh/ca.key", "cert_file and key_file stand together or not at all")
+	case to.Provider == CAFiles && !s.has("cert_file"):
+		s.fail(CodeMissing, "cert_file: /etc/mesh/ca.crt, key_file: /etc/mesh/ca.key", "provider files takes cert_file and key_file")
+	case to.CertFile != "" && to.CertFile == to.KeyFile:
+		s.first("key_file").fail(CodeConflict, "", "cert_file and key_file are one file")
+	}
+}
+
 func (d *decoder) mtls(s *mapping, to *MTLS) {
 	mtlsKeys.defaults(to)
 	mtlsKeys.read(s, to)
+	d.ca(s.section("ca"), &to.CA)
 	if s.got("cert_rotation") && to.CertRotation < usualRotation {
 		s.first("cert_rotation").fail(CodeShortLived, "", "every proxy gets a new certificate each %v: that is for tests", to.CertRotation)
 	}

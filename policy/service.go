@@ -5,6 +5,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/yamlfile"
 )
 
@@ -15,6 +18,7 @@ func builtIn() *Service {
 	limitKeys.defaults(&s.CircuitBreakers)
 	outlierKeys.defaults(&s.OutlierDetection)
 	balancingKeys.defaults(&s.LoadBalancing)
+	localityKeys.defaults(&s.LoadBalancing.Locality)
 	retryKeys.defaults(&s.Retry)
 	backoffKeys.defaults(&s.Retry)
 	timeoutKeys.defaults(&s.Timeout)
@@ -25,6 +29,7 @@ func builtIn() *Service {
 type layers struct {
 	name   string
 	custom value // circuit_breakers.custom.X
+	limit  value // policies.rate_limit.custom.X
 	own    value // services.X
 }
 
@@ -44,22 +49,30 @@ func (d *decoder) services(s *mapping, m *Mesh) {
 	d.retry(retry, base)
 	d.timeout(timeout, base)
 	d.checkTimes(base, timeout, retry)
+	limits := policies.section("rate_limit")
+	rateLimitsKeys.read(limits, m)
+	d.limitServer(limits.section("server"), m)
+	d.rateLimit(limits.section("default"), base)
+	d.admissionControl(policies.section("admission_control"), base)
 	m.defaults = finished(base)
 
-	for _, l := range d.named(breakers.section("custom"), s.section("services")) {
+	for _, l := range d.named(breakers.section("custom"), limits.section("custom"), s.section("services"), d.routed(s)) {
 		m.services[l.name] = d.service(l, base)
+		checkReported(l.own.mapping(), &m.Discovery)
 	}
+	d.checkLimitServer(limits.section("server"), m)
 	d.checkNames(s, m)
 	d.checkUpstreams(s, m)
+	d.checkDatacenters(s, m)
 }
 
 // named are the services that the file names, with their sections.
-func (d *decoder) named(custom, own *mapping) []*layers {
+func (d *decoder) named(custom, limits, own *mapping, routed []value) []*layers {
 	byName := make(map[string]*layers)
 	layer := func(s *mapping, name string) *layers {
 		l := byName[name]
 		if l == nil && s.keyOf(name).checkServiceName(name) {
-			l = &layers{name: name, custom: value{d: d}, own: value{d: d}}
+			l = d.layersOf(name)
 			byName[name] = l
 		}
 		return l
@@ -69,16 +82,31 @@ func (d *decoder) named(custom, own *mapping) []*layers {
 			l.custom = v
 		}
 	})
+	limits.each(func(name string, v value) {
+		if l := layer(limits, name); l != nil {
+			l.limit = v
+		}
+	})
 	own.each(func(name string, v value) {
 		if l := layer(own, name); l != nil {
 			l.own = v
 		}
 	})
+	for _, v := range routed {
+		if name, ok := v.plainName(); ok && byName[name] == nil {
+			byName[name] = d.layersOf(name)
+		}
+	}
 	all := make([]*layers, 0, len(byName))
 	for _, name := range slices.Sorted(maps.Keys(byName)) {
 		all = append(all, byName[name])
 	}
 	return all
+}
+
+// layersOf are the layers of a service of which nothing is said yet.
+func (d *decoder) layersOf(name string) *layers {
+	return &layers{name: name, custom: value{d: d}, limit: value{d: d}, own: value{d: d}}
 }
 
 // service lays what the file says of one service over the defaults.
@@ -98,16 +126,27 @@ func (d *decoder) service(l *layers, base *Service) *Service {
 		to.AllUpstreams = false
 		checkDistinct(s.first("upstreams"), to.Upstreams)
 	}
-	limits := s.section("circuit_breakers")
-	limitKeys.read(limits, &to.CircuitBreakers)
-	d.checkBreakers(limits, to)
+	d.subsets(s, to)
+	d.limits(s.section("circuit_breakers"), &limitKeys, to)
 	d.outlierDetection(s.section("outlier_detection"), to)
 	d.loadBalancing(s.section("load_balancing"), &serviceBalancingKeys, to)
 	d.healthChecks(s.section("health_checks"), to)
+	d.appCheck(s.section("health_check"), to)
 	retry, timeout := s.section("retry"), s.section("timeout")
 	d.retry(retry, to)
 	to.Retry.TimeoutOfService = retry.has("timeout")
 	d.timeout(timeout, to)
+	d.rateLimit(l.limit.mapping(), to)
+	d.rateLimit(s.section("rate_limit"), to)
+	d.admissionControl(s.section("admission_control"), to)
+	if to.Protocol == TCP {
+		for _, guard := range []*mapping{l.limit.mapping(), s.section("rate_limit"), s.section("admission_control")} {
+			if guard.present() {
+				guard.fail(CodeNoEffect, "", "has no effect: %s speaks TCP, and takes no requests", to.Name)
+			}
+		}
+		to.RateLimit, to.AdmissionControl = RateLimit{}, AdmissionControl{}
+	}
 	if timeout.has("max_connection_duration") && to.Protocol != TCP {
 		timeout.keyOf("max_connection_duration").fail(CodeNoEffect, "protocol: tcp", "has no effect: %s does not speak TCP", to.Name)
 	}
@@ -210,7 +249,28 @@ func (d *decoder) placeOf(s *mapping, name string) value {
 		}
 		return own.keyOf(name)
 	}
-	return s.section("circuit_breakers").section("custom").keyOf(name)
+	if custom := s.section("circuit_breakers").section("custom"); custom.has(name) {
+		return custom.keyOf(name)
+	}
+	if limits := s.section("policies").section("rate_limit").section("custom"); limits.has(name) {
+		return limits.keyOf(name)
+	}
+	for _, v := range d.routed(s) {
+		if named, ok := v.plainName(); ok && named == name {
+			return v
+		}
+	}
+	return s.value
+}
+
+// plainName is the name of a service that a value is, if it is one. What is wrong
+// with it is reported by who reads it.
+func (v value) plainName() (string, bool) {
+	if v.Kind != yamlfile.Scalar || v.Tag != "!!str" {
+		return "", false
+	}
+	e, err := expand(v.Text, v.d.lookup)
+	return e.text, err == nil && spiffeid.ValidatePathSegment(e.text) == nil && resource.Reserved(e.text) == ""
 }
 
 // outboundPort is the port of a sidecar's outbound listener where its

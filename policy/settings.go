@@ -20,12 +20,16 @@ const (
 	SettingProtocol
 	SettingEncodedSlashes
 	SettingUpstreams
+	SettingSubsets
 	SettingCircuitBreakers
 	SettingOutlierDetection
 	SettingLoadBalancing
 	SettingHealthChecks
+	SettingAppCheck
 	SettingRetry
 	SettingTimeout
+	SettingRateLimit
+	SettingAdmissionControl
 
 	numSettings
 )
@@ -33,8 +37,8 @@ const (
 // String is the key of services.X that the setting has.
 func (s Setting) String() string {
 	return [numSettings]string{
-		"consul_service", "protocol", "encoded_slashes", "upstreams", "circuit_breakers", "outlier_detection",
-		"load_balancing", "health_checks", "retry", "timeout",
+		"consul_service", "protocol", "encoded_slashes", "upstreams", "subsets", "circuit_breakers", "outlier_detection",
+		"load_balancing", "health_checks", "health_check", "retry", "timeout", "rate_limit", "admission_control",
 	}[s]
 }
 
@@ -47,15 +51,30 @@ func (s *Service) came(setting Setting, key string) {
 // breakerLayer reads circuit_breakers.default or an entry of custom.
 func (d *decoder) breakerLayer(s *mapping, to *Service) {
 	d.outlierDetection(s.section("outlier_detection"), to)
-	breakerKeys.read(s, &to.CircuitBreakers)
-	d.checkBreakers(s, to)
+	d.limits(s, &breakerKeys, to)
 }
 
-// checkBreakers looks at the four limits.
-func (d *decoder) checkBreakers(s *mapping, to *Service) {
-	if cb := to.CircuitBreakers; s.got("max_retries") && cb.MaxRetries < fewRetries {
-		s.first("max_retries").fail(CodeFewRetries, "retries at one time, in each proxy, to the whole service; 1024 if left out",
-			"at most %d retries at one time: requests are lost when an instance dies under load", cb.MaxRetries)
+// limits reads what bounds calls at one time.
+func (d *decoder) limits(s *mapping, keys *table[CircuitBreakers], to *Service) {
+	cb := &to.CircuitBreakers
+	keys.read(s, cb)
+	budget := s.section("retry_budget")
+	if budget.present() {
+		if !cb.RetryBudget.Set {
+			retryBudgetKeys.defaults(&cb.RetryBudget)
+			cb.RetryBudget.Set = true
+		}
+		retryBudgetKeys.read(budget, &cb.RetryBudget)
+	}
+	const few = "at most %d retries at one time: requests are lost when an instance dies under load"
+	switch {
+	case cb.RetryBudget.Set && s.got("max_retries"):
+		s.first("max_retries").fail(CodeNoEffect, "retry_budget.min_concurrency", "has no effect: there is a retry_budget")
+	case s.got("max_retries") && cb.MaxRetries < fewRetries:
+		s.first("max_retries").fail(CodeFewRetries, "retries at one time, in each proxy, to the whole service; 1024 if left out", few, cb.MaxRetries)
+	}
+	if budget.got("min_concurrency") && cb.RetryBudget.MinConcurrency < fewRetries {
+		budget.first("min_concurrency").fail(CodeFewRetries, "10, or leave it out", "while there are few requests, "+few, cb.RetryBudget.MinConcurrency)
 	}
 	if s.has(limitKeys.names()...) {
 		to.came(SettingCircuitBreakers, s.key)
@@ -82,12 +101,16 @@ func hashes(policy string) bool { return policy == "ring_hash" || policy == "mag
 func (d *decoder) loadBalancing(s *mapping, keys *table[LoadBalancing], to *Service) {
 	lb := &to.LoadBalancing
 	keys.read(s, lb)
+	d.slowStart(s.section("slow_start"), to)
 	switch {
+	case s.has("slow_start") && lb.Policy != "least_request" && lb.Policy != "round_robin":
+		s.first("slow_start").fail(CodeNoEffect, "policy: least_request, or round_robin", "has no effect with policy %s", lb.Policy)
 	case s.has("hash_policy") && !hashes(lb.Policy):
 		s.keyOf("hash_policy").fail(CodeNoEffect, "policy: ring_hash, or maglev", "has no effect with policy %s", lb.Policy)
 	case s.has("policy") && hashes(lb.Policy) && len(lb.HashPolicy) == 0:
 		s.keyOf("policy").fail(CodeNoEffect, "hash_policy: [{header: x-user-id}]", "%s without a hash_policy picks at random", lb.Policy)
 	}
+	d.locality(s.section("locality"), to)
 	if s.has(balancingKeys.names()...) {
 		to.came(SettingLoadBalancing, s.key)
 	}
@@ -133,6 +156,47 @@ func (d *decoder) healthChecks(s *mapping, to *Service) {
 	to.came(SettingHealthChecks, s.key)
 }
 
+// appCheck reads how an application is checked by what stands beside it.
+func (d *decoder) appCheck(s *mapping, to *Service) {
+	if !s.present() {
+		return
+	}
+	c := &AppCheck{Interval: 5 * time.Second, Timeout: 2 * time.Second, UnhealthyThreshold: 2, HealthyThreshold: 1}
+	good := appCheckKeys.read(s, c)
+	kinds := 0
+	for _, kind := range []string{"http", "tcp", "grpc"} {
+		if s.has(kind) {
+			kinds++
+		}
+	}
+	switch {
+	case kinds == 0:
+		s.fail(CodeMissing, "http: /health", "has one of http, tcp and grpc")
+	case kinds > 1 || s.got("tcp") && !c.TCP || s.got("grpc") && !c.GRPC:
+		s.first("http", "tcp", "grpc").fail(CodeConflict, "http: /health", "wants exactly one of http, tcp: true and grpc: true")
+	case c.GRPC && to.Protocol == TCP:
+		s.first("grpc").fail(CodeConflict, "tcp: true", "%s speaks TCP, and cannot answer a check by grpc", to.Name)
+	case c.Timeout > c.Interval:
+		s.first("timeout", "interval").fail(CodeConflict, "", "timeout %v is longer than interval %v", c.Timeout, c.Interval)
+	case good:
+		to.AppCheck = c
+	}
+	to.came(SettingAppCheck, s.key)
+}
+
+// checkReported looks whether there is an entry that the check of an application can
+// be a part of. A catalog that serve was given by a flag may be of the other method.
+func checkReported(s *mapping, discovery *Discovery) {
+	if !s.has("health_check") || discovery.Register || discovery.Method != "file" && discovery.Consul.Register.Enabled {
+		return
+	}
+	hint := "discovery.consul.register_interval: 10s"
+	if discovery.Method == "file" {
+		hint = "discovery.register: true"
+	}
+	s.keyOf("health_check").fail(CodeNoEffect, hint, "has no effect: the control plane registers nothing, and so can say nothing of an application")
+}
+
 func (d *decoder) timeout(s *mapping, to *Service) {
 	timeoutKeys.read(s, &to.Timeout)
 	if s.present() {
@@ -144,16 +208,18 @@ func (d *decoder) timeout(s *mapping, to *Service) {
 // Envoy does not.
 func (d *decoder) checkTimes(s *Service, timeout, retry *mapping) {
 	r, request := s.Retry, s.Timeout.Request
-	if request == nil || *request == 0 || r.Timeout == 0 || r.Attempts == 0 {
+	if request == nil || *request == 0 || r.Attempts == 0 {
 		return
 	}
 	v := timeout.first("request")
 	if !timeout.has("request") {
-		v = retry.first("timeout", "attempts")
+		v = retry.first("timeout", "backoff", "attempts")
 	}
 	switch all := r.Timeout * time.Duration(r.Attempts+1); {
 	case r.Timeout > *request:
 		v.fail(CodeConflict, "", "a request ends after %v, before its first try of %v does", *request, r.Timeout)
+	case r.RetryAfter >= *request:
+		v.fail(CodeCutRetries, "", "a request ends after %v, and an answer may put its next try off by %v (backoff.retry_after)", *request, r.RetryAfter)
 	case all > *request:
 		v.fail(CodeCutRetries, "", "a request ends after %v; its %d tries of %v may take %v", *request, r.Attempts+1, r.Timeout, all)
 	}

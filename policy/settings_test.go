@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,19 +19,22 @@ func load(t *testing.T, text string, env ...string) *policy.Mesh {
 	return m
 }
 
+// anywhere is how much it counts where an instance is, unless a file says otherwise.
+var anywhere = policy.Locality{Mode: policy.AnyLocality, ZoneMeta: "zone", MinHealthyPercent: 70}
+
 func TestAServiceOfWhichTheFileSaysNothing(t *testing.T) {
 	got := load(t, "mesh: {name: m}").Service("lake")
 	want := &policy.Service{
-		Name: "lake", ConsulService: "lake", Protocol: policy.HTTP, AllUpstreams: true, EncodedSlashes: policy.Refuse,
+		Name: "lake", ConsulService: "lake", Protocol: policy.HTTP, AllUpstreams: true, EncodedSlashes: policy.Refuse, OnEmptySubset: policy.Redistribute,
 		CircuitBreakers: policy.CircuitBreakers{MaxConnections: 1024, MaxPendingRequests: 1024, MaxRequests: 1024, MaxRetries: 1024},
 		OutlierDetection: policy.OutlierDetection{
 			Consecutive5xx: 5, ConsecutiveGatewayFailure: 5, Interval: 10 * time.Second,
 			BaseEjectionTime: 30 * time.Second, MaxEjectionTime: 5 * time.Minute, MaxEjectionPercent: 50,
 		},
-		LoadBalancing: policy.LoadBalancing{Policy: "least_request", PanicThreshold: 50},
+		LoadBalancing: policy.LoadBalancing{Policy: "least_request", PanicThreshold: 50, Locality: anywhere},
 		Retry: policy.Retry{
 			Attempts: 2, BaseInterval: 25 * time.Millisecond, MaxInterval: 250 * time.Millisecond,
-			Conditions: []string{"connect-failure", "refused-stream", "reset-before-request"}, MaxBodyBytes: 1 << 20,
+			Conditions: []string{"connect-failure", "refused-stream", "reset-before-request"}, MaxBodyBytes: 1 << 20, HostSelection: policy.PreviousHosts,
 		},
 		Timeout: policy.Timeout{Connect: 5 * time.Second, Idle: time.Hour, StreamIdle: 5 * time.Minute, AppIdle: time.Second, MaxConnection: time.Hour},
 	}
@@ -88,7 +92,7 @@ func TestTheMoreSpecificSettingWins(t *testing.T) {
 	lake := m.Service("lake")
 	zero := time.Duration(0)
 	want := &policy.Service{
-		Name: "lake", ConsulService: "lake-prod", Protocol: policy.GRPC, EncodedSlashes: policy.Refuse,
+		Name: "lake", ConsulService: "lake-prod", Protocol: policy.GRPC, EncodedSlashes: policy.Refuse, OnEmptySubset: policy.Redistribute,
 		Upstreams:       []policy.Upstream{{Service: "stream"}, {Service: "postgres", LocalBindPort: 5432}},
 		CircuitBreakers: policy.CircuitBreakers{MaxConnections: 20, MaxPendingRequests: 1024, MaxRequests: 30, MaxRetries: 1024},
 		OutlierDetection: policy.OutlierDetection{
@@ -97,13 +101,13 @@ func TestTheMoreSpecificSettingWins(t *testing.T) {
 		},
 		HealthChecks: &policy.HealthChecks{Protocol: "grpc", Timeout: time.Second, Interval: 20 * time.Second, UnhealthyThreshold: 3, HealthyThreshold: 2},
 		LoadBalancing: policy.LoadBalancing{
-			Policy: "ring_hash", PanicThreshold: 50,
+			Policy: "ring_hash", PanicThreshold: 50, Locality: anywhere,
 			HashPolicy: []policy.HashPolicy{{Header: "x-user"}, {Cookie: "session"}, {SourceIP: true}},
 		},
 		Retry: policy.Retry{
 			Attempts: 1, Timeout: 3 * time.Second, TimeoutOfService: true,
 			BaseInterval: time.Second, MaxInterval: 10 * time.Second,
-			Conditions: []string{"reset-before-request"}, Methods: []string{"GET"}, StatusCodes: []uint32{503}, MaxBodyBytes: 1 << 20,
+			Conditions: []string{"reset-before-request"}, Methods: []string{"GET"}, StatusCodes: []uint32{503}, MaxBodyBytes: 1 << 20, HostSelection: policy.PreviousHosts,
 		},
 		Timeout: policy.Timeout{Connect: time.Second, Request: &zero, StreamIdle: 5 * time.Minute, AppIdle: time.Second, MaxConnection: time.Hour},
 	}
@@ -242,12 +246,13 @@ func TestTheRestOfTheVocabulary(t *testing.T) {
 	for _, c := range []struct{ got, want any }{
 		{m.Discovery, policy.Discovery{Method: "file", File: "catalog.yaml", Consul: policy.Consul{
 			Host: "consul.example", Port: 8501, Scheme: "https", TokenFile: "/run/token", Consistency: "consistent",
-			TLS: policy.ConsulTLS{CAFile: "ca", CertFile: "cert", KeyFile: "key", ServerName: "consul"},
+			TLS:      policy.ConsulTLS{CAFile: "ca", CertFile: "cert", KeyFile: "key", ServerName: "consul"},
+			Removals: policy.Removals{Confirm: 3 * time.Second, Connected: time.Minute, Restored: 2 * time.Minute, Reconnect: 2 * time.Minute},
 		}}},
 		{m.Tracing, policy.Tracing{Enabled: true, Provider: "zipkin", Endpoint: "zipkin:9411", Service: "jaeger", SamplingRate: 1}},
 		{m.Metrics, policy.Metrics{Enabled: true, ScrapeInterval: time.Minute, Path: "/m", Port: 9900}},
 		{m.AccessLogs, policy.AccessLogs{Enabled: true, Path: "/var/log/mesh.log", Format: "text", MinStatus: 400, Sample: 0.01}},
-		{m.MTLS, policy.MTLS{Enabled: true, Mode: policy.Permissive, TrustDomain: "mesh.example", CertRotation: 12 * time.Hour, CertTTL: 36 * time.Hour}},
+		{m.MTLS, policy.MTLS{Enabled: true, Mode: policy.Permissive, TrustDomain: "mesh.example", CertRotation: 12 * time.Hour, CertTTL: 36 * time.Hour, CA: policy.CA{Provider: policy.CABuiltin}}},
 		{m.Authorization, policy.Authorization{Enabled: true, DefaultAction: policy.Allow, Policies: []policy.AuthorizationPolicy{{
 			Name: "all", Action: policy.Deny, Shadow: true, Key: "security.authorization.policies[0]",
 			Principals: []string{"spiffe://mesh.example/a*/b"}, NotPrincipals: []string{"spiffe://mesh.example/ax/b"},
@@ -261,6 +266,14 @@ func TestTheRestOfTheVocabulary(t *testing.T) {
 		if !reflect.DeepEqual(c.got, c.want) {
 			t.Errorf("got  %+v\nwant %+v", c.got, c.want)
 		}
+	}
+}
+
+// Of other addresses of Consul, each has the port of the first, or its own.
+func TestOtherAddressesOfConsul(t *testing.T) {
+	c := load(t, `mesh: {name: m, discovery: {consul: {scheme: https, fallbacks: [consul-2, "consul-3:8543", 10.0.0.3, "fd00::4", "[fd00::5]:9"]}}}`).Discovery.Consul
+	if want := []string{"consul-2:8501", "consul-3:8543", "10.0.0.3:8501", "[fd00::4]:8501", "[fd00::5]:9"}; !slices.Equal(c.Fallbacks, want) {
+		t.Errorf("%q, want %q", c.Fallbacks, want)
 	}
 }
 
@@ -299,5 +312,29 @@ func TestTheTrustDomain(t *testing.T) {
 	_, err := parse("mesh: {name: The Mesh}")
 	if ps := problems(t, err); len(ps) != 1 || ps[0].Code != policy.CodeTrustDomain {
 		t.Errorf("a name that is no trust domain: %v", err)
+	}
+}
+
+// A budget of nothing is a budget: nothing is retried, where a service without one
+// has the mesh's, or its own max_retries.
+func TestARetryBudgetOfNothing(t *testing.T) {
+	m := load(t, `
+mesh:
+  name: m
+  circuit_breakers:
+    default: {retry_budget: {percent: 0, min_concurrency: 0}}
+    custom: {lake: {retry_budget: {percent: 5}}, bare: {max_requests: 7}}
+`)
+	for name, want := range map[string]policy.RetryBudget{
+		"any":  {Set: true},
+		"bare": {Set: true},
+		"lake": {Set: true, Percent: 5},
+	} {
+		if got := m.Service(name).CircuitBreakers.RetryBudget; got != want {
+			t.Errorf("%s: %+v, want %+v", name, got, want)
+		}
+	}
+	if got := load(t, "mesh: {name: m}").Service("any").CircuitBreakers.RetryBudget; got.Set {
+		t.Errorf("a mesh that says nothing has a budget: %+v", got)
 	}
 }

@@ -30,6 +30,7 @@ func (w *Watcher) load(asked bool) {
 	w.held, w.next = nil, nil
 	var m *Mesh
 	if err == nil {
+		w.read(files)
 		m, err = w.parse(files)
 	}
 	switch {
@@ -57,7 +58,11 @@ func (w *Watcher) parse(files []File) (*Mesh, error) {
 func (w *Watcher) judge(m *Mesh) {
 	var h *Hold
 	if w.Current != nil {
-		h = Judge(w.Current, m)
+		var removes []string
+		if w.Removes != nil {
+			removes = w.Removes(w.Current, m)
+		}
+		h = Judge(w.Current, m, removes...)
 	}
 	if h == nil || w.meant(h) {
 		w.take(m)
@@ -110,7 +115,16 @@ func (w *Watcher) handOn(m *Mesh) (err error) {
 			w.OnError(err)
 		}
 	}()
-	return w.OnMesh(m)
+	return w.OnMesh(m, w.since(time.Now()))
+}
+
+// since is from when on what is taken now is to be in force. A file that was renamed
+// into place keeps an older time of writing, and one that waited was not to be.
+func (w *Watcher) since(now time.Time) time.Time {
+	if written := w.written(now); now.Sub(written) <= maxSettle+readTime {
+		return written
+	}
+	return now
 }
 
 func (w *Watcher) meant(h *Hold) bool { return w.Meant != nil && w.Meant(h.Revision) }

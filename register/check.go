@@ -5,13 +5,19 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
 // Check is how the health of an instance is found out that no proxy speaks for.
 type Check struct {
 	HTTP string // a URL: 2xx is passing, 429 a warning
 	TCP  string // HOST:PORT that takes a connection
+	GRPC string // HOST:PORT, and a slash and a service if one is asked for: SERVING is passing
 	// Interval is between two checks, Timeout how long one may take.
 	Interval, Timeout time.Duration
 }
@@ -26,7 +32,10 @@ type probe struct {
 func (c *Check) do(ctx context.Context, client *http.Client) Health {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	if c.HTTP == "" {
+	switch {
+	case c.GRPC != "":
+		return c.doGRPC(ctx)
+	case c.TCP != "":
 		conn, err := new(net.Dialer).DialContext(ctx, "tcp", c.TCP)
 		if err != nil {
 			return Critical
@@ -51,6 +60,21 @@ func (c *Check) do(ctx context.Context, client *http.Client) Health {
 		return Warning
 	}
 	return Critical
+}
+
+// doGRPC asks a service by gRPC's health protocol, on a connection of its own.
+func (c *Check) doGRPC(ctx context.Context) Health {
+	address, service, _ := strings.Cut(c.GRPC, "/")
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+	if err != nil {
+		return Critical
+	}
+	defer conn.Close() //nolint:errcheck // nothing is in flight
+	answer, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{Service: service})
+	if err != nil || answer.GetStatus() != healthpb.HealthCheckResponse_SERVING {
+		return Critical
+	}
+	return Passing
 }
 
 // checkClient keeps no connection: a check is to find out whether one can be had.

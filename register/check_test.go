@@ -2,6 +2,7 @@ package register
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -9,7 +10,26 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
+
+// serveHealth runs an application that tells its health by gRPC, until the test ends.
+func serveHealth(t *testing.T) (status *health.Server, address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	status = health.NewServer()
+	g := grpc.NewServer()
+	healthpb.RegisterHealthServer(g, status)
+	go func() { _ = g.Serve(l) }()
+	t.Cleanup(g.Stop)
+	return status, l.Addr().String()
+}
 
 // What a check comes to.
 func TestChecks(t *testing.T) {
@@ -19,7 +39,10 @@ func TestChecks(t *testing.T) {
 			<-release
 			return
 		}
-		code, _ := strconv.Atoi(r.URL.Path[1:])
+		code, err := strconv.Atoi(r.URL.Path[1:])
+		if err != nil {
+			code = http.StatusNotFound // HTTP/2, as gRPC begins it
+		}
 		if code == http.StatusFound {
 			w.Header().Set("Location", "/200")
 		}
@@ -30,19 +53,26 @@ func TestChecks(t *testing.T) {
 	address := strings.TrimPrefix(server.URL, "http://")
 	gone := httptest.NewServer(http.NotFoundHandler())
 	gone.Close()
+	status, grpcAddress := serveHealth(t)
+	status.SetServingStatus("down", healthpb.HealthCheckResponse_NOT_SERVING)
 	for name, c := range map[string]struct {
 		check Check
 		want  Health
 	}{
-		"200":          {Check{HTTP: server.URL + "/200"}, Passing},
-		"204":          {Check{HTTP: server.URL + "/204"}, Passing},
-		"429":          {Check{HTTP: server.URL + "/429"}, Warning},
-		"500":          {Check{HTTP: server.URL + "/500"}, Critical},
-		"a redirect":   {Check{HTTP: server.URL + "/302"}, Critical},
-		"no answer":    {Check{HTTP: server.URL + "/hangs", Timeout: 50 * time.Millisecond}, Critical},
-		"nobody":       {Check{HTTP: gone.URL}, Critical},
-		"a port":       {Check{TCP: address}, Passing},
-		"a closed one": {Check{TCP: strings.TrimPrefix(gone.URL, "http://")}, Critical},
+		"200":                   {Check{HTTP: server.URL + "/200"}, Passing},
+		"204":                   {Check{HTTP: server.URL + "/204"}, Passing},
+		"429":                   {Check{HTTP: server.URL + "/429"}, Warning},
+		"500":                   {Check{HTTP: server.URL + "/500"}, Critical},
+		"a redirect":            {Check{HTTP: server.URL + "/302"}, Critical},
+		"no answer":             {Check{HTTP: server.URL + "/hangs", Timeout: 50 * time.Millisecond}, Critical},
+		"nobody":                {Check{HTTP: gone.URL}, Critical},
+		"a port":                {Check{TCP: address}, Passing},
+		"a closed one":          {Check{TCP: strings.TrimPrefix(gone.URL, "http://")}, Critical},
+		"gRPC":                  {Check{GRPC: grpcAddress}, Passing},
+		"gRPC, not serving":     {Check{GRPC: grpcAddress + "/down"}, Critical},
+		"gRPC, not known":       {Check{GRPC: grpcAddress + "/other"}, Critical},
+		"gRPC of what has none": {Check{GRPC: address}, Critical},
+		"gRPC of nobody":        {Check{GRPC: strings.TrimPrefix(gone.URL, "http://")}, Critical},
 	} {
 		if c.check.Timeout == 0 {
 			c.check.Timeout = 5 * time.Second

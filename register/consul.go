@@ -71,6 +71,9 @@ type (
 // CheckIDs of an entry.
 func proxyCheck(id string) string { return id + ":proxy" }
 
+// appCheck is written by whoever hears of the application.
+func appCheck(id string) string { return id + ":app" }
+
 func drainCheck(id string) string { return "_service_maintenance:" + id }
 
 // markNotes tell our mark from that of an operator, who alone may take it off.
@@ -144,6 +147,8 @@ func (c *consulStore) add(p *picture, e *apiEntry) {
 		switch check.CheckID {
 		case proxyCheck(s.id):
 			s.health = Health(check.Status)
+		case appCheck(s.id):
+			s.app = Health(check.Status)
 		case drainCheck(s.id):
 			s.draining = check.Notes == markNotes
 		}

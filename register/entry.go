@@ -22,6 +22,7 @@ type Proxy struct {
 	Version, Zone  string
 	Tags           []string
 	Meta           map[string]string
+	Checked        bool      // its application is, by what stands beside it
 	Since          time.Time // of its connection
 }
 
@@ -30,7 +31,7 @@ func (p *Proxy) at() netip.AddrPort { return netip.AddrPortFrom(p.Address, p.Mes
 
 func (p *Proxy) equal(o *Proxy) bool {
 	return p.Node == o.Node && p.Service == o.Service && p.Address == o.Address && p.Port == o.Port && p.MeshPort == o.MeshPort &&
-		p.Version == o.Version && p.Zone == o.Zone && slices.Equal(p.Tags, o.Tags) && maps.Equal(p.Meta, o.Meta)
+		p.Version == o.Version && p.Zone == o.Zone && p.Checked == o.Checked && slices.Equal(p.Tags, o.Tags) && maps.Equal(p.Meta, o.Meta)
 }
 
 // Health is the status of an entry's check, in Consul's words.
@@ -53,6 +54,9 @@ type entry struct {
 	tags    []string
 	meta    map[string]string // without owner and manager
 	health  Health
+	// Of a proxy's: whether its application is checked, and what that came to.
+	checked bool
+	app     Health // empty: the catalog has no such check
 }
 
 // entryOf is what a proxy is to be in the catalog.
@@ -70,7 +74,7 @@ func entryOf(p *Proxy) entry {
 	}
 	return entry{
 		node: nodeName(p.Node), id: p.Node, service: p.Service, address: p.Address.String(), port: p.Port,
-		tags: p.Tags, meta: meta, health: Passing,
+		tags: p.Tags, meta: meta, health: Passing, checked: p.Checked,
 	}
 }
 

@@ -198,6 +198,9 @@ func (r *replica) writeOne(c change) outcome {
 	if there != nil {
 		index = there.index
 	}
+	if c.kind == assess && there != nil && !other {
+		index = c.have.index // a check has none of its own
+	}
 	if other || (c.have == nil) != (there == nil) || c.have != nil && c.have.index != index {
 		o.result = conflict
 		return o
@@ -208,6 +211,10 @@ func (r *replica) writeOne(c change) outcome {
 	switch c.kind {
 	case put:
 		f.nodes[node] = next
+	case assess:
+		copied := *there
+		copied.app = c.want.app
+		f.nodes[node], next = &copied, &copied
 	case mark:
 		next.entry, next.draining = c.have.entry, true
 		f.nodes[node] = next

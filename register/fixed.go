@@ -14,6 +14,8 @@ type Instance struct {
 	Meta                 map[string]string
 	Health               Health
 	Check                *Check // finds the health out; nil: Health says it
+	// ByAgent leaves the check to Consul's agent, whose service it is then.
+	ByAgent bool
 }
 
 func (i *Instance) entry() entry {
@@ -32,6 +34,18 @@ func (i *Instance) entry() entry {
 // it ends; shared are of all replicas, of which one looks after them. It does not
 // wait.
 func (r *Registrar) Keep(own, shared []Instance) {
+	if r.agent != nil {
+		var byAgent, rest []Instance
+		for i := range shared {
+			if shared[i].ByAgent {
+				byAgent = append(byAgent, shared[i])
+				continue
+			}
+			rest = append(rest, shared[i])
+		}
+		r.agent.keep(byAgent)
+		shared = rest
+	}
 	f := fixed{own: make(map[string]entry, len(own)), shared: make(map[string]entry, len(shared)), checks: make(map[string]bool)}
 	for i := range own {
 		e := own[i].entry()

@@ -76,56 +76,12 @@ type machine struct {
 
 	fixed fixed // what is registered without a stream
 	guard guard
-	due   timers
-	todo  todo
+
+	reports map[string]*report // of applications, by node
+	local   bool               // the catalog is this replica's alone: what others hear is not in it
+	due     timers
+	todo    todo
 }
-
-// todo is what the edges are to do.
-type todo struct {
-	dials   []dial
-	changes []change
-	reads   map[string]struct{} // services
-	nodes   map[string]struct{} // nodes
-}
-
-type dial struct {
-	node string
-	at   netip.AddrPort
-}
-
-// change is one write.
-type change struct {
-	kind changeKind
-	want entry
-	have *stored // what it is based on; nil: there is nothing
-}
-
-type changeKind uint8
-
-const (
-	put changeKind = iota
-	mark
-	remove
-	removeNode // is left empty
-)
-
-// outcome is what became of a change.
-type outcome struct {
-	node   string
-	kind   changeKind
-	result result
-	why    string  // refused or failed
-	stored *stored // what is there now; nil: nothing
-}
-
-type result uint8
-
-const (
-	written  result = iota
-	conflict        // what is there is not what the change was based on
-	denied          // the token may not
-	failed          // nobody knows whether it was written
-)
 
 // record is one instance that this replica has to do with.
 type record struct {
@@ -159,7 +115,7 @@ func newMachine(self string) *machine {
 	return &machine{
 		self: self, after: DefaultAfter, alive: make(map[string]struct{}), records: make(map[string]*record),
 		stored: make(map[string]*stored), views: make(map[string]time.Time), foreign: make(map[place]string),
-		todo: newTodo(),
+		reports: make(map[string]*report), todo: newTodo(),
 	}
 }
 
@@ -330,14 +286,19 @@ func (m *machine) claim(r *record, now time.Time) {
 		}
 		return
 	}
-	if have != nil && have.index > 0 && have.owner == m.self && !have.draining && have.equal(&r.want) && have.health == r.want.health {
+	if have != nil && have.index > 0 && have.owner == m.self && !have.draining && have.equal(&r.want) && have.health == r.want.health &&
+		(have.app == "" && !r.want.checked || r.want.checked && !m.unheard(r, have, now)) {
 		m.to(r, Held, now, "")
 		return
 	}
 	if r.state == Claim && r.reason != "" && r.timer.set && now.Before(r.timer.at) {
 		return
 	}
+	if m.awaitsReport(r, have, now) {
+		return
+	}
 	m.to(r, Claim, now, "")
+	r.want.app = m.appOf(r, have, now)
 	m.change(r, put, have)
 }
 
@@ -403,11 +364,18 @@ func pause(dials int) time.Duration {
 
 // wrote is told what became of a change.
 func (m *machine) wrote(o outcome, now time.Time) {
+	if o.kind == assess {
+		m.assessed(o, now)
+		return
+	}
 	r := m.records[o.node]
 	if r == nil {
 		return
 	}
 	r.busy, r.wrote, r.denied = false, now, o.result == denied
+	if rep := m.reports[o.node]; rep != nil {
+		defer m.decideWaiting(o.node, rep, now)
+	}
 	switch o.result {
 	case written:
 		r.unsure = false

@@ -35,7 +35,9 @@ func NewMerged(publish func(*watch.Catalog)) *Merged {
 
 // NewLocal returns a registrar that adds the proxies to the catalog.
 func NewLocal(m *Merged, self string, times Times, log *slog.Logger) *Registrar {
-	return newRegistrar(localStore{m, self}, self, times, log, dialTCP)
+	r := newRegistrar(localStore{m, self}, self, times, log, dialTCP)
+	r.machine.local = true
+	return r
 }
 
 // Enable says whether the proxies are in the catalog. What was added is forgotten
@@ -155,14 +157,7 @@ func instanceOf(s *stored) *watch.Instance {
 		ID: s.id, Address: address.Unmap(), Port: s.port, MeshPort: uint16(meshPort), Weight: 1, Zone: s.meta["zone"],
 		Tags: slices.Compact(slices.Sorted(slices.Values(s.tags))), Meta: s.meta,
 	}
-	switch {
-	case s.draining:
-		i.Health = watch.Maintenance
-	case s.health == Warning:
-		i.Health = watch.Warning
-	case s.health == Critical:
-		i.Health = watch.Critical
-	}
+	i.Health = healthOf(s)
 	return i
 }
 
@@ -196,6 +191,15 @@ func (l localStore) write(_ context.Context, changes []change) []outcome {
 		switch c.kind {
 		case put:
 			m.own[c.want.node], o.stored = next, next
+		case assess:
+			last := m.own[c.want.node]
+			if last == nil {
+				o.result, o.why = conflict, "it is not there"
+				break
+			}
+			after := *last
+			after.app = c.want.app
+			m.own[c.want.node], o.stored = &after, &after
 		case mark:
 			next.entry, next.draining = c.have.entry, true
 			m.own[c.want.node], o.stored = next, next

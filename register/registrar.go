@@ -49,6 +49,7 @@ type Registrar struct {
 	store store
 	dial  func(context.Context, netip.AddrPort) reach
 	self  string
+	agent *agentServices // nil: the catalog has no agents
 
 	// inbox is what was told since the loop last looked: who tells must not wait.
 	inboxMu sync.Mutex
@@ -84,7 +85,10 @@ type counters struct {
 // NewConsul returns a registrar that writes to a datacenter of Consul. Self is the
 // name of this replica, which no other ever has.
 func NewConsul(client *consul.Client, mesh, self string, times Times, log *slog.Logger) *Registrar {
-	return newRegistrar(&consulStore{client: client, mesh: mesh, self: self}, self, times, log, dialTCP)
+	s := &consulStore{client: client, mesh: mesh, self: self}
+	r := newRegistrar(s, self, times, log, dialTCP)
+	r.agent = newAgentServices(s, log)
+	return r
 }
 
 func newRegistrar(s store, self string, times Times, log *slog.Logger, dial func(context.Context, netip.AddrPort) reach) *Registrar {
@@ -174,6 +178,9 @@ func (r *Registrar) Run(ctx context.Context) {
 		return nil
 	})
 	g.Go(func() error { r.compare(ctx); return nil })
+	if r.agent != nil {
+		g.Go(func() error { r.agent.run(ctx, r.pause); return nil })
+	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -321,6 +328,7 @@ func (r *Registrar) sessionUp() {
 	r.trouble, r.since, r.stamp = "", time.Now(), ""
 	r.mu.Unlock()
 	r.tell(func(m *machine, now time.Time) { m.session(true, now) })
+	r.agentSession(true, false)
 }
 
 func (r *Registrar) sessionDown(why error) {
@@ -332,6 +340,7 @@ func (r *Registrar) sessionDown(why error) {
 		r.log.Warn("registrations cannot be written: what is in the catalog stays", "reason", why)
 	}
 	r.tell(func(m *machine, now time.Time) { m.session(false, now) })
+	r.agentSession(false, false)
 }
 
 func (r *Registrar) leading(is bool) {
@@ -339,20 +348,30 @@ func (r *Registrar) leading(is bool) {
 		r.log.Info("this replica looks after the registrations of those that are gone", "replica", r.self)
 	}
 	r.tell(func(m *machine, now time.Time) { m.lead(is, nil, now) })
+	r.agentSession(true, is)
+}
+
+func (r *Registrar) agentSession(up, leads bool) {
+	if r.agent != nil {
+		r.agent.session(up, leads)
+	}
 }
 
 // compare compares every entry with the catalog, each interval and a bit more or
 // less, so that replicas do not do it all at once.
 func (r *Registrar) compare(ctx context.Context) {
 	for {
-		r.mu.Lock()
-		pause := r.interval
-		r.mu.Unlock()
-		if !sleep(ctx, pause*9/10+rand.N(pause/5+1)) {
+		if !sleep(ctx, r.pause()) {
 			return
 		}
 		r.compareOnce(ctx)
 	}
+}
+
+func (r *Registrar) pause() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.interval*9/10 + rand.N(r.interval/5+1)
 }
 
 func (r *Registrar) compareOnce(ctx context.Context) {

@@ -83,8 +83,12 @@ func (m *machine) saw(p picture, now time.Time) {
 		return r != nil && (r.busy || !r.wrote.Before(p.at))
 	}
 	touched := make(map[string]struct{})
+	apps := make(map[string]Health) // what was written of applications since
 	for node, have := range m.stored {
 		if of(have.service) && !newer(node) {
+			if rep := m.reports[node]; rep != nil && !rep.wrote.Before(p.at) {
+				apps[node] = have.app
+			}
 			delete(m.stored, node)
 			touched[node] = struct{}{}
 		}
@@ -92,6 +96,11 @@ func (m *machine) saw(p picture, now time.Time) {
 	for _, have := range p.stored {
 		if newer(have.node) {
 			continue
+		}
+		if app, ok := apps[have.node]; ok {
+			copied := *have
+			copied.app = app
+			have = &copied
 		}
 		m.stored[have.node] = have
 		touched[have.node] = struct{}{}
@@ -111,6 +120,7 @@ func (m *machine) saw(p picture, now time.Time) {
 			m.decide(r, now)
 		}
 	}
+	m.assess(of, now)
 }
 
 // unread is told that services could not be read, and why.
@@ -182,6 +192,13 @@ func (m *machine) changed(services map[string]*watch.Service, now time.Time) {
 		address, err := netip.ParseAddr(r.want.address)
 		if err == nil && at(s, address, r.want.port) == nil {
 			m.todo.reads[r.want.service] = struct{}{}
+		}
+	}
+	for node, rep := range m.reports { // another replica has just written the entry
+		if s := services[rep.Service]; s != nil && m.stored[node] == nil && m.records[node] == nil &&
+			slices.ContainsFunc(s.Instances, func(i *watch.Instance) bool { return i.ID == rep.Node }) {
+			m.todo.reads[rep.Service] = struct{}{}
+			rep.waits = true
 		}
 	}
 }

@@ -82,9 +82,19 @@ func (c *consulStore) encode(ch *change) *pendingChange {
 		if ch.have == nil || ch.have.index == 0 || ch.have.health != e.health || ch.have.service != e.service {
 			p.add(checkOp("set", &e, proxyCheck(e.id), "mesh", "", e.health))
 		}
+		switch {
+		case e.app != "" && (ch.have == nil || ch.have.index == 0 || ch.have.app != e.app || ch.have.service != e.service):
+			p.add(checkOp("set", &e, appCheck(e.id), "application", "", e.app))
+		case !e.checked && ch.have != nil && (ch.have.app != "" || ch.have.health == "" && ch.have.index > 0):
+			p.add(checkOp("delete", &e, appCheck(e.id), "", "", ""))
+		}
 		if ch.have != nil && ch.have.draining {
 			p.add(checkOp("delete", &e, drainCheck(e.id), "", "", ""))
 		}
+	case assess:
+		// Not by the index of the service: that is its owner's. Consul refuses it
+		// where there is no such service.
+		p.add(checkOp("set", &ch.want, appCheck(e.id), "application", "", ch.want.app))
 	case mark:
 		// That writes nothing new but the owner, and holds only if nobody else has.
 		p.add(c.serviceOp("cas", &e, ch.index()))
@@ -234,6 +244,10 @@ func (c *consulStore) done(p *pendingChange, nodes, indices map[string]uint64) o
 		if index, ok := nodes[p.want.node]; ok {
 			o.stored.nodeIndex = index
 		}
+	case assess:
+		after := *p.have
+		after.app = p.want.app
+		o.stored = &after
 	case mark:
 		after := *p.have
 		after.owner, after.draining, after.index = c.self, true, indices[p.have.id]

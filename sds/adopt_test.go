@@ -101,17 +101,17 @@ func TestVersionsThatAreNotAdopted(t *testing.T) {
 			"empty":          "",
 			"nonsense":       "a.b.c",
 			"another root":   fmt.Sprintf("0123456789abcdef.%d.%s", ahead, serial),
-			"due":            fmt.Sprintf("%s.%d.%s", f.ca.rootID, f.clock.now().Unix(), serial),
-			"no serial":      fmt.Sprintf("%s.%d.", f.ca.rootID, ahead),
-			"short serial":   fmt.Sprintf("%s.%d.0102", f.ca.rootID, ahead),
-			"too many parts": fmt.Sprintf("%s.%d.%s.x", f.ca.rootID, ahead, serial),
+			"due":            fmt.Sprintf("%s.%d.%s", f.ca.roots.Load().first.id, f.clock.now().Unix(), serial),
+			"no serial":      fmt.Sprintf("%s.%d.", f.ca.roots.Load().first.id, ahead),
+			"short serial":   fmt.Sprintf("%s.%d.0102", f.ca.roots.Load().first.id, ahead),
+			"too many parts": fmt.Sprintf("%s.%d.%s.x", f.ca.roots.Load().first.id, ahead, serial),
 		} {
 			if f.lease(t).Adopt(v) {
 				t.Errorf("%s: %q was adopted", name, v)
 			}
 		}
 		l := f.lease(t)
-		if !l.Adopt(fmt.Sprintf("%s.%d.%s", f.ca.rootID, f.clock.now().Add(1000*day).Unix(), serial)) {
+		if !l.Adopt(fmt.Sprintf("%s.%d.%s", f.ca.roots.Load().first.id, f.clock.now().Add(1000*day).Unix(), serial)) {
 			t.Fatal("want it adopted, and renewed soon")
 		}
 		if in := l.Info().RenewAt.Sub(f.clock.now()); in > 6*time.Hour {

@@ -14,9 +14,9 @@ import (
 	"math/big"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"datapunk.dev/controlplane/sds/identity"
@@ -32,14 +32,23 @@ const (
 )
 
 // CA is the embedded certificate authority: a root that lies in the data
-// directory, and an intermediate that never leaves this process and signs the
-// SVIDs. It is safe for concurrent use.
+// directory, two while one is replaced, and an intermediate under it that never
+// leaves this process and signs the SVIDs. It is safe for concurrent use.
 type CA struct {
-	td     spiffeid.TrustDomain
-	root   *x509.Certificate
-	key    *ecdsa.PrivateKey
-	rootID string
-	bundle *x509bundle.Bundle
+	td   spiffeid.TrustDomain
+	dir  string // empty in tests: nothing can be replaced
+	at   Files  // where the root is if not there
+	made bool   // the root, by this process: nobody can have known it before
+
+	roots atomic.Pointer[roots]
+}
+
+// signer is a root, and the intermediate under it that signs.
+type signer struct {
+	td   spiffeid.TrustDomain
+	root *x509.Certificate
+	key  *ecdsa.PrivateKey // of the root; nil: the intermediate was given
+	id   string            // see [identity.RootID]
 
 	mu           sync.Mutex
 	intermediate *issuer
@@ -47,8 +56,19 @@ type CA struct {
 
 // issuer is a certificate that signs others.
 type issuer struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	cert  *x509.Certificate
+	key   *ecdsa.PrivateKey
+	above []*x509.Certificate // between it and the root, from below
+	ends  time.Time           // when the first of it and those over it does: then no peer takes what it signed
+}
+
+// chain are the certificate, and those between it and the root, as DER.
+func (i *issuer) chain() (all [][]byte) {
+	all = append(all, i.cert.Raw)
+	for _, cert := range i.above {
+		all = append(all, cert.Raw)
+	}
+	return all
 }
 
 // svid is a certificate with its private key, ready to be served.
@@ -58,21 +78,19 @@ type svid struct {
 	cert                []byte      // DER
 	key                 []byte      // PKCS #8, DER
 	issuer              *issuer
-	serial              string // hex, as Envoy's /certs writes it
+	signer              *signer // of the issuer
+	serial              string  // hex, as Envoy's /certs writes it
 	issued              time.Time
 	notBefore, notAfter time.Time
 }
 
-func newCA(root *x509.Certificate, key *ecdsa.PrivateKey, now time.Time) (*CA, error) {
+// newSigner takes a root that is fit to sign with, as far as its dates allow it.
+func newSigner(root *x509.Certificate, key *ecdsa.PrivateKey) (*signer, error) {
 	td, err := identity.RootTrustDomain(root)
 	if err != nil {
 		return nil, err
 	}
 	switch {
-	case now.Before(root.NotBefore):
-		return nil, fmt.Errorf("the root is valid from %s, later than now: is the clock right?", root.NotBefore.Format(time.RFC3339))
-	case now.After(root.NotAfter):
-		return nil, fmt.Errorf("the root expired at %s", root.NotAfter.Format(time.RFC3339))
 	case root.KeyUsage&x509.KeyUsageCertSign == 0:
 		return nil, errors.New("the root's key usage does not allow it to sign certificates")
 	case root.MaxPathLen == 0:
@@ -81,31 +99,32 @@ func newCA(root *x509.Certificate, key *ecdsa.PrivateKey, now time.Time) (*CA, e
 	if err := root.CheckSignatureFrom(root); err != nil {
 		return nil, fmt.Errorf("the root is not self-signed: %w", err)
 	}
-	return &CA{
-		td:     td,
-		root:   root,
-		key:    key,
-		rootID: rootID(root),
-		bundle: x509bundle.FromX509Authorities(td, []*x509.Certificate{root}),
-	}, nil
-}
-
-// rootID names a root in the version of a secret.
-func rootID(root *x509.Certificate) string {
-	sum := sha256.Sum256(root.Raw)
-	return hex.EncodeToString(sum[:8])
+	return &signer{td: td, root: root, key: key, id: identity.RootID(root)}, nil
 }
 
 // TrustDomain returns the trust domain of the authority.
 func (c *CA) TrustDomain() spiffeid.TrustDomain { return c.td }
 
-// Roots returns the trust bundle, as PEM.
-func (c *CA) Roots() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: c.root.Raw})
+// Roots returns the trust bundle, as PEM: the root that the xDS port is under first.
+func (c *CA) Roots() []byte { return c.roots.Load().pem }
+
+// RootExpires returns when the first of the roots in use expires: that of the proxies'
+// certificates, or that of the xDS port.
+func (c *CA) RootExpires() time.Time {
+	is := c.roots.Load()
+	return earlier(is.first.root.NotAfter, is.signing.root.NotAfter)
 }
 
-// RootExpires returns when the root, and with it every certificate, expires.
-func (c *CA) RootExpires() time.Time { return c.root.NotAfter }
+// checkDates refuses a root that has ended, or has not begun.
+func (r *signer) checkDates(now time.Time) error {
+	switch {
+	case now.Before(r.root.NotBefore):
+		return fmt.Errorf("the root is valid from %s, later than now: is the clock right?", r.root.NotBefore.Format(time.RFC3339))
+	case now.After(r.root.NotAfter):
+		return fmt.Errorf("the root expired at %s", r.root.NotAfter.Format(time.RFC3339))
+	}
+	return nil
+}
 
 func newKey() (*ecdsa.PrivateKey, error) {
 	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -177,39 +196,42 @@ func commonName(td spiffeid.TrustDomain, role string) string {
 }
 
 // issuerFor returns an intermediate that outlives certificates of the lifetime.
-func (c *CA) issuerFor(now time.Time, ttl time.Duration) (*issuer, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if i := c.intermediate; i != nil {
+func (r *signer) issuerFor(now time.Time, ttl time.Duration) (*issuer, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.key == nil {
+		return r.given(now)
+	}
+	if i := r.intermediate; i != nil {
 		half := i.cert.NotAfter.Sub(i.cert.NotBefore) / 2
 		left := i.cert.NotAfter.Sub(now)
 		// A clock that was set back makes the intermediate one from the future.
-		if !now.Before(i.cert.NotBefore) && left > half && (left >= ttl || i.cert.NotAfter.Equal(c.root.NotAfter)) {
+		if !now.Before(i.cert.NotBefore) && left > half && (left >= ttl || i.cert.NotAfter.Equal(r.root.NotAfter)) {
 			return i, nil
 		}
 	}
-	i, err := c.newIntermediate(now, max(intermediateLife, 2*ttl+backdate))
+	i, err := r.newIntermediate("intermediate", now, max(intermediateLife, 2*ttl+backdate))
 	if err != nil {
 		return nil, fmt.Errorf("issue intermediate: %w", err)
 	}
-	c.intermediate = i
+	r.intermediate = i
 	return i, nil
 }
 
-func (c *CA) newIntermediate(now time.Time, life time.Duration) (*issuer, error) {
-	if !now.Before(c.root.NotAfter) {
-		return nil, fmt.Errorf("the root expired at %s", c.root.NotAfter.Format(time.RFC3339))
+func (r *signer) newIntermediate(role string, now time.Time, life time.Duration) (*issuer, error) {
+	if !now.Before(r.root.NotAfter) {
+		return nil, fmt.Errorf("the root expired at %s", r.root.NotAfter.Format(time.RFC3339))
 	}
 	key, err := newKey()
 	if err != nil {
 		return nil, err
 	}
-	template, err := authority(c.td, "intermediate", now, earlier(now.Add(life), c.root.NotAfter))
+	template, err := authority(r.td, role, now, earlier(now.Add(life), r.root.NotAfter))
 	if err != nil {
 		return nil, err
 	}
 	template.MaxPathLenZero = true
-	der, err := x509.CreateCertificate(rand.Reader, template, c.root, &key.PublicKey, c.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, r.root, &key.PublicKey, r.key)
 	if err != nil {
 		return nil, err
 	}
@@ -217,13 +239,14 @@ func (c *CA) newIntermediate(now time.Time, life time.Duration) (*issuer, error)
 	if err != nil {
 		return nil, err
 	}
-	return &issuer{cert: cert, key: key}, nil
+	return &issuer{cert: cert, key: key, ends: cert.NotAfter}, nil
 }
 
 // issue makes a certificate for the identity, with a key of its own, and
 // checks it. Only the xDS port has names.
 func (c *CA) issue(now time.Time, id spiffeid.ID, ttl time.Duration, names serverNames) (*svid, error) {
-	i, err := c.issuerFor(now, ttl)
+	signer := c.roots.Load().signerOf(id)
+	i, err := signer.issuerFor(now, ttl)
 	if err != nil {
 		return nil, err
 	}
@@ -247,7 +270,7 @@ func (c *CA) issue(now time.Time, id spiffeid.ID, ttl time.Duration, names serve
 		DNSNames:              names.dns,
 		IPAddresses:           names.ips,
 		NotBefore:             now.Add(-backdate),
-		NotAfter:              earlier(now.Add(ttl), i.cert.NotAfter),
+		NotAfter:              earlier(now.Add(ttl), i.ends),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		BasicConstraintsValid: true,
@@ -263,7 +286,7 @@ func (c *CA) issue(now time.Time, id spiffeid.ID, ttl time.Duration, names serve
 		return nil, err
 	}
 	s := &svid{
-		id: id, names: names, cert: cert, key: pkcs8, issuer: i,
+		id: id, names: names, cert: cert, key: pkcs8, issuer: i, signer: signer,
 		serial: hex.EncodeToString(serial.Bytes()),
 		issued: now, notBefore: template.NotBefore, notAfter: template.NotAfter,
 	}
@@ -291,9 +314,12 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// chain returns the certificate and its intermediate as PEM. The root is left
+// chain returns the certificate and its intermediates as PEM. The root is left
 // out: a peer has it, or must not believe it.
 func (s *svid) chain() []byte {
 	leaf := pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: s.cert})
-	return append(leaf, pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: s.issuer.cert.Raw})...)
+	for _, der := range s.issuer.chain() {
+		leaf = append(leaf, pem.EncodeToMemory(&pem.Block{Type: pemCertificate, Bytes: der})...)
+	}
+	return leaf
 }

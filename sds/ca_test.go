@@ -72,7 +72,7 @@ func TestAnSVIDFollowsTheSpecification(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := x509svid.Verify(parsed.Certificates, ca.bundle); err != nil {
+	if _, _, err := x509svid.Verify(parsed.Certificates, ca.roots.Load().bundle); err != nil {
 		t.Fatal(err)
 	}
 	if len(parsed.Certificates) != 2 {
@@ -137,7 +137,7 @@ func TestTheIntermediateIsRenewedAtHalfOfItsLife(t *testing.T) {
 	ca, _, _ := open(t)
 	start := wallClock()
 	serialAt := func(age, ttl time.Duration) string {
-		i, err := ca.issuerFor(start.Add(age), ttl)
+		i, err := ca.roots.Load().first.issuerFor(start.Add(age), ttl)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -158,15 +158,15 @@ func TestTheIntermediateIsRenewedAtHalfOfItsLife(t *testing.T) {
 
 func TestACertificateNeverOutlivesItsIssuer(t *testing.T) {
 	ca, _, _ := open(t)
-	almost := ca.root.NotAfter.Add(-time.Hour)
+	almost := ca.roots.Load().first.root.NotAfter.Add(-time.Hour)
 	s, err := ca.issue(almost, webID(t, ca), ttl, serverNames{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !s.notAfter.Equal(ca.root.NotAfter) {
-		t.Errorf("it expires at %s, the root at %s", s.notAfter, ca.root.NotAfter)
+	if !s.notAfter.Equal(ca.roots.Load().first.root.NotAfter) {
+		t.Errorf("it expires at %s, the root at %s", s.notAfter, ca.roots.Load().first.root.NotAfter)
 	}
-	if _, err := ca.issue(ca.root.NotAfter.Add(time.Second), webID(t, ca), ttl, serverNames{}); err == nil {
+	if _, err := ca.issue(ca.roots.Load().first.root.NotAfter.Add(time.Second), webID(t, ca), ttl, serverNames{}); err == nil {
 		t.Error("an expired root signs")
 	}
 }
@@ -177,11 +177,11 @@ func TestTheLastCheckFindsWhatIsWrong(t *testing.T) {
 	now := wallClock()
 	id := webID(t, ca)
 	other, _, _ := open(t)
-	i, err := ca.issuerFor(now, ttl)
+	i, err := ca.roots.Load().first.issuerFor(now, ttl)
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign, err := other.issuerFor(now, ttl)
+	foreign, err := other.roots.Load().first.issuerFor(now, ttl)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +290,7 @@ func TestALongTrustDomainFitsIntoTheSubjects(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%d letters: %v", letters, err)
 		}
-		for role, cert := range map[string]*x509.Certificate{"root": ca.root, "intermediate": leaf.issuer.cert} {
+		for role, cert := range map[string]*x509.Certificate{"root": ca.roots.Load().first.root, "intermediate": leaf.issuer.cert} {
 			cn := cert.Subject.CommonName
 			if len(cn) > 64 || !strings.HasSuffix(cn, " "+role) || len(cert.Subject.SerialNumber) > 64 {
 				t.Errorf("%d letters: subject %s", letters, cert.Subject)

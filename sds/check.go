@@ -17,7 +17,7 @@ import (
 // certificate, or one with a key that it cannot use, and then fails every
 // handshake; so what is wrong must be found here.
 func (c *CA) check(s *svid, now time.Time) error {
-	parsed, err := x509svid.ParseRaw(slices.Concat(s.cert, s.issuer.cert.Raw), s.key)
+	parsed, err := x509svid.ParseRaw(slices.Concat(append([][]byte{s.cert}, s.issuer.chain()...)...), s.key)
 	if err != nil {
 		return err // also a key that is not the certificate's
 	}
@@ -33,12 +33,12 @@ func (c *CA) check(s *svid, now time.Time) error {
 		return fmt.Errorf("it is valid from %s", leaf.NotBefore.Format(time.RFC3339))
 	case !now.Before(leaf.NotAfter):
 		return fmt.Errorf("it expired at %s", leaf.NotAfter.Format(time.RFC3339))
-	case leaf.NotAfter.After(s.issuer.cert.NotAfter):
-		return errors.New("it outlives its issuer")
+	case leaf.NotAfter.After(s.issuer.ends):
+		return errors.New("it outlives its issuer, or one above that")
 	case !bytes.Equal(leaf.AuthorityKeyId, s.issuer.cert.SubjectKeyId):
 		return errors.New("its authority key identifier is not its issuer's")
 	}
-	_, _, err = x509svid.Verify(parsed.Certificates, c.bundle, x509svid.WithTime(now))
+	_, _, err = x509svid.Verify(parsed.Certificates, c.roots.Load().bundle, x509svid.WithTime(now))
 	return err
 }
 

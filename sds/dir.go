@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -41,19 +42,26 @@ const (
 //	ca-key.pem     its private key
 //	token-key.pem  the key that signs the proxies' tokens
 //
+// While the root is replaced, the next one is beside it: see rotation.go.
+//
+// In the place of the root's key there may be an intermediate under it: see
+// [IssueIntermediate].
+//
 // A token key that is missing beside a root is made anew; that revokes every
-// token. Keys that others can read, files that belong to another user, a key
+// token. One without a root is what is left of a directory that had one: none is made
+// there. Keys that others can read, files that belong to another user, a key
 // that is not the certificate's, and another trust domain are refused.
 // Processes that open one directory at the same time agree on its content.
 func Open(dir, trustDomain string) (*CA, *token.Authority, error) {
-	return OpenContext(context.Background(), slog.New(slog.DiscardHandler), dir, trustDomain, nil)
+	return OpenContext(context.Background(), slog.New(slog.DiscardHandler), dir, trustDomain, Files{}, nil)
 }
 
 // OpenContext is [Open] with an end to its patience: where something is to be
 // made, another process may have the directory locked. The log is told of whom
 // it waits for; it ends with ctx, and with an error after a while. With an expected
-// root nothing is made in the place of what was lost, and another root is refused.
-func OpenContext(ctx context.Context, log *slog.Logger, dir, trustDomain string, expected *identity.RootHash) (*CA, *token.Authority, error) {
+// root nothing is made in the place of what was lost, and another root is refused. At
+// says where the root is if it is not in the directory.
+func OpenContext(ctx context.Context, log *slog.Logger, dir, trustDomain string, at Files, expected *identity.RootHash) (*CA, *token.Authority, error) {
 	td, err := parseTrustDomain(trustDomain)
 	if err != nil {
 		return nil, nil, err
@@ -64,26 +72,39 @@ func OpenContext(ctx context.Context, log *slog.Logger, dir, trustDomain string,
 	if err := checkDir(dir); err != nil {
 		return nil, nil, err
 	}
+	d := &directory{path: dir, at: at, now: wallClock()}
+	if err := d.place(); err != nil {
+		return nil, nil, err
+	}
 	if expected != nil {
-		if err := complete(dir); err != nil {
+		if err := d.complete(); err != nil {
 			return nil, nil, fmt.Errorf("%w, and the root %s is expected: restore the data directory from its backup", err, expected)
 		}
-	} else if err := fillLocked(ctx, log, dir, td); err != nil {
+	}
+	before, err := exists(d.cert())
+	if err == nil && expected == nil {
+		err = d.fillLocked(ctx, log, td)
+	}
+	if err != nil {
 		return nil, nil, err
 	}
 
-	ca, err := loadCA(dir)
+	ca, err := d.loadCA(ctx, log)
 	if err != nil {
 		return nil, nil, err
 	}
 	if expected != nil {
-		if is, err := identity.HashRoot(ca.Roots()); err != nil || is != *expected {
-			return nil, nil, fmt.Errorf("%s is the root %s, and %s is expected", filepath.Join(dir, caFile), is, expected)
+		if have := identity.HashRoots(ca.Roots()); !slices.Contains(have, *expected) {
+			return nil, nil, fmt.Errorf("%s is the root %s, and %s is expected", d.cert(), have[0], expected)
 		}
 	}
+	ca.made = !before
 	if ca.td != td {
 		return nil, nil, fmt.Errorf("%s is the root of trust domain %q, the mesh's is %q: use another data directory for it",
-			filepath.Join(dir, caFile), ca.td, td)
+			d.cert(), ca.td, td)
+	}
+	if err := d.remember(ca.roots.Load().first.root); err != nil {
+		return nil, nil, err
 	}
 	key, err := readKey(filepath.Join(dir, tokenKeyFile))
 	if err != nil {
@@ -94,6 +115,15 @@ func OpenContext(ctx context.Context, log *slog.Logger, dir, trustDomain string,
 		return nil, nil, fmt.Errorf("%s: %w", filepath.Join(dir, tokenKeyFile), err)
 	}
 	return ca, tokens, nil
+}
+
+// ReadRoots returns the trust bundle of a data directory; nil if there is none.
+func ReadRoots(dir string) ([]byte, error) {
+	roots, err := readBundle(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return roots, err
 }
 
 // OpenTokens opens only what it takes to mint tokens: the trust domain, from
@@ -141,21 +171,26 @@ func parseTrustDomain(name string) (spiffeid.TrustDomain, error) {
 // fillLocked makes what is missing. Only that needs the lock: whoever can open
 // the directory can hold it, and the start of a control plane whose directory is
 // whole must not depend on that. Each file is put in place whole.
-func fillLocked(ctx context.Context, log *slog.Logger, dir string, td spiffeid.TrustDomain) error {
+func (d *directory) fillLocked(ctx context.Context, log *slog.Logger, td spiffeid.TrustDomain) error {
 	for _, name := range []string{caFile, caKeyFile, tokenKeyFile} {
-		there, err := exists(filepath.Join(dir, name))
+		there, err := d.has(name)
 		if err != nil {
 			return fmt.Errorf("data directory: %w", err)
 		}
 		if there {
 			continue
 		}
-		unlock, err := lockDir(ctx, log, dir)
+		unlock, err := lockDir(ctx, log, d.path)
 		if err != nil {
 			return err
 		}
 		defer unlock()
-		if err := fill(log, dir, td); err != nil {
+		unlockPlace, err := d.lockPlace(ctx, log)
+		if err != nil {
+			return err
+		}
+		defer unlockPlace()
+		if err := d.fill(log, td); err != nil {
 			return fmt.Errorf("data directory: %w", err)
 		}
 		return nil
@@ -164,14 +199,15 @@ func fillLocked(ctx context.Context, log *slog.Logger, dir string, td spiffeid.T
 }
 
 // complete is an error if anything is missing.
-func complete(dir string) error {
+func (d *directory) complete() error {
 	for _, name := range []string{caFile, caKeyFile, tokenKeyFile} {
-		there, err := exists(filepath.Join(dir, name))
+		there, err := d.has(name)
 		if err != nil {
 			return fmt.Errorf("data directory: %w", err)
 		}
 		if !there {
-			return fmt.Errorf("data directory: %s has no %s", dir, name)
+			at := d.pathOf(name)
+			return fmt.Errorf("data directory: %s has no %s", filepath.Dir(at), filepath.Base(at))
 		}
 	}
 	return nil
@@ -179,43 +215,46 @@ func complete(dir string) error {
 
 // fill makes what is missing. The root's certificate and key are one thing:
 // with only one of them there, a new pair would cut off the fleet in silence.
-func fill(log *slog.Logger, dir string, td spiffeid.TrustDomain) error {
-	haveCert, err := exists(filepath.Join(dir, caFile))
+func (d *directory) fill(log *slog.Logger, td spiffeid.TrustDomain) error {
+	haveCert, err := exists(d.cert())
 	if err != nil {
 		return err
 	}
-	haveKey, err := exists(filepath.Join(dir, caKeyFile))
+	haveKey, err := d.has(caKeyFile)
 	if err != nil {
 		return err
 	}
-	haveToken, err := exists(filepath.Join(dir, tokenKeyFile))
+	haveToken, err := exists(d.file(tokenKeyFile))
 	if err != nil {
 		return err
 	}
 	switch {
 	case haveCert && !haveKey:
-		return fmt.Errorf("%s has %s without %s: restore the key", dir, caFile, caKeyFile)
+		return fmt.Errorf("%s is there without %s: restore the key", d.cert(), d.key())
 	case haveKey && !haveCert:
-		return fmt.Errorf("%s has %s without %s: restore the certificate, or remove the key to begin with a new root", dir, caKeyFile, caFile)
+		return fmt.Errorf("%s is there without %s: restore the certificate, or remove the key to begin with a new root", d.key(), d.cert())
 	case !haveCert:
+		if err := d.lost(haveToken); err != nil {
+			return err
+		}
 		cert, key, err := newRoot(td, wallClock())
 		if err != nil {
 			return err
 		}
-		if err := writePEM(dir, caKeyFile, pemPrivateKey, key, 0o600); err != nil {
+		if err := writePEM(d.key(), pemPrivateKey, key, 0o600); err != nil {
 			return err
 		}
-		if err := writePEM(dir, caFile, pemCertificate, cert, 0o644); err != nil {
+		if err := writePEM(d.cert(), pemCertificate, cert, 0o644); err != nil {
 			return err
 		}
 		log.Warn("a new authority was made: if this mesh had one, none of its proxies trusts this control plane; "+
-			"restore its data directory, and start with --expect-root from then on", "data_dir", dir, "root", identity.RootHash(sha256.Sum256(cert)).String())
+			"restore its data directory, and start with --expect-root from then on", "data_dir", d.path, "certificate", d.cert(), "root", identity.RootHash(sha256.Sum256(cert)).String())
 	}
 	if haveToken {
 		return nil
 	}
 	if haveCert {
-		log.Warn("a new token key was made beside a root that was there: every token of before is refused", "data_dir", dir)
+		log.Warn("a new token key was made beside a root that was there: every token of before is refused", "data_dir", d.path)
 	}
 	key, err := newKey()
 	if err != nil {
@@ -225,7 +264,16 @@ func fill(log *slog.Logger, dir string, td spiffeid.TrustDomain) error {
 	if err != nil {
 		return err
 	}
-	return writePEM(dir, tokenKeyFile, pemPrivateKey, der, 0o600)
+	return writePEM(d.file(tokenKeyFile), pemPrivateKey, der, 0o600)
+}
+
+// has reports whether a file is there; an intermediate stands for the root's key.
+func (d *directory) has(name string) (bool, error) {
+	there, err := exists(d.pathOf(name))
+	if name == caKeyFile && !there && err == nil && d.at.Key == "" {
+		return exists(d.file(intermediateFile))
+	}
+	return there, err
 }
 
 func exists(path string) (bool, error) {
@@ -236,8 +284,8 @@ func exists(path string) (bool, error) {
 	return err == nil, err
 }
 
-func writePEM(dir, name, kind string, der []byte, mode os.FileMode) error {
-	return atomicfile.Write(filepath.Join(dir, name), pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode)
+func writePEM(path, kind string, der []byte, mode os.FileMode) error {
+	return atomicfile.Write(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode)
 }
 
 // CheckDir says what is wrong with a data directory as such. One that is not
@@ -332,21 +380,27 @@ func readRoot(path string) (*x509.Certificate, error) {
 	return cert, nil
 }
 
-func loadCA(dir string) (*CA, error) {
-	cert, err := readRoot(filepath.Join(dir, caFile))
+func (d *directory) loadCA(ctx context.Context, log *slog.Logger) (*CA, error) {
+	r, err := d.phase()
 	if err != nil {
 		return nil, err
 	}
-	key, err := readKey(filepath.Join(dir, caKeyFile))
+	if r.Phase == retiring {
+		unlock, err := lockDir(ctx, log, d.path)
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+		log.Warn("a root was being retired when the process ended: that is completed", "data_dir", d.path)
+		if err := d.finish(); err != nil {
+			return nil, err
+		}
+	}
+	r, first, next, err := d.load()
 	if err != nil {
 		return nil, err
 	}
-	if !key.PublicKey.Equal(cert.PublicKey) {
-		return nil, fmt.Errorf("%s is not the key of %s", filepath.Join(dir, caKeyFile), filepath.Join(dir, caFile))
-	}
-	ca, err := newCA(cert, key, wallClock())
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, caFile), err)
-	}
+	ca := &CA{td: first.td, dir: d.path, at: d.at}
+	ca.roots.Store(newRoots(nil, r.Phase, r.Until, first, next))
 	return ca, nil
 }

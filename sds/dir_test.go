@@ -64,7 +64,7 @@ func TestALaterStartFindsTheSameKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again.rootID != ca.rootID {
+	if again.roots.Load().first.id != ca.roots.Load().first.id {
 		t.Error("the root changed")
 	}
 	raw, err := tokens.Mint("web", "web-1", token.MaxTTL)
@@ -99,7 +99,7 @@ func TestProcessesThatStartAtOnceAgreeOnOneRoot(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			ids[i] = ca.rootID
+			ids[i] = ca.roots.Load().first.id
 		})
 	}
 	wg.Wait()
@@ -135,8 +135,8 @@ func TestDataDirectoriesThatAreRefused(t *testing.T) {
 		{name: "token key readable by others", spoil: chmod("token-key.pem", 0o604), want: "token-key.pem can be read by others (mode 0604)"},
 		{name: "directory writable by the group", spoil: chmod(".", 0o770), want: "can be written by others (mode 0770)"},
 		{name: "another trust domain", trustDomain: "elsewhere", want: `is the root of trust domain "datapunk", the mesh's is "elsewhere"`},
-		{name: "certificate without its key", spoil: remove("ca-key.pem"), want: "has ca.pem without ca-key.pem"},
-		{name: "key without its certificate", spoil: remove("ca.pem"), want: "has ca-key.pem without ca.pem"},
+		{name: "certificate without its key", spoil: remove("ca-key.pem"), want: "ca.pem is there without "},
+		{name: "key without its certificate", spoil: remove("ca.pem"), want: "ca-key.pem is there without "},
 		{name: "key of another root", want: "ca-key.pem is not the key of", spoil: func(t *testing.T, dir string) {
 			_, _, other := open(t)
 			data, err := os.ReadFile(filepath.Join(other, "ca-key.pem"))
@@ -153,7 +153,7 @@ func TestDataDirectoriesThatAreRefused(t *testing.T) {
 			}
 		}},
 		{name: "an SVID for a root", want: "ca.pem: not the certificate of an authority", spoil: func(t *testing.T, dir string) {
-			ca, err := loadCA(dir)
+			ca, err := (&directory{path: dir, now: wallClock()}).loadCA(t.Context(), slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -162,10 +162,10 @@ func TestDataDirectoriesThatAreRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := writePEM(dir, caFile, pemCertificate, s.cert, 0o644); err != nil {
+			if err := writePEM(filepath.Join(dir, caFile), pemCertificate, s.cert, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			if err := writePEM(dir, caKeyFile, pemPrivateKey, s.key, 0o600); err != nil {
+			if err := writePEM(filepath.Join(dir, caKeyFile), pemPrivateKey, s.key, 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}},
@@ -249,7 +249,7 @@ func TestAnExpectedRootIsThereOrNothingStarts(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	var said bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&said, nil))
-	ca, _, err := OpenContext(t.Context(), log, dir, trustDomain, nil)
+	ca, _, err := OpenContext(t.Context(), log, dir, trustDomain, Files{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,20 +261,20 @@ func TestAnExpectedRootIsThereOrNothingStarts(t *testing.T) {
 		t.Errorf("the log says %s", &said)
 	}
 	said.Reset()
-	if _, _, err := OpenContext(t.Context(), log, dir, trustDomain, &root); err != nil || said.Len() > 0 {
+	if _, _, err := OpenContext(t.Context(), log, dir, trustDomain, Files{}, &root); err != nil || said.Len() > 0 {
 		t.Errorf("the root that is expected: %v, %s", err, &said)
 	}
 	if err := os.Remove(filepath.Join(dir, tokenKeyFile)); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := OpenContext(t.Context(), log, dir, trustDomain, &root); err == nil || !strings.Contains(err.Error(), "has no token-key.pem") {
+	if _, _, err := OpenContext(t.Context(), log, dir, trustDomain, Files{}, &root); err == nil || !strings.Contains(err.Error(), "has no token-key.pem") {
 		t.Errorf("without its token key: %v", err)
 	}
-	if _, _, err := OpenContext(t.Context(), log, dir, trustDomain, nil); err != nil || !strings.Contains(said.String(), "every token of before is refused") {
+	if _, _, err := OpenContext(t.Context(), log, dir, trustDomain, Files{}, nil); err != nil || !strings.Contains(said.String(), "every token of before is refused") {
 		t.Errorf("%v, the log says %s", err, &said)
 	}
 	lost := filepath.Join(t.TempDir(), "data")
-	if _, _, err := OpenContext(t.Context(), log, lost, trustDomain, &root); err == nil || !strings.Contains(err.Error(), "from its backup") {
+	if _, _, err := OpenContext(t.Context(), log, lost, trustDomain, Files{}, &root); err == nil || !strings.Contains(err.Error(), "from its backup") {
 		t.Errorf("a directory that was lost: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(lost, caFile)); err == nil {
@@ -283,7 +283,7 @@ func TestAnExpectedRootIsThereOrNothingStarts(t *testing.T) {
 	if _, _, err := Open(lost, trustDomain); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := OpenContext(t.Context(), log, lost, trustDomain, &root); err == nil || !strings.Contains(err.Error(), "is expected") {
+	if _, _, err := OpenContext(t.Context(), log, lost, trustDomain, Files{}, &root); err == nil || !strings.Contains(err.Error(), "is expected") {
 		t.Errorf("another root: %v", err)
 	}
 }

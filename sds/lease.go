@@ -32,9 +32,11 @@ type Lease struct {
 	issuing sync.Mutex // one attempt at a time; taken before m.mu
 
 	// The rest is guarded by m.mu.
+	node     string // of the proxy, for people
 	released bool
 	cert     *Certificate // nil: none issued yet
 	adopted  bool         // the proxy holds a certificate that cert is not
+	root     string       // that signed what the proxy is to hold, in short; empty: nothing yet
 	serial   string       // of what the proxy is to hold
 	version  string       // likewise
 	due      time.Time    // of the renewal or the next attempt
@@ -170,10 +172,14 @@ func (l *Lease) attempt() (*Certificate, error) {
 		return nil, err
 	}
 	m.issued.Add(1)
-	m.schedule(l, renewalOf(cert, m.rotation, now))
-	c := &Certificate{cert, fmt.Sprintf("%s.%d.%s", m.ca.rootID, l.due.Unix(), cert.serial)}
+	due := renewalOf(cert, m.rotation, now)
+	if cert.signer.id != m.ca.roots.Load().signing.id { // another root signs since it was begun
+		due = earlier(due, soon(cert.serial, m.rotation, now))
+	}
+	m.schedule(l, due)
+	c := &Certificate{cert, fmt.Sprintf("%s.%d.%s", cert.signer.id, l.due.Unix(), cert.serial)}
 	l.cert, l.adopted, l.failures, l.cause = c, false, 0, nil
-	l.serial, l.version = cert.serial, c.version
+	l.root, l.serial, l.version = cert.signer.id, cert.serial, c.version
 	return c, nil
 }
 
@@ -193,13 +199,17 @@ func (l *Lease) Adopt(version string) bool {
 	}
 	root, due, serial, ok := parseVersion(version)
 	now := m.now()
-	if !ok || root != m.ca.rootID || !due.After(now) {
+	trusted := m.ca.roots.Load()
+	if !ok || !trusted.has(root) || !due.After(now) {
 		return false
+	}
+	if root != trusted.signing.id { // which is replaced
+		due = earlier(due, soon(serial, m.rotation, now))
 	}
 	if due.After(now.Add(m.rotation)) { // the rotation is shorter now
 		due = soon(serial, m.rotation, now)
 	}
-	l.adopted, l.serial, l.version = true, serial, version
+	l.adopted, l.root, l.serial, l.version = true, root, serial, version
 	m.schedule(l, due)
 	return true
 }
@@ -218,6 +228,10 @@ type Info struct {
 func (l *Lease) Info() Info {
 	l.m.mu.Lock()
 	defer l.m.mu.Unlock()
+	return l.infoLocked()
+}
+
+func (l *Lease) infoLocked() Info {
 	info := Info{Serial: l.serial, Adopted: l.adopted, RenewAt: l.due}
 	if l.cert != nil {
 		info.NotBefore, info.NotAfter = l.cert.svid.notBefore, l.cert.svid.notAfter

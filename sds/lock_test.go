@@ -38,7 +38,7 @@ func TestADataDirectoryThatIsLockedIsWaitedForAloudAndNotForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		began := time.Now()
-		_, _, err := OpenContext(t.Context(), slog.New(slog.NewTextHandler(&log, nil)), dir, trustDomain, nil)
+		_, _, err := OpenContext(t.Context(), slog.New(slog.NewTextHandler(&log, nil)), dir, trustDomain, Files{}, nil)
 		me := fmt.Sprintf("process %d", os.Getpid())
 		if err == nil || !strings.Contains(err.Error(), me) || !strings.Contains(err.Error(), dir) {
 			t.Errorf("got %v, want that %s has it", err, me)
@@ -58,7 +58,7 @@ func TestTheWaitForALockEndsWithTheProcessOrTheLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, stop)
-		if _, _, err := OpenContext(ctx, slog.New(slog.DiscardHandler), dir, trustDomain, nil); !errors.Is(err, context.Canceled) {
+		if _, _, err := OpenContext(ctx, slog.New(slog.DiscardHandler), dir, trustDomain, Files{}, nil); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}
 		time.AfterFunc(time.Second, unlock)

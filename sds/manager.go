@@ -51,8 +51,11 @@ type Manager struct {
 	said   time.Time
 	unsaid int
 
+	replacing sync.Mutex // of the roots: one step, or look at the directory, at a time
+
 	mu            sync.Mutex
 	rotation, ttl time.Duration
+	looked        time.Time // at the clock, last
 	leases        map[*Lease]struct{}
 	queue         queue
 }
@@ -93,6 +96,9 @@ func checkLifetimes(rotation, ttl time.Duration) error {
 
 // Roots returns the trust bundle, as PEM.
 func (m *Manager) Roots() []byte { return m.ca.Roots() }
+
+// IsNew reports whether this process made the root: no proxy can know it from before.
+func (m *Manager) IsNew() bool { return m.ca.made }
 
 // TrustDomain returns the trust domain of the certificates.
 func (m *Manager) TrustDomain() spiffeid.TrustDomain { return m.ca.td }
@@ -187,12 +193,37 @@ func (m *Manager) Run(ctx context.Context) error {
 		case <-m.wake:
 		case <-timer.C:
 		}
+		m.lookAtClock()
 		m.renewDue(ctx)
 		if wait, ok := m.untilNext(); ok {
 			timer.Reset(wait)
 		} else {
 			timer.Stop()
 		}
+	}
+}
+
+// lookAtClock has certificates renewed that begin in the future, since the clock was
+// set back: peers whose clocks were right all the time refuse them.
+func (m *Manager) lookAtClock() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.now()
+	back := m.looked.Sub(now)
+	m.looked = now
+	if back <= 0 {
+		return
+	}
+	early := 0
+	for l := range m.leases {
+		begins := l.cert != nil && l.cert.svid.notBefore.After(now)
+		if begins || l.adopted && l.due.After(now.Add(m.rotation)) || l.failures > 0 && l.due.After(now.Add(retryMost)) {
+			early++
+			m.schedule(l, now)
+		}
+	}
+	if early > 0 {
+		m.log.Warn("the clock was set back: certificates that begin later are renewed", "by", back.Round(time.Second), "certificates", early)
 	}
 }
 

@@ -129,7 +129,7 @@ func TestASecretIsWhatEnvoyWants(t *testing.T) {
 			t.Errorf("identity %s", got)
 		}
 		info := l.Info()
-		if want := fmt.Sprintf("%s.%d.%s", f.ca.rootID, info.RenewAt.Unix(), info.Serial); v != want {
+		if want := fmt.Sprintf("%s.%d.%s", f.ca.roots.Load().first.id, info.RenewAt.Unix(), info.Serial); v != want {
 			t.Errorf("version %s, want %s", v, want)
 		}
 		if !info.NotAfter.Equal(parsed.Certificates[0].NotAfter.Local()) && info.NotAfter.Sub(parsed.Certificates[0].NotAfter).Abs() > time.Second {
@@ -191,6 +191,50 @@ func TestAMachineThatSleptRenewsOnWaking(t *testing.T) {
 		time.Sleep(tick + time.Second)
 		if f.changes.Load() != 1 || version(t, l) == old {
 			t.Error("not renewed within a tick of waking")
+		}
+	})
+}
+
+// Whichever way a clock steps, each proxy has a certificate that is valid by it, and no
+// more of them are issued than that takes.
+func TestAClockThatStepsRenewsWhatIsDueAndNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, day, 2*day)
+		time.Sleep(day) // a clock before the root's beginning is said, and nothing can be issued
+		const proxies = 100
+		var leases []*Lease
+		for range proxies {
+			l := f.lease(t)
+			version(t, l)
+			leases = append(leases, l)
+		}
+		serves := func(when string) {
+			t.Helper()
+			now := f.clock.now()
+			for _, l := range leases {
+				body, _, err := secretOf(l, "default")
+				if err != nil || len(body) == 0 {
+					t.Fatalf("%s: %v", when, err)
+				}
+				if i := l.Info(); i.NotBefore.After(now) || !i.NotAfter.After(now) {
+					t.Fatalf("%s, to %s: the certificate is valid from %s to %s", when, now, i.NotBefore, i.NotAfter)
+				}
+			}
+		}
+		for _, step := range []struct {
+			name   string
+			by     time.Duration
+			issued uint64 // of them all, at most
+		}{{"half a minute back", -30 * time.Second, 0}, {"ten minutes ahead", 10 * time.Minute, 0}, {"twenty minutes back", -20 * time.Minute, proxies}, {"two days ahead", 2 * day, proxies}, {"two days back", -2 * day, proxies}} {
+			before := f.Stats().Issued
+			f.clock.suspend(step.by)
+			time.Sleep(2 * tick)
+			serves(step.name)
+			if n := f.Stats().Issued - before; n > step.issued {
+				t.Errorf("%s: %d certificates for %d proxies", step.name, n, proxies)
+			} else {
+				t.Logf("measured: %s: %d certificates for %d proxies", step.name, n, proxies)
+			}
 		}
 	})
 }

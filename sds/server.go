@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
+
 	"datapunk.dev/controlplane/sds/identity"
 )
 
@@ -75,12 +77,20 @@ func (m *Manager) ServerTLS() *tls.Config {
 	}
 }
 
+// PeerTLS returns the TLS settings with which this control plane calls another one of
+// its mesh. It speaks to no server that is not a control plane of the same authority.
+func (m *Manager) PeerTLS() *tls.Config {
+	config := tlsconfig.TLSClientConfig(m.ca, tlsconfig.AuthorizeID(identity.ControlPlaneID(m.ca.td)))
+	config.MinVersion = tls.VersionTLS13
+	return config
+}
+
 func (m *Manager) serverCertificate() (*tls.Certificate, error) {
 	c := &m.server
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := m.now()
-	if c.svid != nil && now.After(c.svid.notBefore) && now.Sub(c.svid.issued) < c.svid.notAfter.Sub(c.svid.issued)/2 {
+	if c.svid != nil && c.svid.signer == m.ca.roots.Load().first && now.After(c.svid.notBefore) && now.Sub(c.svid.issued) < c.svid.notAfter.Sub(c.svid.issued)/2 {
 		return c.loaded, nil
 	}
 	svid, loaded, err := m.issueServer(now)
@@ -108,5 +118,6 @@ func (m *Manager) issueServer(now time.Time) (*svid, *tls.Certificate, error) {
 	if !ok {
 		return nil, nil, fmt.Errorf("want an ECDSA key, have %T", key)
 	}
-	return s, &tls.Certificate{Certificate: [][]byte{s.cert, s.issuer.cert.Raw, m.ca.root.Raw}, PrivateKey: signer}, nil
+	chain := slices.Concat([][]byte{s.cert}, s.issuer.chain(), [][]byte{s.signer.root.Raw})
+	return s, &tls.Certificate{Certificate: chain, PrivateKey: signer}, nil
 }

@@ -50,7 +50,7 @@ func TestTheXDSPortShowsTheControlPlanesIdentity(t *testing.T) {
 	if state.Version != tls.VersionTLS13 || state.NegotiatedProtocol != "h2" {
 		t.Errorf("TLS version %x, protocol %q", state.Version, state.NegotiatedProtocol)
 	}
-	id, _, err := x509svid.Verify(state.PeerCertificates, ca.bundle)
+	id, _, err := x509svid.Verify(state.PeerCertificates, ca.roots.Load().bundle)
 	if err != nil {
 		t.Fatal(err)
 	}

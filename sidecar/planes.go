@@ -8,10 +8,16 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 )
+
+// dialTime is how long one control plane may take to be connected to, while there may
+// be others.
+const dialTime = 2 * time.Second
 
 // planes are the control planes that a machine knows of.
 type planes struct {
@@ -51,12 +57,53 @@ func (p *planes) each(ctx context.Context, call func(context.Context, grpc.Clien
 	return errors.Join(errs...)
 }
 
-func (p *planes) at(ctx context.Context, address string, call func(context.Context, grpc.ClientConnInterface) error) error {
+// dialAny returns a connection to one of them, whoever answers first of them in any
+// order. The error has what each said.
+func (p *planes) dialAny(ctx context.Context) (*grpc.ClientConn, error) {
+	var errs []error
+	for _, i := range rand.Perm(len(p.addresses)) {
+		conn, err := p.dial(p.addresses[i])
+		if err == nil {
+			conn.Connect()
+			within, cancel := context.WithTimeout(ctx, dialTime)
+			err = ready(within, conn)
+			cancel()
+			if err == nil {
+				return conn, nil
+			}
+			_ = conn.Close()
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", p.addresses[i], err))
+	}
+	return nil, errors.Join(errs...)
+}
+
+// ready waits until a connection is up, or has failed once.
+func ready(ctx context.Context, conn *grpc.ClientConn) error {
+	for {
+		s := conn.GetState()
+		switch s {
+		case connectivity.Ready:
+			return nil
+		case connectivity.TransientFailure, connectivity.Shutdown:
+			return errors.New("it does not answer")
+		}
+		if !conn.WaitForStateChange(ctx, s) {
+			return ctx.Err()
+		}
+	}
+}
+
+func (p *planes) dial(address string) (*grpc.ClientConn, error) {
 	target := address
 	if !strings.HasPrefix(address, "unix:") {
 		target = "passthrough:///" + address
 	}
-	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(p.creds), grpc.WithNoProxy())
+	return grpc.NewClient(target, grpc.WithTransportCredentials(p.creds), grpc.WithNoProxy())
+}
+
+func (p *planes) at(ctx context.Context, address string, call func(context.Context, grpc.ClientConnInterface) error) error {
+	conn, err := p.dial(address)
 	if err == nil {
 		err = call(ctx, conn)
 		_ = conn.Close()

@@ -54,6 +54,7 @@ type rules struct {
 	applied        []*rule
 	check          checkRequest
 	slashes        bool // paths with an encoded slash are taken
+	notCounted     checkRequest
 	keys           []string
 	print          string
 }
@@ -122,6 +123,19 @@ func (r rules) takingSlashes(s *policy.Service) rules {
 		r.keys = append(slices.Clone(r.keys), s.Keys(policy.SettingEncodedSlashes)...)
 		r.print = "slashes " + r.print
 	}
+	return r
+}
+
+// notCounting adds the active checks that a rate limit is not to count: a service at
+// its limit would be taken for sick.
+func (r rules) notCounting(s *policy.Service, f inboundFilling) rules {
+	method, path := s.CheckRequest()
+	if path == "" || f.empty() {
+		return r
+	}
+	r.notCounted = checkRequest{method, path}
+	r.keys = append(slices.Clone(r.keys), f.keys(s)...)
+	r.print = fmt.Sprintf("not counting %q %s", r.notCounted, r.print)
 	return r
 }
 

@@ -13,17 +13,20 @@ import (
 
 // state is what one translation leaves for the next. It is immutable.
 type state struct {
-	mesh      *policy.Mesh
-	catalog   *watch.Catalog
-	globals   *globals
-	naming    *naming
-	authz     *authorization
-	collector *collector
-	roots     *resource.Resource // the secret ROOTCA; nil while mTLS is off
-	rootsSet  *resource.Set      // it alone
-	runtime   *resource.Set      // the layer of runtime values alone
+	mesh        *policy.Mesh
+	catalog     *watch.Catalog
+	globals     *globals
+	naming      *naming
+	authz       *authorization
+	collector   *collector
+	limitServer *resource.Resource
+	roots       *resource.Resource // the secret ROOTCA; nil while mTLS is off
+	rootsSet    *resource.Set      // it alone
+	runtime     *resource.Set      // the layer of runtime values alone
+	datacenters []string           // for whose callers there is a rule of failover, sorted
 
 	services  *resource.Tree[*service]
+	capitals  int                        // services with a capital in their names
 	proxyless *resource.Tree[*proxyless] // of the services, while somebody asks
 	scopes    *resource.Tree[*scope]
 	scopesOf  *resource.Tree[[]string] // service → keys of the scopes that declare it
@@ -65,9 +68,11 @@ type build struct {
 	naming        *naming
 	authz         *authorization
 	collector     *collector
+	limitServer   *resource.Resource // where it is no service of the mesh; nil: there is none
 	roots         *resource.Resource
 	rootsSet      *resource.Set
 	runtime       *resource.Set
+	datacenters   []string
 	meshChanged   bool // anything of the mesh file, or the stage
 	sameTransport bool // clusters and assignments are made as in base
 	sameSampling  bool // so are the routes, as far as tracing goes
@@ -78,6 +83,7 @@ type build struct {
 	callersMoved  bool // a service came or went, of the mesh or of the fleet alone
 
 	services  *resource.TreeEdit[*service]
+	capitals  int
 	proxyless *resource.TreeEdit[*proxyless]
 	scopes    *resource.TreeEdit[*scope]
 	scopesOf  *resource.TreeEdit[[]string]
@@ -118,6 +124,7 @@ func Translate(prev *Snapshot, in Input) *Snapshot {
 	b := begin(base, before, in)
 	b.translateServices()
 	b.translateCollector()
+	b.translateLimitServer()
 	b.translateScopes()
 	b.translateProxies(before.Fleet)
 	return b.finish(prev)
@@ -130,10 +137,12 @@ func begin(base *state, before, in Input) *build {
 
 		naming:       base.naming,
 		authz:        base.authz,
+		datacenters:  base.datacenters,
 		meshChanged:  before.Mesh != in.Mesh || before.Stage != in.Stage,
 		rootsChanged: !bytes.Equal(before.Roots, in.Roots),
 
 		services:  base.services.Edit(),
+		capitals:  base.capitals,
 		proxyless: base.proxyless.Edit(),
 		scopes:    base.scopes.Edit(),
 		scopesOf:  base.scopesOf.Edit(),
@@ -157,6 +166,7 @@ func begin(base *state, before, in Input) *build {
 		}
 		b.naming = namingOf(in.Mesh)
 		b.authz = authorizationOf(in.Mesh, in.Stage)
+		b.datacenters = datacentersOf(in.Mesh)
 	}
 	b.sameGlobals = g == base.globals
 	b.sameTransport = base.globals != nil && g.sameTransport(base.globals)
@@ -199,6 +209,21 @@ func (b *build) translateCollector() {
 	b.c.traced = b.collector != nil
 }
 
+func (b *build) translateLimitServer() {
+	b.limitServer = b.base.limitServer
+	if b.sameGlobals {
+		return
+	}
+	b.report("limit server", nil, nil)
+	made, err := limitServerOf(b.c)
+	switch {
+	case err != nil:
+		b.report("limit server", []Held{{Type: resource.Cluster, Name: resource.ClusterMeshRateLimit, Keys: []string{policy.KeyLimitServer}, Cause: err.Error()}}, nil)
+	case made == nil || b.limitServer == nil || !made.Same(b.limitServer):
+		b.limitServer = made
+	}
+}
+
 // translateServices makes the services that may differ from the predecessor's.
 func (b *build) translateServices() {
 	for name := range b.candidates() {
@@ -210,6 +235,12 @@ func (b *build) translateServices() {
 		b.changes[name] = change{before, after}
 		if (before == nil) != (after == nil) {
 			b.membership = true
+			if hasCapital(name) {
+				b.capitals++
+				if after == nil {
+					b.capitals -= 2
+				}
+			}
 		}
 		if after == nil {
 			b.services.Delete(name)
@@ -280,23 +311,26 @@ func (b *build) finish(prev *Snapshot) *Snapshot {
 	b.forgetScopes()
 	b.forgetProxyless()
 	next := &state{
-		mesh:      b.in.Mesh,
-		catalog:   b.in.Catalog,
-		globals:   b.c.globals,
-		naming:    b.naming,
-		authz:     b.authz,
-		collector: b.collector,
-		roots:     b.roots,
-		rootsSet:  b.rootsSet,
-		runtime:   b.runtime,
-		services:  b.services.Tree(),
-		proxyless: b.proxyless.Tree(),
-		scopes:    b.scopes.Tree(),
-		scopesOf:  b.scopesOf.Tree(),
-		groups:    b.groups.Tree(),
-		proxies:   b.proxies.Tree(),
-		locals:    b.locals.Tree(),
-		meshNotes: b.base.meshNotes,
+		mesh:        b.in.Mesh,
+		catalog:     b.in.Catalog,
+		globals:     b.c.globals,
+		naming:      b.naming,
+		authz:       b.authz,
+		collector:   b.collector,
+		limitServer: b.limitServer,
+		roots:       b.roots,
+		rootsSet:    b.rootsSet,
+		runtime:     b.runtime,
+		datacenters: b.datacenters,
+		services:    b.services.Tree(),
+		capitals:    b.capitals,
+		proxyless:   b.proxyless.Tree(),
+		scopes:      b.scopes.Tree(),
+		scopesOf:    b.scopesOf.Tree(),
+		groups:      b.groups.Tree(),
+		proxies:     b.proxies.Tree(),
+		locals:      b.locals.Tree(),
+		meshNotes:   b.base.meshNotes,
 	}
 	if b.meshChanged || b.membership || b.catalogNames || b.callersMoved {
 		next.meshNotes = b.meshNotes(next)

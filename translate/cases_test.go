@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -175,6 +176,10 @@ func newMessage(t resource.Type) proto.Message {
 		return &tlsv3.Secret{}
 	case resource.Listener:
 		return &listenerv3.Listener{}
+	case resource.Extension:
+		return &corev3.TypedExtensionConfig{}
+	case resource.ScopedRoute:
+		return &routev3.ScopedRouteConfiguration{}
 	default:
 		return &routev3.RouteConfiguration{}
 	}

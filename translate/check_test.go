@@ -2,6 +2,7 @@ package translate
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -51,6 +52,10 @@ func checkMessage(t *testing.T, r *resource.Resource, m proto.Message) {
 	case *tlsv3.CertificateValidationContext:
 		if len(m.MatchTypedSubjectAltNames) == 0 && r.Name != resource.SecretRoots {
 			t.Errorf("%s %s admits every identity", r.Type, r.Name)
+		}
+	case *routev3.ScopedRouteConfiguration:
+		if key := m.Key.Fragments[0].GetStringKey(); key != strings.ToLower(key) {
+			t.Errorf("no host is found under the key %s", key)
 		}
 	case *routev3.RouteConfiguration:
 		domains := make(map[string]bool)

@@ -2,6 +2,7 @@ package translate
 
 import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	"datapunk.dev/controlplane/policy"
 )
@@ -14,13 +15,22 @@ const unlimited = 1_000_000
 // Between sidecars, on HTTP/2, MaxRequests and MaxRetries are what bites.
 func circuitBreakers(c *compiler, cb policy.CircuitBreakers) *clusterv3.CircuitBreakers {
 	return part(c, cb, func() *clusterv3.CircuitBreakers {
-		return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+		limits := &clusterv3.CircuitBreakers_Thresholds{
 			MaxConnections:     u32(cb.MaxConnections),
 			MaxPendingRequests: u32(cb.MaxPendingRequests),
 			MaxRequests:        u32(cb.MaxRequests),
 			MaxRetries:         u32(cb.MaxRetries),
 			TrackRemaining:     true,
-		}}}
+		}
+		if b := cb.RetryBudget; b.Set {
+			// Without a budget_interval: over one, requests that are long done let
+			// an outage have more retries than the percentage says.
+			limits.MaxRetries = nil
+			limits.RetryBudget = &clusterv3.CircuitBreakers_Thresholds_RetryBudget{
+				BudgetPercent: &typev3.Percent{Value: b.Percent}, MinRetryConcurrency: u32(b.MinConcurrency),
+			}
+		}
+		return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{limits}}
 	})
 }
 

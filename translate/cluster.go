@@ -1,11 +1,15 @@
 package translate
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	compositev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/composite/v3"
+	clusterprovidedv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/cluster_provided/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
@@ -15,16 +19,20 @@ import (
 
 // serviceCluster is the cluster of a destination, the same bytes in every proxy.
 // The targets matter to one that resolves them.
-func serviceCluster(c *compiler, to destination, keys []string, targets []target) (*resource.Resource, error) {
+func serviceCluster(c *compiler, to destination, keys []string, targets []target, order *failoverOrder) (*resource.Resource, error) {
+	if to.hasMembers() {
+		return fallbackInFront(c, to, keys)
+	}
 	var d builder
 	mode := c.upstreamHTTP(to.protocol)
 	cluster := &clusterv3.Cluster{
 		Name:                          to.name,
+		AltStatName:                   statName(to.name),
 		ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig:              eds(),
 		ConnectTimeout:                duration(to.connectTimeout),
 		PerConnectionBufferLimitBytes: u32(connectionBuffer),
-		LoadBalancingPolicy:           loadBalancing(&d, c, to.balancing),
+		LoadBalancingPolicy:           loadBalancing(&d, c, lbKey{to.balancing, to.prefersZone, to.slowStart}),
 		CommonLbConfig:                commonLoadBalancing(to.panicThreshold),
 		CircuitBreakers:               circuitBreakers(c, to.breakers),
 		OutlierDetection:              outlierDetection(&d, c, to.outliers),
@@ -40,7 +48,7 @@ func serviceCluster(c *compiler, to destination, keys []string, targets []target
 	var refs []resource.Ref
 	if to.resolves {
 		checkWeights(&d, targets)
-		resolve(&d, cluster, assignmentOf(c.globals, to.name, targets))
+		resolve(&d, cluster, assignmentOf(c.globals, to.name, targets, order))
 	} else {
 		refs = append(refs, resource.Endpoint.Ref(to.name))
 	}
@@ -51,10 +59,43 @@ func serviceCluster(c *compiler, to destination, keys []string, targets []target
 	return d.finish(resource.Cluster, to.name, cluster, keys, refs)
 }
 
+// fallbackInFront is the cluster in front of a subset. Connections, and whom to
+// eject, are its members' affair. Retries are its own: their limit counts here.
+func fallbackInFront(c *compiler, to destination, keys []string) (*resource.Resource, error) {
+	var d builder
+	composite := &compositev3.ClusterConfig{}
+	var refs []resource.Ref
+	for _, name := range to.fallback.members() {
+		composite.Clusters = append(composite.Clusters, &compositev3.ClusterConfig_ClusterEntry{Name: name})
+		if ref := resource.Cluster.Ref(name); !slices.Contains(refs, ref) {
+			refs = append(refs, ref)
+		}
+	}
+	return d.finish(resource.Cluster, to.name, &clusterv3.Cluster{
+		Name:        to.name,
+		AltStatName: statName(to.name),
+		ClusterDiscoveryType: &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{
+			Name: "envoy.clusters.composite", TypedConfig: d.pack(composite),
+		}},
+		ConnectTimeout:      duration(to.connectTimeout),
+		LoadBalancingPolicy: balancingPolicy(&d, "cluster_provided", &clusterprovidedv3.ClusterProvided{}),
+		CircuitBreakers:     circuitBreakers(c, to.breakers),
+	}, keys, refs)
+}
+
+// statName is a cluster's name in statistics where it is another: Envoy cuts
+// them at dots, and Prometheus would be told of half a name.
+func statName(name string) string {
+	if !strings.Contains(name, ".") {
+		return ""
+	}
+	return strings.ReplaceAll(name, ".", "_")
+}
+
 // clusterSettings are what a cluster is made of, most often edited first.
 var clusterSettings = []policy.Setting{
 	policy.SettingCircuitBreakers, policy.SettingOutlierDetection, policy.SettingHealthChecks, policy.SettingLoadBalancing,
-	policy.SettingTimeout, policy.SettingProtocol,
+	policy.SettingTimeout, policy.SettingProtocol, policy.SettingSubsets,
 }
 
 func clusterKeys(s *policy.Service) []string { return s.Keys(clusterSettings...) }
@@ -144,7 +185,7 @@ func localClusters(c *compiler, key localKey) ([]*resource.Resource, error) {
 			ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 			ConnectTimeout:                duration(key.connect),
 			PerConnectionBufferLimitBytes: u32(connectionBuffer),
-			LoadBalancingPolicy:           loadBalancing(&d, c, "least_request"),
+			LoadBalancingPolicy:           loadBalancing(&d, c, lbKey{policy: "least_request"}),
 			CircuitBreakers:               noCircuitBreakers(),
 			LoadAssignment:                fixedAssignment(name, key.address, key.port),
 			TypedExtensionProtocolOptions: httpOptions(&d, c, mode, responseAtCallee, key.idle),

@@ -19,19 +19,19 @@ import (
 type target struct {
 	address netip.AddrPort // of a name: the port alone
 	host    string         // a name to resolve, in the place of an IP address
-	zone    string
-	weight  uint32
-	health  corev3.HealthStatus
-	rank    int  // of the health, 0 is best
-	inMesh  bool // has a sidecar
+	locality
+	weight uint32
+	health corev3.HealthStatus
+	rank   int  // of the health, 0 is best
+	inMesh bool // has a sidecar
 }
 
 // endpoints is the assignment of a service, empty if the catalog does not
 // have it: an explicit nothing, so that no proxy waits for it.
-func endpoints(g *globals, name string, targets []target) (*resource.Resource, error) {
+func endpoints(g *globals, name string, targets []target, order *failoverOrder) (*resource.Resource, error) {
 	var d builder
 	checkWeights(&d, targets)
-	return d.finish(resource.Endpoint, name, assignmentOf(g, name, targets), nil, nil)
+	return d.finish(resource.Endpoint, name, assignmentOf(g, name, targets, order), nil, nil)
 }
 
 // anyName reports whether a target is a name. No assignment can have one: its
@@ -40,17 +40,18 @@ func anyName(targets []target) bool {
 	return slices.ContainsFunc(targets, func(t target) bool { return t.host != "" })
 }
 
-// assignmentOf groups the targets by their zones.
-func assignmentOf(g *globals, name string, targets []target) *endpointv3.ClusterLoadAssignment {
+// assignmentOf groups the targets by their places, in the order in which some
+// callers fail over from one to the next; nil: all are alike.
+func assignmentOf(g *globals, name string, targets []target, order *failoverOrder) *endpointv3.ClusterLoadAssignment {
 	assignment := &endpointv3.ClusterLoadAssignment{ClusterName: name}
 	for start := 0; start < len(targets); {
 		end := start + 1
-		for end < len(targets) && targets[end].zone == targets[start].zone {
+		for end < len(targets) && targets[end].locality == targets[start].locality {
 			end++
 		}
 		group := &endpointv3.LocalityLbEndpoints{LbEndpoints: make([]*endpointv3.LbEndpoint, 0, end-start)}
-		if zone := targets[start].zone; zone != "" {
-			group.Locality = &corev3.Locality{Zone: zone}
+		if at := targets[start].locality; at != (locality{}) {
+			group.Locality = &corev3.Locality{Region: at.datacenter, Zone: at.zone}
 		}
 		for _, t := range targets[start:end] {
 			group.LbEndpoints = append(group.LbEndpoints, t.endpoint(g))
@@ -58,12 +59,15 @@ func assignmentOf(g *globals, name string, targets []target) *endpointv3.Cluster
 		assignment.Endpoints = append(assignment.Endpoints, group)
 		start = end
 	}
+	if order != nil {
+		order.apply(assignment)
+	}
 	return assignment
 }
 
-// targetsOf picks the instances that can be dialed, by zone and address. The
+// targetsOf picks the instances that can be dialed, by place and address. The
 // notes say which are left out, and why.
-func targetsOf(g *globals, s *watch.Service) (targets []target, notes []string) {
+func targetsOf(g *globals, s *watch.Service, zones zones) (targets []target, notes []string) {
 	if s == nil {
 		return nil, nil
 	}
@@ -72,27 +76,20 @@ func targetsOf(g *globals, s *watch.Service) (targets []target, notes []string) 
 	}
 	outside, closed := 0, 0
 	for _, i := range s.Instances {
-		// Somebody said that nothing new is to go there. What Envoy is told of
-		// as draining it calls all the same once it doubts what it knows of
-		// health (panic_threshold), so it is told nothing: what is under way
-		// goes on, and the others are counted by themselves.
-		if i.Health == watch.Maintenance || i.Weight == 0 {
+		port, left := dialed(g, i)
+		switch left {
+		case "":
+		case leftInMaintenance, leftWithoutWeight:
 			closed++
 			continue
-		}
-		port := i.Port
-		switch {
-		case i.MeshPort != 0:
-			port = i.MeshPort
-		case g.dial == tlsStrict:
+		case leftOutside:
 			outside++
 			continue
-		}
-		if port == 0 || i.Host == "" && !i.Address.IsValid() || i.Address.IsUnspecified() || i.Address.Zone() != "" {
+		default:
 			notes = append(notes, fmt.Sprintf("catalog service %s: instance %s is left out: no address and port to dial", s.Name, i.ID))
 			continue
 		}
-		targets = append(targets, targetOf(i, port))
+		targets = append(targets, targetOf(i, port, zones))
 	}
 	if outside > 0 && !g.collects(s) {
 		notes = append(notes, fmt.Sprintf("catalog service %s: %d of %d instances have no meta mesh_port and get no traffic while mTLS is strict", s.Name, outside, len(s.Instances)))
@@ -125,7 +122,7 @@ func targetsOf(g *globals, s *watch.Service) (targets []target, notes []string) 
 }
 
 func compareTargets(a, b target) int {
-	return cmp.Or(cmp.Compare(a.zone, b.zone), a.address.Compare(b.address), cmp.Compare(a.host, b.host), cmp.Compare(a.rank, b.rank),
+	return cmp.Or(cmp.Compare(a.datacenter, b.datacenter), cmp.Compare(a.zone, b.zone), a.address.Compare(b.address), cmp.Compare(a.host, b.host), cmp.Compare(a.rank, b.rank),
 		cmp.Compare(b.weight, a.weight), compareBool(b.inMesh, a.inMesh))
 }
 
@@ -142,14 +139,14 @@ func compareBool(a, b bool) int {
 
 // targetOf maps the catalog's health. What is critical stays known: only then
 // can the panic threshold tell that most of a service is down.
-func targetOf(i *watch.Instance, port uint16) target {
+func targetOf(i *watch.Instance, port uint16, zones zones) target {
 	t := target{
-		address: netip.AddrPortFrom(i.Address.Unmap(), port),
-		host:    i.Host,
-		zone:    i.Zone,
-		weight:  i.Weight,
-		health:  corev3.HealthStatus_HEALTHY,
-		inMesh:  i.MeshPort != 0,
+		locality: locality{i.Datacenter, zones.of(i)},
+		address:  netip.AddrPortFrom(i.Address.Unmap(), port),
+		host:     i.Host,
+		weight:   i.Weight,
+		health:   corev3.HealthStatus_HEALTHY,
+		inMesh:   i.MeshPort != 0,
 	}
 	switch i.Health {
 	case watch.Passing:

@@ -129,14 +129,43 @@ func certificate(t testing.TB) (cert, key []byte) {
 func inlineRoutes(t *testing.T, v *sight, f *listenerv3.Filter) {
 	t.Helper()
 	manager := &hcmv3.HttpConnectionManager{}
-	if f.GetTypedConfig().UnmarshalTo(manager) != nil || manager.GetRds() == nil {
+	if f.GetTypedConfig().UnmarshalTo(manager) != nil {
 		return
 	}
-	r := v.Sets[resource.Route].Get(manager.GetRds().RouteConfigName)
-	if r == nil {
-		t.Fatalf("no route configuration %s", manager.GetRds().RouteConfigName)
+	routes := func(name string) *routev3.RouteConfiguration {
+		r := v.Sets[resource.Route].Get(name)
+		if r == nil {
+			t.Fatalf("no route configuration %s", name)
+		}
+		return decode(t, r, &routev3.RouteConfiguration{})
 	}
-	manager.RouteSpecifier = &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: decode(t, r, &routev3.RouteConfiguration{})}
+	switch {
+	case manager.GetRds() != nil:
+		manager.RouteSpecifier = &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: routes(manager.GetRds().RouteConfigName)}
+	case manager.GetScopedRoutes() != nil:
+		// A list cannot be empty.
+		all := []*routev3.ScopedRouteConfiguration{{
+			Name: "none", RouteConfiguration: &routev3.RouteConfiguration{Name: "none"},
+			Key: &routev3.ScopedRouteConfiguration_Key{Fragments: []*routev3.ScopedRouteConfiguration_Key_Fragment{{
+				Type: &routev3.ScopedRouteConfiguration_Key_Fragment_StringKey{StringKey: "none"},
+			}}},
+		}}
+		for r := range v.Sets[resource.ScopedRoute].All() {
+			scope := decode(t, r, &routev3.ScopedRouteConfiguration{})
+			scope.RouteConfiguration, scope.RouteConfigurationName = routes(scope.RouteConfigurationName), ""
+			all = append(all, scope)
+		}
+		scopes := manager.GetScopedRoutes()
+		scopes.RdsConfigSource = nil
+		scopes.ConfigSpecifier = &hcmv3.ScopedRoutes_ScopedRouteConfigurationsList{
+			ScopedRouteConfigurationsList: &hcmv3.ScopedRouteConfigurationsList{ScopedRouteConfigurations: all},
+		}
+	}
+	for _, filter := range manager.GetHttpFilters() {
+		if r := v.Sets[resource.Extension].Get(filter.GetName()); r != nil && filter.GetConfigDiscovery() != nil {
+			filter.ConfigType = &hcmv3.HttpFilter_TypedConfig{TypedConfig: decode(t, r, &corev3.TypedExtensionConfig{}).TypedConfig}
+		}
+	}
 	packed, err := anypb.New(manager)
 	if err != nil {
 		t.Fatal(err)

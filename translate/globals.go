@@ -16,6 +16,7 @@ type globals struct {
 	tracing     policy.Tracing
 	accessLogs  policy.AccessLogs
 	metrics     metricsSettings
+	limits      policy.LimitServer
 }
 
 // metricsSettings is the part of the metrics settings that a listener needs;
@@ -31,6 +32,7 @@ func globalsOf(m *policy.Mesh, stage Stage) *globals {
 		trustDomain: m.MTLS.TrustDomain,
 		tracing:     m.Tracing,
 		accessLogs:  m.AccessLogs,
+		limits:      m.LimitServer,
 		metrics:     metricsSettings{enabled: m.Metrics.Enabled, path: m.Metrics.Path, port: m.Metrics.Port},
 	}
 	switch {

@@ -9,16 +9,17 @@ import (
 )
 
 // groupKey tells the proxies apart by what their configuration depends on beside
-// addresses and ports: the service, the kind, and the application's port if a
-// policy names ports.
+// addresses and ports: the service, the kind, the application's port if a
+// policy names ports, and the datacenter if calls from it fail over.
 type groupKey struct {
-	service string
-	kind    resource.Kind
-	port    uint16 // 0: no policy asks
+	service    string
+	kind       resource.Kind
+	port       uint16 // 0: no policy asks
+	datacenter string // empty: no rule of failover is for it
 }
 
 func (k groupKey) String() string {
-	return string(binary.BigEndian.AppendUint16([]byte(resource.ServiceKey(k.service)+string(rune(k.kind))), k.port))
+	return string(binary.BigEndian.AppendUint16([]byte(resource.ServiceKey(k.service)+string(rune(k.kind))), k.port)) + k.datacenter
 }
 
 func (k groupKey) report() string { return "inbound/" + k.String() }
@@ -59,6 +60,9 @@ func (b *build) group(p resource.Profile) *group {
 	if b.authz.byPort(p.Service) {
 		key.port = p.AppPort
 	}
+	if _, ok := slices.BinarySearch(b.datacenters, p.Region); ok {
+		key.datacenter = p.Region
+	}
 	if g, ok := b.grouped[key]; ok {
 		return g
 	}
@@ -79,7 +83,7 @@ func (b *build) group(p resource.Profile) *group {
 
 func (b *build) makeGroup(key groupKey, port uint16, before *group) *group {
 	g := &group{key: key, settings: b.settings(key.service, before)}
-	g.scope = b.scope(key.kind, g.settings)
+	g.scope = b.scope(key.kind, g.settings, key.datacenter)
 	if kindOf(key.kind).own == nil {
 		return g
 	}
@@ -120,19 +124,24 @@ func (b *build) tcpUpstreams(settings *policy.Service) []tcpUpstream {
 }
 
 // staleGroups are those that a change of the catalog or of the fleet may touch:
-// those with a listener for a callee that came or went, and those that list
-// their callers, if one came or went.
+// those with a listener for a callee that came or went, those that list their
+// callers, if one came or went, and those whose limit is divided among instances.
 func (b *build) staleGroups() []*group {
 	redialed := make(map[string]struct{})
+	var stale []*group
 	for name, c := range b.changes {
 		if c.redials() {
 			redialed[name] = struct{}{}
 		}
+		for _, g := range b.base.groups.Below(resource.ServiceKey(name)) {
+			if g.policy != nil && g.policy.filling.limits.Per == policy.PerService {
+				stale = append(stale, g)
+			}
+		}
 	}
 	if len(redialed) == 0 && !b.callersMoved {
-		return nil
+		return stale
 	}
-	var stale []*group
 	for _, g := range b.base.groups.All() {
 		if b.callersMoved && g.policy != nil && g.policy.listed || slices.ContainsFunc(g.settings.Upstreams, func(u policy.Upstream) bool {
 			_, ok := redialed[u.Service]

@@ -24,33 +24,37 @@ const (
 
 // outboundHTTP serves the application's calls to the mesh.
 func outboundHTTP(d *builder, c *compiler, s *policy.Service) *hcmv3.HttpConnectionManager {
-	m := httpManager(d, c, s, requestAtCaller, "outbound", routeOutbound)
+	m := httpManager(d, c, s, requestAtCaller, "outbound")
+	m.RouteSpecifier = &hcmv3.HttpConnectionManager_ScopedRoutes{ScopedRoutes: scopedRoutes()}
 	m.CommonHttpProtocolOptions.IdleTimeout = duration(s.Timeout.Idle)
 	m.StreamIdleTimeout = duration(streamIdle)
+	m.LocalReplyConfig = repliesAtCaller()
 	// What the application says of certificates is not evidence.
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE
-	m.HttpFilters = []*hcmv3.HttpFilter{trailers(d), router(d)}
+	m.HttpFilters = outboundFilters(d)
 	return m
 }
 
 // inboundHTTP serves the mesh's calls to the application. The RBAC filters are
 // constant; the route configuration overrides them (see rbac.go).
 func inboundHTTP(d *builder, c *compiler, s *policy.Service) *hcmv3.HttpConnectionManager {
-	m := httpManager(d, c, s, requestAtCallee, "inbound", routeInbound)
+	m := httpManager(d, c, s, requestAtCallee, "inbound")
+	m.RouteSpecifier = &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{ConfigSource: adsUntilThere(), RouteConfigName: routeInbound}}
 	m.CommonHttpProtocolOptions.IdleTimeout = duration(later(s.Timeout.Idle))
 	m.CommonHttpProtocolOptions.MaxConnectionDuration = duration(inboundConnectionAge)
 	m.Http1SafeMaxConnectionDuration = true      // a request may be under way already
 	m.StreamIdleTimeout = &durationpb.Duration{} // gRPC and WebSocket may be silent
+	m.LocalReplyConfig = repliesAtCallee(s.Name)
 	m.HttpProtocolOptions.DefaultHostForHttp_10 = s.Name
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 	m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
-	m.HttpFilters = append(rbacFilters(d), trailers(d), router(d))
+	m.HttpFilters = inboundFilters(d)
 	return m
 }
 
 // httpManager is what both directions share: tracing, access logs, limits, and
 // the treatment of paths without which a DENY by path can be walked around.
-func httpManager(d *builder, c *compiler, s *policy.Service, at hop, statPrefix, routes string) *hcmv3.HttpConnectionManager {
+func httpManager(d *builder, c *compiler, s *policy.Service, at hop, statPrefix string) *hcmv3.HttpConnectionManager {
 	options := at.http2()
 	options.AllowConnect = true // WebSocket between sidecars is extended CONNECT
 	options.StreamResetBurst = wrapperspb.UInt64(resetBurst)
@@ -58,11 +62,7 @@ func httpManager(d *builder, c *compiler, s *policy.Service, at hop, statPrefix,
 	m := &hcmv3.HttpConnectionManager{
 		StatPrefix: statPrefix,
 		// AUTO: calls come by HTTP/1 and by HTTP/2, in plaintext too.
-		CodecType: hcmv3.HttpConnectionManager_AUTO,
-		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{
-			ConfigSource:    adsUntilThere(),
-			RouteConfigName: routes,
-		}},
+		CodecType:                  hcmv3.HttpConnectionManager_AUTO,
 		AccessLog:                  accessLog(d, c),
 		Tracing:                    spans(d, c, s.Name),
 		CommonHttpProtocolOptions:  &corev3.HttpProtocolOptions{MaxHeadersCount: u32(at.width().headers)},
@@ -80,7 +80,6 @@ func httpManager(d *builder, c *compiler, s *policy.Service, at hop, statPrefix,
 		// Nobody is trusted to steer the proxy by x-envoy-* headers.
 		InternalAddressConfig: &hcmv3.HttpConnectionManager_InternalAddressConfig{},
 		UpgradeConfigs:        []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: webSocket}},
-		LocalReplyConfig:      localReplies(),
 		// Of the answers before the answer, Envoy passes on the first: 100, 102,
 		// 103 or 104. The Expect header goes to the application with it.
 		Proxy_100Continue:    true,

@@ -9,14 +9,16 @@ import (
 type kind struct {
 	// member is what a scope of these clients has of a service, and before what
 	// the predecessor's scope had of it.
-	member func(*build, *service) member
-	before func(*build, string, *service) member
-	// outbound says that one route configuration leads to all members.
-	outbound bool
+	member func(*build, *scope, *service) member
+	before func(*build, *scope, string, *service) member
+	// hosts says that members are told apart by their hosts.
+	hosts bool
 	// runtime says that they have a layer of runtime values.
 	runtime bool
 	// spans says that they send spans, and so have the collector.
 	spans bool
+	// limited says that they take calls, and ask the server of limits.
+	limited bool
 	// own makes what a proxy has for itself, with what of its last state still
 	// holds; nil for clients that have nothing.
 	own func(*build, *proxy, *proxy)
@@ -31,12 +33,13 @@ func kindOf(k resource.Kind) kind {
 		return kind{member: (*build).proxylessMember, before: (*build).lastProxylessMember}
 	default:
 		return kind{
-			member:   func(_ *build, s *service) member { return sidecarMember(s) },
-			before:   func(_ *build, _ string, s *service) member { return sidecarMember(s) },
-			outbound: true,
-			runtime:  true,
-			spans:    true,
-			own:      (*build).sidecarOwn,
+			member:  func(_ *build, in *scope, s *service) member { return sidecarMember(s, in.datacenter) },
+			before:  func(_ *build, in *scope, _ string, s *service) member { return sidecarMember(s, in.datacenter) },
+			hosts:   true,
+			runtime: true,
+			spans:   true,
+			limited: true,
+			own:     (*build).sidecarOwn,
 		}
 	}
 }
@@ -50,14 +53,21 @@ func (m *member) add(r *resource.Resource) {
 	}
 }
 
-// sidecarMember is what an Envoy has of a service, which may be nil.
-func sidecarMember(s *service) (m member) {
+// sidecarMember is what an Envoy in a datacenter has of a service, which may be nil.
+func sidecarMember(s *service, datacenter string) (m member) {
 	if s == nil {
 		return m
 	}
-	for _, c := range s.clusters {
-		m.add(c.cluster)
-		m.add(c.endpoints)
+	for i := range s.clusters {
+		cluster, endpoints := s.clusters[i].at(datacenter)
+		m.add(cluster)
+		m.add(endpoints)
+	}
+	if s.routed() {
+		m.add(s.host.routes)
+		for _, r := range s.host.scopes {
+			m.add(r)
+		}
 	}
 	return m
 }

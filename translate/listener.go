@@ -45,7 +45,7 @@ func outboundListener(c *compiler, s *policy.Service) listenerTemplate {
 		// share its calls, half of them under the wrong identity.
 		EnableReusePort: boolean(false),
 	}
-	return d.template(l, listenerKeys(s), c.httpRefs(routeOutbound))
+	return d.template(l, listenerKeys(s), c.httpRefs())
 }
 
 // tcpUpstream is a TCP service with a port of its own on loopback.
@@ -90,7 +90,7 @@ func inboundListener(c *compiler, s *policy.Service, plaintextTCP bool) listener
 			refs = append(refs, resource.Secret.Ref(resource.SecretIdentity), resource.Secret.Ref(resource.SecretCallers(s.Name)))
 		}
 	} else {
-		refs = c.httpRefs(routeInbound)
+		refs = append([]resource.Ref{resource.Route.Ref(routeInbound)}, c.httpRefs()...)
 		filter := httpFilter(&d, inboundHTTP(&d, c, s))
 		secure = &listenerv3.FilterChain{Name: "mtls", Filters: []*listenerv3.Filter{filter}}
 		plain = &listenerv3.FilterChain{Name: "plaintext", Filters: []*listenerv3.Filter{filter}}
@@ -187,14 +187,13 @@ func tcpFilter(d *builder, p *tcpproxyv3.TcpProxy) *listenerv3.Filter {
 	}
 }
 
-// httpRefs are what a listener with routes needs. Envoy does not miss a
-// tracing cluster that is not there, but the spans are lost.
-func (c *compiler) httpRefs(routes string) []resource.Ref {
-	refs := []resource.Ref{resource.Route.Ref(routes)}
+// httpRefs are what a listener of HTTP needs beside its routes. Envoy does not
+// miss a tracing cluster that is not there, but the spans are lost.
+func (c *compiler) httpRefs() []resource.Ref {
 	if c.traced {
-		refs = append(refs, resource.Cluster.Ref(resource.ClusterTracing))
+		return []resource.Ref{resource.Cluster.Ref(resource.ClusterTracing)}
 	}
-	return refs
+	return nil
 }
 
 func listenerKeys(s *policy.Service) []string {

@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	"google.golang.org/protobuf/proto"
 
 	"datapunk.dev/controlplane/policy"
 )
@@ -36,20 +35,16 @@ func TestTheModelIsWhatResourcesAreMadeOf(t *testing.T) {
 func TestARouteSplitsItsRequests(t *testing.T) {
 	h := virtualHostOf(&policy.Service{Name: "web", Protocol: policy.HTTP}, sampling{})
 	for i := range h.routes {
-		h.routes[i].to = []weightedDestination{{"web|canary", 5}, {"web", 95}}
+		h.routes[i].to = []weightedDestination{leadTo("web", "canary", policy.Fail, 5), leadTo("web", "", policy.Fail, 95)}
 	}
 	if got := h.refs(); len(got) != 2 || got[0].Name != "web|canary" || got[1].Name != "web" {
 		t.Errorf("it needs %v", got)
 	}
-	encoded, err := encodeHost(h)
+	made, err := outboundConfiguration(h, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var host routev3.VirtualHost
-	if err := proto.Unmarshal(encoded, &host); err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range host.Routes {
+	for _, r := range decode(t, made, &routev3.RouteConfiguration{}).VirtualHosts[0].Routes {
 		split := r.GetRoute().GetWeightedClusters().GetClusters()
 		if len(split) != 2 || split[0].Name != "web|canary" || split[0].Weight.Value != 5 || split[1].Weight.Value != 95 {
 			t.Errorf("%s leads to %v", r.Name, split)

@@ -23,7 +23,9 @@ type world struct {
 	allowDefault bool
 	tracing      bool
 	retries      int
+	locality     string                   // of the mesh
 	services     map[string]*worldService // of the file
+	routes       map[string]string        // of the file, from a service to another
 	policies     []string
 	broken       bool // a policy that Envoy would refuse
 	catalog      *watch.Catalog
@@ -36,6 +38,9 @@ type worldService struct {
 	upstreams               []string
 	maxRequests             int
 	bind                    bool
+	locality                string
+	subsets                 []string
+	partly                  bool // the first subset is the default
 }
 
 var (
@@ -51,6 +56,12 @@ var (
 	}
 )
 
+// worldLocalities are ways to say how much it counts where an instance is.
+var worldLocalities = []string{
+	"{mode: any}", "{mode: prefer_local, zone_meta: rack}", "{failover: [{from: [dc1], to: [dc2]}, {from: [dc2]}]}",
+	"{mode: prefer_local, min_healthy_percent: 50, failover: [{from: [dc1, dc3], to: [dc2]}]}",
+}
+
 // hugeRegex loads, and parse makes more of it than Envoy takes: what no file
 // can say any more, a check of ours may still miss.
 const hugeRegex = "huge"
@@ -59,6 +70,9 @@ func (w *world) file() string {
 	var f strings.Builder
 	f.WriteString("mesh:\n  name: td\n")
 	fmt.Fprintf(&f, "  policies: {retry: {attempts: %d, timeout: 1s, conditions: [5xx]}}\n", w.retries)
+	if w.locality != "" {
+		fmt.Fprintf(&f, "  load_balancing: {locality: %s}\n", w.locality)
+	}
 	if w.tracing {
 		f.WriteString("  telemetry: {tracing: {enabled: true, provider: otlp, sampling_rate: 0.5}}\n")
 	}
@@ -95,6 +109,15 @@ func (w *world) file() string {
 		if s.maxRequests > 0 {
 			fmt.Fprintf(&f, "      circuit_breakers: {max_requests: %d}\n", s.maxRequests)
 		}
+		if s.locality != "" {
+			fmt.Fprintf(&f, "      load_balancing: {locality: %s}\n", s.locality)
+		}
+		if len(s.subsets) > 0 && s.protocol != "tcp" {
+			fmt.Fprintf(&f, "      subsets: {%s: {}}\n", strings.Join(s.subsets, ": {}, "))
+			if s.partly {
+				fmt.Fprintf(&f, "      default_subset: %s\n", s.subsets[0])
+			}
+		}
 		for i, u := range s.upstreams {
 			if i == 0 {
 				f.WriteString("      upstreams:\n")
@@ -106,13 +129,26 @@ func (w *world) file() string {
 			}
 		}
 	}
+	speaksTCP := func(name string) bool { return w.services[name] != nil && w.services[name].protocol == "tcp" }
+	first := true
+	for _, name := range slices.Sorted(maps.Keys(w.routes)) {
+		to := w.routes[name]
+		if speaksTCP(name) || speaksTCP(to) {
+			continue
+		}
+		if first {
+			f.WriteString("  routes:\n")
+			first = false
+		}
+		fmt.Fprintf(&f, "    - {name: to-%s, service: %s, match: [{path: {prefix: /x}}], split: [{service: %s}], mirror: {service: %s, percent: 5}}\n", name, name, to, to)
+	}
 	return f.String()
 }
 
 // edit changes one thing, or nothing.
 func (w *world) edit(t *rapid.T) {
 	name := rapid.SampledFrom(worldNames).Draw(t, "name")
-	switch rapid.IntRange(0, 11).Draw(t, "edit") {
+	switch rapid.IntRange(0, 13).Draw(t, "edit") {
 	case 0, 1, 2:
 		w.editCatalog(t, name)
 	case 3, 4:
@@ -123,6 +159,9 @@ func (w *world) edit(t *rapid.T) {
 			upstreams:   rapid.SliceOfNDistinct(rapid.SampledFrom(worldNames), 0, 3, rapid.ID).Draw(t, "upstreams"),
 			maxRequests: rapid.IntRange(0, 2).Draw(t, "max_requests"),
 			bind:        rapid.Bool().Draw(t, "bind"),
+			subsets:     rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"red", "blue"}), 0, 2, rapid.ID).Draw(t, "subsets"),
+			partly:      rapid.Bool().Draw(t, "default"),
+			locality:    rapid.SampledFrom(append(worldLocalities, "", "")).Draw(t, "locality of it"),
 		}
 		// Claims of one catalog name by two services are refused on loading.
 		if other := "consul-" + name; rapid.Bool().Draw(t, "renamed") {
@@ -143,6 +182,12 @@ func (w *world) edit(t *rapid.T) {
 		w.broken = rapid.Bool().Draw(t, "broken")
 	case 11:
 		w.roots = rapid.SampledFrom([]string{"root 1", "root 2"}).Draw(t, "roots")
+	case 13:
+		w.locality = rapid.SampledFrom(append(worldLocalities, "")).Draw(t, "locality")
+	case 12:
+		if delete(w.routes, name); rapid.Bool().Draw(t, "route") {
+			w.routes[name] = rapid.SampledFrom(worldNames).Draw(t, "to")
+		}
 	}
 }
 
@@ -166,9 +211,13 @@ func (w *world) editCatalog(t *rapid.T, name string) {
 		}
 		s.Instances = append(s.Instances, &watch.Instance{
 			ID: fmt.Sprint(i), Address: address, Host: host, Port: 8080,
-			MeshPort: rapid.SampledFrom([]uint16{0, 15008}).Draw(t, "mesh_port"),
-			Weight:   rapid.Uint32Range(0, 2).Draw(t, "weight"),
-			Health:   watch.Health(rapid.IntRange(0, 3).Draw(t, "health")),
+			MeshPort:   rapid.SampledFrom([]uint16{0, 15008}).Draw(t, "mesh_port"),
+			Weight:     rapid.Uint32Range(0, 2).Draw(t, "weight"),
+			Health:     watch.Health(rapid.IntRange(0, 3).Draw(t, "health")),
+			Datacenter: rapid.SampledFrom([]string{"", "dc1", "dc2", "dc3"}).Draw(t, "datacenter"),
+			Zone:       rapid.SampledFrom([]string{"", "z1", "z2"}).Draw(t, "zone"),
+			Meta:       map[string]string{"rack": rapid.SampledFrom([]string{"", "r1"}).Draw(t, "rack")},
+			Tags:       rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"blue", "red"}), 0, 1, rapid.ID).Draw(t, "tags"),
 		})
 	}
 	w.catalog = w.catalog.Update([]*watch.Service{s}, nil)
@@ -178,6 +227,7 @@ func (w *world) editFleet(t *rapid.T, name string) {
 	p := resource.Profile{
 		Service:      name,
 		Kind:         rapid.SampledFrom([]resource.Kind{resource.Sidecar, resource.Sidecar, resource.Proxyless}).Draw(t, "kind"),
+		Region:       rapid.SampledFrom([]string{"", "dc1", "dc2", "dc4"}).Draw(t, "region"),
 		AppPort:      rapid.SampledFrom([]uint16{0, 8080, 9090}).Draw(t, "app_port"),
 		MeshPort:     15008,
 		OutboundPort: rapid.SampledFrom([]uint16{0, 15001, 6000}).Draw(t, "outbound_port"),
@@ -199,7 +249,7 @@ func (w *world) editFleet(t *rapid.T, name string) {
 // one. What could not be made is the exception, and is named in Held.
 func TestHistoryDoesNotMatter(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		w := &world{services: map[string]*worldService{}, catalog: watch.NewCatalog(), fleet: resource.NewFleet(), roots: "root 1"}
+		w := &world{services: map[string]*worldService{}, routes: map[string]string{}, catalog: watch.NewCatalog(), fleet: resource.NewFleet(), roots: "root 1"}
 		w.mtls = rapid.SampledFrom([]string{"", "strict", "permissive"}).Draw(rt, "first mtls")
 		w.authorized = rapid.Bool().Draw(rt, "first authorized")
 		w.policies = some(rt, "first policies", worldPolicies, 4)

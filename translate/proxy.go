@@ -121,6 +121,7 @@ func (b *build) sidecarOwn(p, before *proxy) {
 	p.own[resource.Secret] = p.group.policy.callers
 	if p.serves {
 		p.own[resource.Route] = p.group.policy.routes
+		p.own[resource.Extension] = p.group.policy.extra
 		p.local = p.localKey()
 	}
 	switch {

@@ -10,6 +10,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	leastrequestv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/least_request/v3"
 	ringhashv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/ring_hash/v3"
@@ -17,7 +18,6 @@ import (
 	wrrlocalityv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/wrr_locality/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"datapunk.dev/controlplane/resource"
 )
@@ -31,14 +31,19 @@ type proxyless struct {
 
 	listener            *resource.Resource
 	clusters, endpoints []*resource.Resource
+	placed              map[string][]*resource.Resource // the endpoints for callers in datacenters with an order of failover
 	held                []Held
 	notes               []string // about instances that these clients do not call
 }
 
-// member is what a scope takes of it.
-func (p *proxyless) member() (m member) {
+// member is what a scope of clients in a datacenter takes of it.
+func (p *proxyless) member(datacenter string) (m member) {
 	m.add(p.listener)
-	for _, all := range [][]*resource.Resource{p.clusters, p.endpoints} {
+	endpoints, ok := p.placed[datacenter]
+	if !ok {
+		endpoints = p.endpoints
+	}
+	for _, all := range [][]*resource.Resource{p.clusters, endpoints} {
 		for _, r := range all {
 			m.add(r)
 		}
@@ -48,14 +53,14 @@ func (p *proxyless) member() (m member) {
 
 // proxylessMember makes the service for proxyless clients, once as long as the
 // service stands.
-func (b *build) proxylessMember(s *service) member {
+func (b *build) proxylessMember(in *scope, s *service) member {
 	if s == nil {
 		return member{}
 	}
 	name := s.settings.Name
 	before, ok := b.proxyless.Get(name)
 	if ok && before.of == s {
-		return before.member()
+		return before.member(in.datacenter)
 	}
 	if !ok {
 		before = &proxyless{}
@@ -66,7 +71,7 @@ func (b *build) proxylessMember(s *service) member {
 	}
 	b.report("proxyless/"+name, after.held, after.notes)
 	b.proxyless.Put(name, after)
-	return after.member()
+	return after.member(in.datacenter)
 }
 
 // make makes the resources; the last good ones stay where one can not be made.
@@ -79,12 +84,19 @@ func (p *proxyless) make(c *compiler, before *proxyless) {
 		}
 		return r
 	}
+	p.notes = proxylessNotes(p.of.settings)
 	targets, left := proxylessTargets(p.of.targets)
 	if len(left) > 0 {
 		p.notes = append(p.notes, fmt.Sprintf("service %s: clients with gRPC's own xDS do not call %s: they take addresses, or else one name", name, strings.Join(left, ", ")))
 	}
 	whole := true
 	for _, to := range p.of.clusters {
+		if to.hasMembers() {
+			continue // gRPC knows none; its routes lead to the subset itself
+		}
+		if to.subset != "" {
+			targets, _ = proxylessTargets(to.targets)
+		}
 		r, err := proxylessCluster(c, to.destination, to.keys, targets)
 		if r = keep(r, named(before.clusters, to.name), err, resource.Cluster, to.keys); r != nil {
 			p.clusters = append(p.clusters, r)
@@ -94,9 +106,18 @@ func (p *proxyless) make(c *compiler, before *proxyless) {
 		if anyName(targets) {
 			continue
 		}
-		r, err = proxylessEndpoints(c.globals, to.name, targets)
+		r, err = proxylessEndpoints(c.globals, to.name, targets, nil)
 		if r = keep(r, named(before.endpoints, to.name), err, resource.Endpoint, nil); r != nil {
 			p.endpoints = append(p.endpoints, r)
+		}
+		for _, at := range to.placed {
+			r, err = proxylessEndpoints(c.globals, to.name, targets, failoverOf(p.of.settings, at.datacenter))
+			if r = keep(r, named(before.placed[at.datacenter], to.name), err, resource.Endpoint, nil); r != nil {
+				if p.placed == nil {
+					p.placed = make(map[string][]*resource.Resource)
+				}
+				p.placed[at.datacenter] = append(p.placed[at.datacenter], r)
+			}
 		}
 	}
 	r, err := proxylessListener(p.of.host.virtualHost, p.of.host.keys)
@@ -106,9 +127,9 @@ func (p *proxyless) make(c *compiler, before *proxyless) {
 }
 
 // lastProxylessMember is what the predecessor's scope took of the service.
-func (b *build) lastProxylessMember(name string, _ *service) member {
+func (b *build) lastProxylessMember(in *scope, name string, _ *service) member {
 	if p, ok := b.base.proxyless.Get(name); ok {
-		return p.member()
+		return p.member(in.datacenter)
 	}
 	return member{}
 }
@@ -129,7 +150,10 @@ func (b *build) forgetProxyless() {
 	if len(b.leftScopes) == 0 {
 		return
 	}
-	_, every := b.scopes.Get(scopeOf(resource.Proxyless, everyService))
+	every := slices.ContainsFunc(slices.Concat(b.datacenters, []string{""}), func(datacenter string) bool {
+		_, ok := b.scopes.Get(scopeOf(resource.Proxyless, everyService, datacenter))
+		return ok
+	})
 	for name := range b.proxyless.Tree().All() {
 		keys, _ := b.scopesOf.Get(name)
 		if !every && !slices.ContainsFunc(keys, func(key string) bool {
@@ -144,23 +168,7 @@ func (b *build) forgetProxyless() {
 // proxylessListener has its routes inside: no two services share any.
 func proxylessListener(host *virtualHost, keys []string) (*resource.Resource, error) {
 	var d builder
-	of := host.routes[slices.IndexFunc(host.routes, func(r route) bool { return r.match.grpc })]
-	route := &routev3.RouteAction{
-		// The call's own deadline holds.
-		MaxStreamDuration: &routev3.RouteAction_MaxStreamDuration{GrpcTimeoutHeaderMax: &durationpb.Duration{}},
-		RetryPolicy:       retryPolicy(&d, of.retry),
-	}
-	lead(route, of.to)
-	for _, h := range hashPolicy(&d, of.hash) {
-		if h.GetHeader() != nil {
-			route.HashPolicy = append(route.HashPolicy, h)
-		}
-	}
-	if route.RetryPolicy != nil {
-		// gRPC retries by status alone, and picks another address by itself.
-		route.RetryPolicy.RetryHostPredicate = nil
-		route.RetryPolicy.PerTryTimeout = nil
-	}
+	routes, refs := proxylessRoutes(&d, host)
 	manager := &hcmv3.HttpConnectionManager{
 		StatPrefix: "proxyless",
 		RouteSpecifier: &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: &routev3.RouteConfiguration{
@@ -168,18 +176,15 @@ func proxylessListener(host *virtualHost, keys []string) (*resource.Resource, er
 			VirtualHosts: []*routev3.VirtualHost{{
 				Name:    host.name,
 				Domains: []string{"*"},
-				Routes: []*routev3.Route{{
-					Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: ""}},
-					Action: &routev3.Route_Route{Route: route},
-				}},
+				Routes:  routes,
 			}},
 		}},
-		HttpFilters: []*hcmv3.HttpFilter{router(&d)},
+		HttpFilters: []*hcmv3.HttpFilter{on(filterFault, d.pack(&faultv3.HTTPFault{})), router(&d)},
 	}
 	return d.finish(resource.Listener, host.name, &listenerv3.Listener{
 		Name:        host.name,
 		ApiListener: &listenerv3.ApiListener{ApiListener: d.pack(manager)},
-	}, keys, of.refs())
+	}, keys, refs)
 }
 
 // proxylessCluster has the settings that gRPC's clients honor. They cannot
@@ -272,8 +277,8 @@ func proxylessBalancing(d *builder, name string, hashesHeader bool) *clusterv3.L
 // proxylessEndpoints are the assignment with what gRPC's clients insist on: a
 // locality has an identity and a weight, without which it is refused or passed
 // over.
-func proxylessEndpoints(g *globals, name string, targets []target) (*resource.Resource, error) {
-	assignment := assignmentOf(g, name, targets)
+func proxylessEndpoints(g *globals, name string, targets []target, order *failoverOrder) (*resource.Resource, error) {
+	assignment := assignmentOf(g, name, targets, order)
 	for _, group := range assignment.Endpoints {
 		if group.Locality == nil {
 			group.Locality = &corev3.Locality{}

@@ -75,7 +75,7 @@ func (b *build) inboundConfiguration(r rules) (*resource.Resource, error) {
 	if audit := b.c.auditRules(&d, r); audit != nil {
 		override(filterAudit, audit)
 	}
-	made, err := finishInbound(&d, localRoutes(samplingOf(b.c.tracing), r.slashes), overrides, r.keys)
+	made, err := finishInbound(&d, localRoutes(&d, samplingOf(b.c.tracing), r), overrides, r.keys)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func (b *build) inboundConfiguration(r rules) (*resource.Resource, error) {
 // are. It stands in for a configuration that could never be made, since
 // without any the proxy would not open a single listener.
 func closedConfiguration() *resource.Resource {
-	closed, err := finishInbound(&builder{}, localRoutes(sampling{}, false), nil, []string{policy.KeyAuthorization})
+	closed, err := finishInbound(&builder{}, localRoutes(&builder{}, sampling{}, rules{}), nil, []string{policy.KeyAuthorization})
 	if err != nil {
 		panic(fmt.Sprintf("a constant is not valid: %v", err))
 	}
@@ -190,7 +190,7 @@ func (c *compiler) policies(d *builder, applied []*rule) map[string]*rbacv3.Poli
 		}
 		name := p.Name
 		if _, taken := made[name]; taken || name == "" {
-			name = p.Name + " " + p.Key
+			name = ruleOfTwo(&p.AuthorizationPolicy)
 		}
 		made[name] = &rbacv3.Policy{
 			Permissions: []*rbacv3.Permission{permission(d, p)},
@@ -199,6 +199,9 @@ func (c *compiler) policies(d *builder, applied []*rule) map[string]*rbacv3.Poli
 	}
 	return made
 }
+
+// ruleOfTwo is the name of the second of two policies that have one.
+func ruleOfTwo(p *policy.AuthorizationPolicy) string { return p.Name + " " + p.Key }
 
 // principal is who calls. Only a DENY and an AUDIT may mean everybody; an
 // ALLOW that names exceptions alone means everybody else of the mesh.

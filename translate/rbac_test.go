@@ -29,27 +29,27 @@ type call struct {
 	headers map[string]string
 }
 
-// oracle decides as the operators' manual does, from the file's own terms:
+// oracle decides for the service callee as the operators' manual does, from the file's own terms:
 // the first DENY that matches refuses, the first ALLOW that matches admits,
 // and then the default holds.
-func oracle(a policy.Authorization, service string, port uint16, c call) bool {
+func oracle(a policy.Authorization, port uint16, c call) bool {
 	if !a.Enabled {
 		return true
 	}
 	for _, p := range a.Policies {
-		if p.Action == policy.Deny && !p.Shadow && oracleMatch(p, service, port, c) {
+		if p.Action == policy.Deny && !p.Shadow && oracleMatch(p, port, c) {
 			return false
 		}
 	}
 	for _, p := range a.Policies {
-		if p.Action == policy.Allow && !p.Shadow && oracleMatch(p, service, port, c) {
+		if p.Action == policy.Allow && !p.Shadow && oracleMatch(p, port, c) {
 			return true
 		}
 	}
 	return a.DefaultAction == policy.Allow
 }
 
-func oracleMatch(p policy.AuthorizationPolicy, service string, port uint16, c call) bool {
+func oracleMatch(p policy.AuthorizationPolicy, port uint16, c call) bool {
 	fold := p.Action != policy.Allow
 	path := func(insensitive bool) func(string) bool {
 		return func(pattern string) bool {
@@ -87,7 +87,7 @@ func oracleMatch(p policy.AuthorizationPolicy, service string, port uint16, c ca
 	}
 	return from &&
 		!slices.ContainsFunc(p.NotPrincipals, principal) && !slices.ContainsFunc(p.NotSources, is) &&
-		oracleAny(p.Destinations, func(s string) bool { return s == service }) && !slices.Contains(p.NotDestinations, service) &&
+		oracleAny(p.Destinations, func(s string) bool { return s == "callee" }) && !slices.Contains(p.NotDestinations, "callee") &&
 		oracleAny(p.Ports, func(n uint16) bool { return n == port }) && !slices.Contains(p.NotPorts, port) &&
 		oracleAny(p.Paths, path(fold)) && !slices.ContainsFunc(p.NotPaths, path(!fold)) &&
 		oracleAny(p.Methods, func(m string) bool { return m == c.method }) && !slices.Contains(p.NotMethods, c.method) &&
@@ -209,7 +209,7 @@ func TestRBACDecidesAsTheFileSays(t *testing.T) {
 				path:    rapid.SampledFrom(rbacPaths).Draw(rt, "path"),
 				headers: rapid.SampledFrom(rbacHeaders).Draw(rt, "headers"),
 			}
-			if got, want := admits(filters, c), oracle(a, "callee", port, c); got != want {
+			if got, want := admits(filters, c), oracle(a, port, c); got != want {
 				rt.Fatalf("%+v: admitted %t, want %t", c, got, want)
 			}
 		}
@@ -358,7 +358,7 @@ func TestTCPCallersAreWhomTheFileAdmits(t *testing.T) {
 			name, ours := strings.CutPrefix(id, "spiffe://td/")
 			// Without a certificate nobody is admitted; nor is, by default,
 			// another trust domain.
-			want := id != "" && oracle(asTCP, "callee", 8080, call{from: id})
+			want := id != "" && oracle(asTCP, 8080, call{from: id})
 			if !a.Enabled || a.DefaultAction == policy.Allow {
 				want = want && ours
 			}

@@ -15,14 +15,21 @@ import (
 // all served for it.
 type scope struct {
 	resource.Scope
-	declared []string // names, sorted; nil: every service of the mesh
+	datacenter string   // of its proxies, if some rule of failover is for it; else empty
+	declared   []string // names, sorted; nil: every service of the mesh
+	// reached are those that are not declared, and that routes to the declared lead
+	// to, and the server of limits, sorted: their clusters are in the scope, and no
+	// routes to them.
+	reached []string
+	// shadowed are services whose host another has: see shadowed.
+	shadowed map[string]string
 }
 
 // everyService stands in the key of a scope for those who declare no upstreams.
 const everyService = "*"
 
-// scopeKey names the scope of a service's proxies.
-func scopeKey(kind resource.Kind, s *policy.Service) (key string, declared []string) {
+// scopeKey names the scope of a service's proxies in a datacenter.
+func scopeKey(kind resource.Kind, s *policy.Service, datacenter string) (key string, declared []string) {
 	of := everyService
 	if !s.AllUpstreams {
 		declared = make([]string, 0, len(s.Upstreams))
@@ -34,19 +41,24 @@ func scopeKey(kind resource.Kind, s *policy.Service) (key string, declared []str
 		sum := sha256.Sum256([]byte(strings.Join(declared, "\x00")))
 		of = hex.EncodeToString(sum[:16])
 	}
-	return scopeOf(kind, of), declared
+	return scopeOf(kind, of, datacenter), declared
 }
 
-func scopeOf(kind resource.Kind, of string) string { return kind.String() + "/" + of }
+func scopeOf(kind resource.Kind, of, datacenter string) string {
+	if datacenter != "" {
+		of += "@" + datacenter
+	}
+	return kind.String() + "/" + of
+}
 
 func (s *scope) every() bool { return s.declared == nil }
 
 // scope returns the key of the scope of a service's proxies. The scope is made
 // if there is none.
-func (b *build) scope(kind resource.Kind, settings *policy.Service) string {
-	key, declared := scopeKey(kind, settings)
+func (b *build) scope(kind resource.Kind, settings *policy.Service, datacenter string) string {
+	key, declared := scopeKey(kind, settings, datacenter)
 	if _, ok := b.scopes.Get(key); !ok {
-		b.putScope(b.newScope(&scope{Scope: resource.Scope{Key: key, Kind: kind}, declared: declared}))
+		b.putScope(b.newScope(&scope{Scope: resource.Scope{Key: key, Kind: kind}, datacenter: datacenter, declared: declared}))
 	}
 	return key
 }
@@ -60,8 +72,12 @@ func (b *build) putScope(s *scope) {
 func (b *build) newScope(s *scope) *scope {
 	k := kindOf(s.Kind)
 	var changes [resource.NumTypes]edits
+	s.reached = b.reached(s)
+	if k.hosts {
+		s.shadowed = b.shadowed(s)
+	}
 	for _, of := range b.members(s) {
-		for t, all := range k.member(b, of) {
+		for t, all := range k.member(b, s, of).in(s, of.settings.Name) {
 			changes[t].replace(nil, all)
 		}
 	}
@@ -70,6 +86,9 @@ func (b *build) newScope(s *scope) *scope {
 			changes[t].replace(nil, all)
 		}
 	}
+	if k.limited && b.limitServer != nil {
+		changes[resource.Cluster].replace(nil, []*resource.Resource{b.limitServer})
+	}
 	for t := range s.Sets {
 		s.Sets[t] = resource.NewSet(changes[t].put...)
 	}
@@ -77,27 +96,57 @@ func (b *build) newScope(s *scope) *scope {
 	if k.runtime {
 		s.Sets[resource.Runtime] = b.runtime
 	}
-	if k.outbound {
-		s.Sets[resource.Route] = resource.NewSet(b.outbound(s))
-	}
-	for _, name := range s.declared {
-		users, _ := b.scopesOf.Get(name)
-		b.scopesOf.Put(name, append(slices.Clone(users), s.Key))
+	for _, name := range slices.Concat(s.declared, s.reached) {
+		b.enlist(s.Key, name)
 	}
 	return s
+}
+
+// enlist notes that a scope has a service, and strike that it has it no more.
+func (b *build) enlist(key, service string) {
+	users, _ := b.scopesOf.Get(service)
+	b.scopesOf.Put(service, append(slices.Clone(users), key))
+}
+
+func (b *build) strike(key, service string) {
+	keys, _ := b.scopesOf.Get(service)
+	keys = slices.DeleteFunc(slices.Clone(keys), func(k string) bool { return k == key })
+	if len(keys) == 0 {
+		b.scopesOf.Delete(service)
+	} else {
+		b.scopesOf.Put(service, keys)
+	}
+}
+
+// reached are the services that routes to the declared ones of a scope lead to, and the
+// server of limits.
+func (b *build) reached(s *scope) []string {
+	var all []string
+	if server := b.c.limits.Service; server != "" && !s.every() && kindOf(s.Kind).limited {
+		all = append(all, server)
+	}
+	for _, name := range s.declared {
+		if member, ok := b.services.Get(name); ok {
+			all = append(all, reaches(member.settings)...)
+		}
+	}
+	slices.Sort(all)
+	return slices.DeleteFunc(slices.Compact(all), func(name string) bool { return slices.Contains(s.declared, name) })
 }
 
 // translateScopes brings those scopes up to date that a change touches.
 func (b *build) translateScopes() {
 	touched := make(map[string]struct{})
-	if b.collector != b.base.collector || b.rootsSet != b.base.rootsSet {
+	if b.collector != b.base.collector || b.limitServer != b.base.limitServer || b.limitServerMoved() || b.rootsSet != b.base.rootsSet || b.runtime != b.base.runtime {
 		for key := range b.scopes.All() {
 			touched[key] = struct{}{}
 		}
 	} else {
 		for name := range b.changes {
-			touched[scopeOf(resource.Sidecar, everyService)] = struct{}{}
-			touched[scopeOf(resource.Proxyless, everyService)] = struct{}{}
+			for _, datacenter := range slices.Concat(b.base.datacenters, []string{""}) {
+				touched[scopeOf(resource.Sidecar, everyService, datacenter)] = struct{}{}
+				touched[scopeOf(resource.Proxyless, everyService, datacenter)] = struct{}{}
+			}
 			keys, _ := b.scopesOf.Get(name)
 			for _, key := range keys {
 				touched[key] = struct{}{}
@@ -115,18 +164,58 @@ func (b *build) translateScopes() {
 	}
 }
 
+// limitServerMoved reports whether another service of the mesh counts than before.
+func (b *build) limitServerMoved() bool {
+	return b.base.globals != nil && b.base.globals.limits.Service != b.c.limits.Service
+}
+
 // updateScope applies what changed since the scope was made.
 func (b *build) updateScope(before *scope) *scope {
 	k := kindOf(before.Kind)
+	after := *before
+	after.reached = b.reached(&after)
+	if k.hosts {
+		after.shadowed = b.shadowed(&after)
+	}
+	moved := make(map[string]struct{}) // services that have another part in it
+	for _, name := range slices.Concat(before.reached, after.reached) {
+		if was, is := slices.Contains(before.reached, name), slices.Contains(after.reached, name); was != is {
+			moved[name] = struct{}{}
+			if is {
+				b.enlist(after.Key, name)
+			} else {
+				b.strike(after.Key, name)
+			}
+		}
+	}
+	for name := range differing(before.shadowed, after.shadowed) {
+		moved[name] = struct{}{}
+	}
 	var changes [resource.NumTypes]edits
-	reroute := false
-	for _, name := range b.changedMembers(before) {
+	for _, name := range b.changedMembers(&after) {
+		delete(moved, name)
 		c := b.changes[name]
-		was, is := k.before(b, name, c.before), k.member(b, c.after)
+		was, is := k.before(b, before, name, c.before).in(before, name), k.member(b, &after, c.after).in(&after, name)
 		for t := range changes {
 			changes[t].replace(was[t], is[t])
 		}
-		reroute = reroute || c.reroutes()
+	}
+	for _, name := range slices.Sorted(maps.Keys(moved)) {
+		c, ok := b.changes[name]
+		if !ok {
+			s, _ := b.services.Get(name)
+			c = change{s, s}
+		}
+		was, is := k.before(b, before, name, c.before).in(before, name), k.member(b, &after, c.after).in(&after, name)
+		for t := range changes {
+			changes[t].replace(was[t], is[t])
+		}
+	}
+	if k.limited && b.limitServer != b.base.limitServer {
+		var was, is member
+		was.add(b.base.limitServer)
+		is.add(b.limitServer)
+		changes[resource.Cluster].replace(was[resource.Cluster], is[resource.Cluster])
 	}
 	if k.spans && b.collector != b.base.collector {
 		was, is := b.base.collector.member(), b.collector.member()
@@ -134,13 +223,12 @@ func (b *build) updateScope(before *scope) *scope {
 			changes[t].replace(was[t], is[t])
 		}
 	}
-	after := *before
 	for t := range after.Sets {
 		after.Sets[t] = after.Sets[t].Update(changes[t].put, changes[t].remove)
 	}
 	after.Sets[resource.Secret] = b.rootsSet
-	if reroute && k.outbound {
-		after.Sets[resource.Route] = after.Sets[resource.Route].Update([]*resource.Resource{b.outbound(&after)}, nil)
+	if k.runtime {
+		after.Sets[resource.Runtime] = b.runtime
 	}
 	return &after
 }
@@ -152,7 +240,7 @@ func (b *build) changedMembers(s *scope) []string {
 		return b.changedNames()
 	}
 	var names []string
-	for _, name := range s.declared {
+	for _, name := range slices.Concat(s.declared, s.reached) {
 		if _, ok := b.changes[name]; ok {
 			names = append(names, name)
 		}
@@ -164,7 +252,7 @@ func (b *build) changedMembers(s *scope) []string {
 func (b *build) members(s *scope) []*service {
 	var members []*service
 	if !s.every() {
-		for _, name := range s.declared {
+		for _, name := range slices.Sorted(slices.Values(slices.Concat(s.declared, s.reached))) {
 			if member, ok := b.services.Get(name); ok {
 				members = append(members, member)
 			}
@@ -175,49 +263,6 @@ func (b *build) members(s *scope) []*service {
 		members = append(members, member)
 	}
 	return members
-}
-
-// outbound makes the outbound route configuration of the scope.
-func (b *build) outbound(s *scope) *resource.Resource {
-	members := b.members(s)
-	hosts := make([][]byte, 0, len(members))
-	refs := make([]resource.Ref, 0, len(members))
-	var keys []string
-	seen := make(map[string]struct{})
-	taken := make(map[string]string, len(members))
-	var notes []string
-	for _, member := range members { // what the file names comes before what it does not
-		if _, inFile := b.naming.file[member.settings.Name]; inFile && member.routed() != nil {
-			if lower := strings.ToLower(member.settings.Name); taken[lower] == "" {
-				taken[lower] = member.settings.Name
-			}
-		}
-	}
-	for _, member := range members {
-		host := member.routed()
-		if host == nil {
-			continue
-		}
-		name := member.settings.Name
-		// Envoy compares domains in lower case, and refuses the whole
-		// configuration when one comes twice.
-		lower := strings.ToLower(name)
-		if other, ok := taken[lower]; ok && other != name {
-			notes = append(notes, "service "+name+" cannot be called over HTTP: hosts are compared in lower case, and "+other+" has its name")
-			continue
-		}
-		taken[lower] = name
-		hosts = append(hosts, host)
-		refs = append(refs, member.host.refs...)
-		for _, key := range member.routeKeys() {
-			if _, ok := seen[key]; !ok {
-				seen[key] = struct{}{}
-				keys = append(keys, key)
-			}
-		}
-	}
-	b.report("scope/"+s.Key, nil, notes)
-	return outboundConfiguration(hosts, keys, refs)
 }
 
 // forgetScopes drops those scopes that no proxy uses any more. That can only be
@@ -231,14 +276,8 @@ func (b *build) forgetScopes() {
 		b.scopes.Delete(key)
 		delete(b.changedScopes, key)
 		b.report("scope/"+key, nil, nil)
-		for _, name := range s.declared {
-			keys, _ := b.scopesOf.Get(name)
-			keys = slices.DeleteFunc(slices.Clone(keys), func(k string) bool { return k == key })
-			if len(keys) == 0 {
-				b.scopesOf.Delete(name)
-			} else {
-				b.scopesOf.Put(name, keys)
-			}
+		for _, name := range slices.Concat(s.declared, s.reached) {
+			b.strike(key, name)
 		}
 	}
 }

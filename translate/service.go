@@ -1,8 +1,8 @@
 package translate
 
 import (
-	"bytes"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"datapunk.dev/controlplane/policy"
@@ -25,18 +25,38 @@ type service struct {
 // cluster is a destination, and what it became.
 type cluster struct {
 	destination
+	targets                  []target
 	keys                     []string
 	cluster, endpoints       *resource.Resource // nil: could not be made, ever
+	placed                   []placed           // what callers of some datacenters have instead, by these
 	clusterErr, endpointsErr error              // why the last good one stands there
+}
+
+// placed is a cluster for the callers in a datacenter that has an order of failover.
+// It has another assignment, and where that is a part of the cluster another one of
+// these too.
+type placed struct {
+	datacenter         string
+	cluster, endpoints *resource.Resource
+}
+
+// at are the cluster and the assignment for callers in a datacenter.
+func (c *cluster) at(datacenter string) (cluster, endpoints *resource.Resource) {
+	for _, p := range c.placed {
+		if p.datacenter == datacenter {
+			return p.cluster, p.endpoints
+		}
+	}
+	return c.cluster, c.endpoints
 }
 
 // host is a virtual host, and what it became.
 type host struct {
 	*virtualHost // nil: the service does not speak HTTP
 	keys         []string
-	refs         []resource.Ref // the clusters that its routes lead to
-	encoded      []byte         // nil: could not be made, ever
-	err          error          // why the last good one stands there
+	routes       *resource.Resource   // nil: could not be made, ever
+	scopes       []*resource.Resource // that lead to it
+	err          error                // why the last good one stands there
 }
 
 // change is one service before and after; either may be nil.
@@ -72,25 +92,42 @@ func (b *build) service(name string, before *service) *service {
 	}
 	keys := clusterKeys(settings)
 	after.targets, after.left = before.targets, before.left
-	if !sameEntry {
-		after.targets, after.left = targetsOf(b.c.globals, entry)
+	zones := zonesOf(settings)
+	sameTargets := sameEntry && before.settings != nil && zonesOf(before.settings) == zones
+	if !sameTargets {
+		after.targets, after.left = targetsOf(b.c.globals, entry, zones)
 	}
+	sameOrder := before.settings != nil && reflect.DeepEqual(before.settings.LoadBalancing.Locality, settings.LoadBalancing.Locality)
 	for _, d := range destinationsOf(settings) {
-		d.resolves = anyName(after.targets)
 		last := before.cluster(d.name)
 		c := cluster{destination: d, keys: keys}
-		sameInstances := last != nil && sameEntry && last.instances == d.instances
-		if last != nil && b.sameTransport && last.destination == d && slices.Equal(last.keys, keys) && (!d.resolves || sameInstances) {
+		sameInstances := last != nil && sameTargets && last.instances == d.instances && sameSubset(before.settings, settings, d.subset)
+		switch {
+		case d.hasMembers():
+		case sameInstances:
+			c.targets = last.targets
+		case d.subset != "":
+			c.targets = subsetTargets(b.c.globals, entry, settings.Subset(d.subset), zones)
+		default:
+			c.targets = after.targets
+		}
+		c.resolves = anyName(c.targets)
+		if last != nil && b.sameTransport && last.destination == c.destination && slices.Equal(last.keys, keys) && (!c.resolves || sameInstances) {
 			c.cluster, c.clusterErr = last.cluster, last.clusterErr
 		} else {
-			c.makeCluster(b.c, after.targets, last)
+			c.makeCluster(b.c, last)
 		}
 		switch {
-		case d.resolves:
-		case sameInstances && !last.resolves:
+		case d.hasMembers() || c.resolves:
+		case sameInstances && !last.resolves || last != nil && !last.resolves && last.endpoints != nil && b.sameTransport && slices.Equal(last.targets, c.targets):
 			c.endpoints, c.endpointsErr = last.endpoints, last.endpointsErr
 		default:
-			c.makeEndpoints(b.c, after.targets, last)
+			c.makeEndpoints(b.c, last)
+		}
+		if last != nil && sameOrder && last.cluster == c.cluster && last.endpoints == c.endpoints {
+			c.placed = last.placed
+		} else {
+			c.place(b.c, settings, last)
 		}
 		after.clusters = append(after.clusters, c)
 	}
@@ -119,7 +156,7 @@ func (s *service) held() (held []Held) {
 		}
 	}
 	if s.host.err != nil {
-		held = append(held, Held{Type: resource.Route, Name: routeOutbound, Keys: s.host.keys, Cause: s.settings.Name + ": " + s.host.err.Error()})
+		held = append(held, Held{Type: resource.Route, Name: outboundRoutes(s.settings.Name), Keys: s.host.keys, Cause: s.host.err.Error()})
 	}
 	return held
 }
@@ -130,23 +167,8 @@ func (s *service) callable() bool {
 	return s != nil && !slices.ContainsFunc(s.clusters, func(c cluster) bool { return c.cluster == nil })
 }
 
-// routed is the virtual host that route configurations may hold, encoded, or nil.
-func (s *service) routed() []byte {
-	if !s.callable() {
-		return nil
-	}
-	return s.host.encoded
-}
-
-// routeKeys are the keys of the file that the virtual host came from.
-func (s *service) routeKeys() []string { return s.host.keys }
-
-// reroutes reports whether an outbound route configuration that has the
-// service must be made again, be it only for where it comes from.
-func (c change) reroutes() bool {
-	before, after := c.before.routed(), c.after.routed()
-	return !bytes.Equal(before, after) || after != nil && !slices.Equal(c.before.routeKeys(), c.after.routeKeys())
-}
+// routed reports whether there are routes that lead to the service.
+func (s *service) routed() bool { return s.callable() && s.host.routes != nil }
 
 // redials reports whether a listener that leads to the service alone comes or
 // goes.
@@ -158,35 +180,74 @@ func (c change) redials() bool {
 }
 
 // makeCluster makes the cluster; the last good one stays if it can not be made.
-func (c *cluster) makeCluster(compiler *compiler, targets []target, last *cluster) {
-	if c.cluster, c.clusterErr = serviceCluster(compiler, c.destination, c.keys, targets); c.clusterErr != nil && last != nil {
+func (c *cluster) makeCluster(compiler *compiler, last *cluster) {
+	if c.cluster, c.clusterErr = serviceCluster(compiler, c.destination, c.keys, c.targets, nil); c.clusterErr != nil && last != nil {
 		c.cluster = last.cluster
 	}
 }
 
 // makeEndpoints makes the assignment; the last good one stays if it can not be
 // made.
-func (c *cluster) makeEndpoints(compiler *compiler, targets []target, last *cluster) {
-	if c.endpoints, c.endpointsErr = endpoints(compiler.globals, c.name, targets); c.endpointsErr != nil && last != nil {
+func (c *cluster) makeEndpoints(compiler *compiler, last *cluster) {
+	if c.endpoints, c.endpointsErr = endpoints(compiler.globals, c.name, c.targets, nil); c.endpointsErr != nil && last != nil {
 		c.endpoints = last.endpoints
+	}
+}
+
+// place makes what callers in the datacenters with a rule have; the last good one stays
+// if it can not be made.
+func (c *cluster) place(compiler *compiler, s *policy.Service, last *cluster) {
+	if c.hasMembers() {
+		return
+	}
+	for _, rule := range s.LoadBalancing.Locality.Failover {
+		for _, datacenter := range rule.From {
+			p := placed{datacenter: datacenter, cluster: c.cluster}
+			order := failoverOf(s, datacenter)
+			var before placed
+			if last != nil {
+				before.cluster, before.endpoints = last.at(datacenter)
+			}
+			var err error
+			if c.resolves {
+				if p.cluster, err = serviceCluster(compiler, c.destination, c.keys, c.targets, order); err != nil {
+					p.cluster, c.clusterErr = before.cluster, err
+				}
+			} else if p.endpoints, err = endpoints(compiler.globals, c.name, c.targets, order); err != nil {
+				p.endpoints, c.endpointsErr = before.endpoints, err
+			}
+			c.placed = append(c.placed, p)
+		}
 	}
 }
 
 // makeHost makes the virtual host of a service; the last good one stays if it
 // can not be made, and if it is the same.
 func makeHost(s *policy.Service, begin sampling, last *host) *host {
-	h := &host{virtualHost: virtualHostOf(s, begin), keys: s.Keys(policy.SettingRetry, policy.SettingTimeout, policy.SettingLoadBalancing, policy.SettingProtocol)}
+	h := &host{virtualHost: virtualHostOf(s, begin), keys: s.Keys(policy.SettingRetry, policy.SettingTimeout, policy.SettingLoadBalancing, policy.SettingProtocol, policy.SettingSubsets)}
+	for _, r := range slices.Backward(s.Routes) {
+		h.keys = slices.Insert(h.keys, 0, r.Key)
+	}
 	if begin.on {
 		h.keys = append(h.keys, policy.KeyTracing)
 	}
 	if h.equal(last.virtualHost) && slices.Equal(h.keys, last.keys) {
 		return last
 	}
-	h.encoded, h.err = encodeHost(h.virtualHost)
-	if h.err != nil {
-		h.encoded, h.refs = last.encoded, last.refs
-	} else if h.virtualHost != nil {
-		h.refs = h.virtualHost.refs()
+	if h.virtualHost == nil {
+		return h
 	}
+	if h.equal(last.virtualHost) && last.err == nil { // a route more in front of others moves the place of them all
+		h.routes = last.routes.From(h.keys)
+		for _, r := range last.scopes {
+			h.scopes = append(h.scopes, r.From(h.keys))
+		}
+		return h
+	}
+	if h.routes, h.err = outboundConfiguration(h.virtualHost, h.keys); h.err != nil {
+		h.routes, h.scopes = last.routes, last.scopes
+		return h
+	}
+	h.scopes, h.err = scopesOf(s.Name, h.keys)
 	return h
 }

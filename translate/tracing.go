@@ -156,7 +156,7 @@ func collectorOf(c *compiler, s *watch.Service) (*collector, error) {
 		Name:                          resource.ClusterTracing,
 		ConnectTimeout:                duration(tracingConnectTimeout),
 		PerConnectionBufferLimitBytes: u32(connectionBuffer),
-		LoadBalancingPolicy:           loadBalancing(&d, c, "least_request"),
+		LoadBalancingPolicy:           loadBalancing(&d, c, lbKey{policy: "least_request"}),
 		CircuitBreakers:               noCircuitBreakers(),
 		WaitForWarmOnInit:             boolean(false),
 		TypedExtensionProtocolOptions: httpOptions(&d, c, mode, responseAtCaller, tracingIdleTimeout),

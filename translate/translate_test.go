@@ -7,8 +7,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
@@ -66,6 +68,7 @@ func moved(before, after *Snapshot) []string {
 func TestEditMovesWhatItTouches(t *testing.T) {
 	clusters := []string{"cluster lake_service", "cluster nexus", "cluster stream_service"}
 	http := []string{"listener inbound", "listener outbound"}
+	routes := []string{"route outbound/lake_service", "route outbound/nexus", "route outbound/stream_service"}
 	for _, edit := range []struct {
 		old, replacement string
 		want             []string
@@ -85,15 +88,15 @@ func TestEditMovesWhatItTouches(t *testing.T) {
 		{"interval: 10s\n      unhealthy", "interval: 11s\n      unhealthy", clusters},
 		{"unhealthy_threshold: 3", "unhealthy_threshold: 4", clusters},
 		{"healthy_threshold: 2", "healthy_threshold: 1", clusters},
-		{"attempts: 3", "attempts: 2", []string{"route outbound"}},
-		{"timeout: 2s", "timeout: 3s", []string{"route outbound"}},
-		{"base_interval: 100ms", "base_interval: 90ms", []string{"route outbound"}},
-		{"max_interval: 3s", "max_interval: 4s", []string{"route outbound"}},
-		{"- refused-stream", "- reset", []string{"route outbound"}},
+		{"attempts: 3", "attempts: 2", routes},
+		{"timeout: 2s", "timeout: 3s", routes},
+		{"base_interval: 100ms", "base_interval: 90ms", routes},
+		{"max_interval: 3s", "max_interval: 4s", routes},
+		{"- refused-stream", "- reset", routes},
 		{"idle: 5m", "idle: 6m", slices.Concat(clusters, http)},
 		{"connect: 5s", "connect: 4s", []string{"cluster lake_service", "cluster local_app", "cluster local_app_grpc", "cluster nexus", "cluster stream_service"}},
 		{"connect: 5s", "connect: 5s\n      app_idle: 500ms", []string{"cluster local_app", "cluster local_app_grpc"}},
-		{"sampling_rate: 0.1", "sampling_rate: 0.2", []string{"route inbound", "route outbound"}},
+		{"sampling_rate: 0.1", "sampling_rate: 0.2", append([]string{"route inbound"}, routes...)},
 		{`"environment"`, `"env"`, http},
 		{"scrape_interval: 15s", "scrape_interval: 20s", nil},
 		{`path: "/metrics"`, `path: "/stats"`, []string{"listener metrics"}},
@@ -262,7 +265,7 @@ func TestMissingMetadata(t *testing.T) {
 	in.Fleet = resource.NewFleet(bare, resource.Profile{Service: "nexus", Address: "nowhere", AppPort: 1, MeshPort: 2, OutboundPort: 3, MetricsPort: 4})
 	snapshot := Translate(nil, in)
 	v := sightOf(snapshot, bare)
-	if v.Sets[resource.Listener].Len() != 0 || v.Sets[resource.Cluster].Get("lake_service") == nil || v.Sets[resource.Route].Get(routeOutbound) == nil {
+	if v.Sets[resource.Listener].Len() != 0 || v.Sets[resource.Cluster].Get("lake_service") == nil || v.Sets[resource.Route].Get(outboundRoutes("lake_service")) == nil {
 		t.Errorf("listeners %v, clusters %v", setNames(v.Sets[resource.Listener]), setNames(v.Sets[resource.Cluster]))
 	}
 	for _, word := range []string{"app_port", "mesh_port", "outbound_port", "metrics_port"} {
@@ -380,22 +383,65 @@ func TestStatusesAreRetriedWithoutAnyOtherCondition(t *testing.T) {
 func TestAnAnswerIsTriedAgainOnlyIfTheBodyIsKept(t *testing.T) {
 	for retry, want := range map[string]string{
 		"{}":                                 "web-grpc web:connect-failure,refused-stream,reset-before-request",
-		"{conditions: [5xx, retriable-4xx]}": "web-grpc web-unsized:connect-failure,refused-stream,reset-before-request web:5xx,retriable-4xx",
+		"{conditions: [5xx, retriable-4xx]}": "web-grpc web-unsized:connect-failure,refused-stream,reset-before-request web:connect-failure,refused-stream,reset-before-request,5xx,retriable-4xx",
 		"{conditions: [connect-failure], status_codes: [503]}": "web-grpc web-unsized:connect-failure web:connect-failure,retriable-status-codes",
 		"{conditions: [retriable-4xx]}":                        "web-grpc web-unsized web:retriable-4xx",
-		"{conditions: [reset], methods: [GET, PUT]}":           "web-grpc web-grpc-once web-unsized:connect-failure,refused-stream,reset-before-request web:reset web-once",
+		"{conditions: [reset], methods: [GET, PUT]}":           "web-grpc web-unsized:connect-failure,refused-stream,reset-before-request web:connect-failure,refused-stream,reset-before-request,reset web-once",
+		"{conditions: [reset], methods: [GET, DELETE]}":        "web-grpc web:reset web-once",
+		"{conditions: [5xx, unavailable]}":                     "web-grpc web-unsized:connect-failure,refused-stream,reset-before-request web:5xx,unavailable",
 		"{conditions: [5xx], attempts: 0}":                     "web-grpc web",
 	} {
 		var got []string
 		for _, r := range virtualHostOf(parse(t, "mesh: {name: t, policies: {retry: "+retry+"}}").Service("web"), sampling{}).routes {
 			name := r.name
 			if !r.match.grpc && r.retry != nil {
-				name += ":" + strings.Join(r.retry.on, ",")
+				name += ":" + strings.Join(append(slices.Clone(r.retry.on), r.retry.answers...), ",")
 			}
 			got = append(got, name)
 		}
 		if got := strings.Join(got, " "); got != want {
 			t.Errorf("%s: %s, want %s", retry, got, want)
+		}
+	}
+}
+
+// TestARoutesOwnTimeHoldsForAllOfItsRequests: where a route has a max_stream_duration,
+// Envoy takes no notice of its timeout.
+func TestARoutesOwnTimeHoldsForAllOfItsRequests(t *testing.T) {
+	for timeout, want := range map[string]string{
+		"{request: 3s}":                          "grpc 3s, other 3s",
+		"{request: 3s, max_stream_duration: 1m}": "grpc 3s, other 3s",
+		"{request: 2m, max_stream_duration: 1m}": "grpc 1m0s, other 1m0s",
+		"{max_stream_duration: 1m}":              "grpc 1m0s, other 1m0s",
+		"{request: 0s}":                          "grpc 0s, other 0s",
+		"{request: 0s, max_stream_duration: 1m}": "grpc 1m0s, other 1m0s",
+	} {
+		for _, methods := range []string{"[GET]", "[GET, POST]"} {
+			s := parse(t, fmt.Sprintf(`mesh:
+  name: t
+  policies: {retry: {conditions: [5xx], methods: %s}}
+  routes: [{name: a, service: web, match: [{path: {prefix: /a}}], timeout: %s}]
+`, methods, timeout)).Service("web")
+			made, err := outboundConfiguration(virtualHostOf(s, sampling{}), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			times := map[string]time.Duration{"application/grpc": -1, "": -1}
+			for _, r := range decode(t, made, &routev3.RouteConfiguration{}).VirtualHosts[0].Routes {
+				for kind, known := range times {
+					post := map[string]string{":path": "/a", ":method": "POST", "content-type": kind, "content-length": "1"}
+					if known >= 0 || !takes(t, r.Match, post) {
+						continue
+					}
+					times[kind] = r.GetRoute().GetTimeout().AsDuration()
+					if bound := r.GetRoute().MaxStreamDuration; bound != nil {
+						times[kind] = bound.MaxStreamDuration.AsDuration()
+					}
+				}
+			}
+			if got := fmt.Sprintf("grpc %s, other %s", times["application/grpc"], times[""]); got != want {
+				t.Errorf("%s, %s tried again: %s, want %s", timeout, methods, got, want)
+			}
 		}
 	}
 }
@@ -408,6 +454,8 @@ func TestRouteTimeoutLeavesTimeForRetries(t *testing.T) {
 		"{retry: {attempts: 3, timeout: 2s, backoff: {base_interval: 100ms, max_interval: 3s}, conditions: [5xx]}}":  "15s",
 		"{retry: {attempts: 3, timeout: 10s, backoff: {base_interval: 100ms, max_interval: 3s}, conditions: [5xx]}}": "40.7s",
 		"{retry: {attempts: 3, timeout: 10s, backoff: {base_interval: 2s, max_interval: 3s}, conditions: [5xx]}}":    "48s",
+		"{retry: {attempts: 2, methods: [GET], status_codes: [429], backoff: {retry_after: 20s}}}":                   "55s",
+		"{retry: {attempts: 0, methods: [GET], status_codes: [429], backoff: {retry_after: 20s}}}":                   "15s",
 		"{timeout: {request: 3s}}": "3s",
 		"{timeout: {request: 0s}}": "0s",
 		"{}":                       "15s",

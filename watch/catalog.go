@@ -68,16 +68,19 @@ type Instance struct {
 	MeshPort uint16 // the sidecar's mTLS port (meta mesh_port); 0: not in the mesh
 	Weight   uint32 // 0: nothing new goes there, as in maintenance
 	Health   Health
-	Zone     string
-	Tags     []string // sorted
-	Meta     map[string]string
+	// Datacenter is the catalog's of which the instance is; empty where there is one.
+	Datacenter string
+	Zone       string
+	Tags       []string // sorted
+	Meta       map[string]string
+	NodeMeta   map[string]string // of its node, what was asked for and Meta does not have
 }
 
 // Equal reports whether two instances are the same to every reader.
 func (i *Instance) Equal(o *Instance) bool {
 	return i.ID == o.ID && i.Address == o.Address && i.Host == o.Host && i.Port == o.Port && i.MeshPort == o.MeshPort &&
-		i.Weight == o.Weight && i.Health == o.Health && i.Zone == o.Zone &&
-		slices.Equal(i.Tags, o.Tags) && maps.Equal(i.Meta, o.Meta)
+		i.Weight == o.Weight && i.Health == o.Health && i.Datacenter == o.Datacenter && i.Zone == o.Zone &&
+		slices.Equal(i.Tags, o.Tags) && maps.Equal(i.Meta, o.Meta) && maps.Equal(i.NodeMeta, o.NodeMeta)
 }
 
 // Excluded is an entry of the catalog that cannot be served, with the reason.
@@ -91,11 +94,14 @@ type Service struct {
 	Name      string
 	Instances []*Instance // ordered by what is dialed, which no two have alike
 	Excluded  []Excluded  // ordered by ID
+	// Unselected is why the mesh's [Selection] leaves all of its instances out; empty: it
+	// does not.
+	Unselected string
 }
 
 // Equal reports whether two services are the same to every reader.
 func (s *Service) Equal(o *Service) bool {
-	return s.Name == o.Name &&
+	return s.Name == o.Name && s.Unselected == o.Unselected &&
 		slices.EqualFunc(s.Instances, o.Instances, (*Instance).Equal) &&
 		slices.Equal(s.Excluded, o.Excluded)
 }
@@ -109,6 +115,7 @@ type Catalog struct {
 	services *resource.Tree[*Service]
 	history  resource.History
 	learned  time.Time
+	digest   Digest
 }
 
 // NewCatalog returns an empty catalog that descends from nothing.
@@ -133,23 +140,27 @@ func (c *Catalog) Services() iter.Seq[*Service] { return c.services.Values() }
 // Update returns c itself.
 func (c *Catalog) Update(put []*Service, remove []string) *Catalog {
 	edit := c.services.Edit()
+	digest := c.digest
 	var changed []string
 	for _, s := range put {
-		if old, ok := edit.Get(s.Name); ok && old.Equal(s) {
+		old, _ := edit.Get(s.Name)
+		if old != nil && old.Equal(s) {
 			continue
 		}
+		digest = digest.toggle(old).toggle(s)
 		edit.Put(s.Name, s)
 		changed = append(changed, s.Name)
 	}
 	for _, name := range remove {
-		if _, ok := edit.Delete(name); ok {
+		if old, ok := edit.Delete(name); ok {
+			digest = digest.toggle(old)
 			changed = append(changed, name)
 		}
 	}
 	if len(changed) == 0 {
 		return c
 	}
-	return &Catalog{services: edit.Tree(), history: c.history.Then(changed)}
+	return &Catalog{services: edit.Tree(), history: c.history.Then(changed), digest: digest}
 }
 
 // LearnedAt returns the catalog with the time at which its source was told of the

@@ -37,6 +37,7 @@ type Names struct {
 	gone map[string]*name // folded → those of known with a service whose last instance went
 	most int              // services that the source has had at once
 
+	selection   Selection
 	source, out *Catalog
 }
 
@@ -86,6 +87,21 @@ func (n *Names) SetFile(services map[string]string) *Catalog {
 	return n.out
 }
 
+// SetSelection says what of the source's catalogs is in the mesh, and returns what the
+// catalog is then. A service that goes because it is not selected does not stay.
+func (n *Names) SetSelection(s Selection) *Catalog {
+	n.selection = s
+	folded := make(map[string]struct{})
+	for key, k := range n.gone {
+		if s.Excludes(k.gone) != "" {
+			folded[key] = struct{}{}
+			n.drop(key)
+		}
+	}
+	n.update(folded)
+	return n.out
+}
+
 // Take takes the source's next catalog, and returns what it is to the mesh.
 // Remember says that a service which has no instance stays: not where somebody
 // wrote down that it goes.
@@ -111,7 +127,7 @@ func (n *Names) Take(c *Catalog, remember bool, now time.Time) *Catalog {
 			k.source = slices.Insert(k.source, at, spelling)
 		case is == nil && found:
 			k.source = slices.Delete(k.source, at, at+1)
-			if was != nil && len(was.Instances) > 0 && slices.Contains(k.out, spelling) {
+			if was != nil && len(n.selection.Instances(was).Instances) > 0 && n.selection.Excludes(spelling) == "" && slices.Contains(k.out, spelling) {
 				k.gone, k.since = spelling, now
 				n.gone[key] = k
 			}

@@ -10,3 +10,6 @@ const (
 	Connected                 // it is there
 	Left                      // it was there a moment ago, and is no more
 )
+
+// String is the word for people.
+func (p Presence) String() string { return [...]string{"unseen", "connected", "left"}[p] }

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"context"
+	"slices"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -27,7 +28,7 @@ type admissionKey struct{}
 // tap looks at the headers of a call. The goroutine that reads the connection
 // calls it, so one connection proves itself once at a time.
 func (s *Server) tap(ctx context.Context, info *tap.Info) (context.Context, error) {
-	if s.options.Joins != "" && info.FullMethodName == s.options.Joins {
+	if slices.Contains(s.options.Joins, info.FullMethodName) {
 		return context.WithValue(ctx, admissionKey{}, admission{joins: true}), nil
 	}
 	var a admission
@@ -56,17 +57,28 @@ func admit(ctx context.Context, call func() error) error {
 	if a.joins {
 		return admitJoin(ctx, call)
 	}
-	if from, ok := peer.FromContext(ctx); ok {
-		if c := listen.Of(from.Addr); c != nil {
-			c.Busy()
-			defer c.Idle()
-		}
-	}
+	defer occupy(ctx)()
 	return call()
 }
 
+// occupy says that the connection of a call whose caller is known is not idle, until done
+// is called.
+func occupy(ctx context.Context) (done func()) {
+	from, ok := peer.FromContext(ctx)
+	if !ok {
+		return func() {}
+	}
+	c := listen.Of(from.Addr)
+	if c == nil {
+		return func() {}
+	}
+	c.Busy()
+	return c.Idle
+}
+
 // admitJoin lets a call find out who makes it. Its connection counts as idle
-// meanwhile, and the call like one that was refused if it fails.
+// meanwhile, unless its handler says otherwise, and the call like one that was
+// refused if it fails.
 func admitJoin(ctx context.Context, call func() error) error {
 	err := call()
 	if from, ok := peer.FromContext(ctx); ok && err != nil {

@@ -11,6 +11,7 @@ import (
 type barrier struct {
 	who     func(node string, p resource.Profile) bool // nil: all
 	waiting map[*stream]struct{}                       // have not answered all of it yet
+	closed  bool                                       // does not wait for streams that come later
 	acked   chan struct{}                              // closed when waiting is empty
 	unwatch func() bool                                // the context
 }
@@ -37,12 +38,36 @@ func (s *Server) Acked(ctx context.Context, who func(node string, p resource.Pro
 		close(b.acked)
 		return b.acked
 	}
+	s.raiseLocked(ctx, b)
+	return b.acked
+}
+
+// ChangeAcked is [Server.Acked] for the streams that the last publication changed
+// something for, and for no others: it says how long a change takes. It is nil if
+// there are none.
+func (s *Server) ChangeAcked(ctx context.Context) <-chan struct{} {
+	b := &barrier{closed: true, waiting: make(map[*stream]struct{}), acked: make(chan struct{})}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for st := range s.streams {
+		if st.slot != nil && s.last.concerns(st.slot) {
+			b.enterLocked(st)
+		}
+	}
+	if len(b.waiting) == 0 {
+		return nil
+	}
+	s.raiseLocked(ctx, b)
+	return b.acked
+}
+
+// raiseLocked has the streams of a barrier look at it, until ctx ends.
+func (s *Server) raiseLocked(ctx context.Context, b *barrier) {
 	s.barriers[b] = struct{}{}
 	b.unwatch = context.AfterFunc(ctx, func() { s.abandon(b) })
 	for st := range b.waiting {
 		st.wake()
 	}
-	return b.acked
 }
 
 // enterLocked has the barrier wait for a stream, if it is one that counts.

@@ -2,8 +2,12 @@ package xds
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"datapunk.dev/controlplane/resource"
 )
@@ -136,5 +140,77 @@ func TestABarrierIsPassedWhenEveryProxyHasAnswered(t *testing.T) {
 		}
 		c.ack(m)
 		wantClosed(t, b, false, "too late")
+	})
+}
+
+// How long a change takes is a matter of those that it is for.
+func TestAChangeIsAcknowledgedByThoseThatItConcerns(t *testing.T) {
+	protocolTest("and by nobody else", t, func(t *testing.T, w *world) {
+		if b := w.server.ChangeAcked(t.Context()); b != nil {
+			t.Error("a publication concerns somebody though nobody is connected")
+		}
+		one, frozen := w.node(t, "1"), w.node(t, "2")
+		one.subscribe(cds)
+		one.expect("cluster a@1 b@1")
+		frozen.subscribe(cds)
+		frozen.expect("cluster a@1 b@1")
+		w.publish()
+		if b := w.server.ChangeAcked(t.Context()); b != nil {
+			t.Error("a publication without a change concerns somebody")
+		}
+		w.put(cluster("a", "2")).publish()
+		b := w.server.ChangeAcked(t.Context())
+		one.expect("cluster a@2")
+		late := w.node(t, "3")
+		late.subscribe(cds)
+		late.peek("cluster a@2 b@1")
+		wantClosed(t, b, false, "the second has not answered")
+		frozen.expect("cluster a@2")
+		wantClosed(t, b, true, "all have that were there: who came later does not count")
+	})
+}
+
+// The states of proxies are in the metrics as in their status, without names.
+func TestStatesOfProxiesAreMetrics(t *testing.T) {
+	protocolTest("by type, and for how long one is behind", t, func(t *testing.T, w *world) {
+		reg := prometheus.NewPedanticRegistry()
+		reg.MustRegister(states{w.server})
+		gauge := func(name string, labels ...string) float64 {
+			t.Helper()
+			families, err := reg.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range families {
+				for _, m := range f.Metric {
+					var got []string
+					for _, l := range m.Label {
+						got = append(got, l.GetValue())
+					}
+					if f.GetName() == name && slices.Equal(got, labels) {
+						return m.Gauge.GetValue()
+					}
+				}
+			}
+			t.Fatalf("no %s of %v", name, labels)
+			return 0
+		}
+		one, two := w.node(t, "1"), w.node(t, "2")
+		one.subscribe(cds)
+		one.expect("cluster a@1 b@1")
+		two.subscribe(cds)
+		m := two.peek("cluster a@1 b@1")
+		time.Sleep(5 * time.Second)
+		if synced, pending := gauge("controlplane_xds_proxies", "SYNCED", "cluster"), gauge("controlplane_xds_proxies", "PENDING", "cluster"); synced != 1 || pending != 1 {
+			t.Errorf("%v are SYNCED and %v PENDING, want one each", synced, pending)
+		}
+		if s := gauge("controlplane_xds_oldest_pending_seconds"); s != 5 {
+			t.Errorf("one has not answered for %v s, want 5", s)
+		}
+		two.nack(m, "no")
+		synctest.Wait()
+		if s := gauge("controlplane_xds_oldest_pending_seconds"); s != 0 {
+			t.Errorf("all have answered, and one is behind by %v s", s)
+		}
 	})
 }

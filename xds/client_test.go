@@ -355,7 +355,18 @@ func (w *world) identify(t *testing.T, typ resource.Type, body []byte) (name, ve
 	case resource.Route:
 		m := &routepb.RouteConfiguration{}
 		err = proto.Unmarshal(body, m)
-		name, version = m.Name, m.InternalOnlyHeaders[0]
+		name, version = m.Name, "empty"
+		if len(m.InternalOnlyHeaders) > 0 {
+			version = m.InternalOnlyHeaders[0]
+		}
+	case resource.Extension:
+		m := &corepb.TypedExtensionConfig{}
+		err = proto.Unmarshal(body, m)
+		name, version = m.Name, m.GetTypedConfig().GetTypeUrl()
+	case resource.ScopedRoute:
+		m := &routepb.ScopedRouteConfiguration{}
+		err = proto.Unmarshal(body, m)
+		name, version = m.Name, m.RouteConfigurationName
 	}
 	if err != nil {
 		t.Fatal(err)

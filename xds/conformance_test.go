@@ -101,7 +101,8 @@ func TestBothProtocols(t *testing.T) {
 	bothTest("the life of a subscription to named resources", t, typeTest, func(_ *testing.T, w *world, open func() speaker) {
 		c := open()
 		c.subscribe(rds, "out", "later")
-		if got := c.take(w, true); strings.TrimSuffix(got, " -later") != "route out@1" {
+		// A listener waits for each that it asks for: one with nothing in it will do.
+		if got := c.take(w, true); !strings.HasPrefix(got, "route later@") || !strings.HasSuffix(got, " out@1") {
 			t.Errorf("got %q", got)
 		}
 		w.put(route("other", "1")).publish()

@@ -25,6 +25,7 @@ func (ts *typeState) handleDelta(r *wire.Request) {
 	first := !ts.sub.active
 	if first {
 		ts.sub = subscription{active: true, names: wire.NoNames}
+		ts.began()
 	}
 	if ts.typ == resource.Secret {
 		s.secrets.authorize(r)

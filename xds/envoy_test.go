@@ -20,8 +20,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerpb "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routepb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -133,9 +135,7 @@ func TestEnvoyFirstClustersRejected(t *testing.T) {
 func TestEnvoyQuarantine(t *testing.T) {
 	for _, p := range []protocol{delta, sotw} {
 		t.Run(p.String(), func(t *testing.T) {
-			e := startEnvoy(t, p)
-			e.run(t, p, "nexus-2")
-			e.run(t, p, "nexus-3")
+			e := startThree(t, p)
 			synced := func(n, quarantined int) func() bool {
 				return func() bool {
 					all := e.server.Proxies()
@@ -173,6 +173,81 @@ func TestEnvoyQuarantine(t *testing.T) {
 	}
 }
 
+// A fourth Envoy that starts after a restart of the control plane is sent what the
+// others had before they refused something, and works with it.
+func TestEnvoyThatIsNewAfterARestartIsNotSentWhatOthersRefused(t *testing.T) {
+	for _, p := range []protocol{delta, sotw} {
+		t.Run(p.String(), func(t *testing.T) {
+			e := startThree(t, p)
+			e.put(refusedCluster("a", "bad")).publish()
+			e.eventually(t, "in quarantine", func() bool { return len(e.server.Quarantines()) == 1 })
+			kept, err := e.server.Refusals()
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.grpc.Stop()
+			e.serveAfter(t, kept)
+			e.run(t, p, "nexus-4")
+			e.eventually(t, "the fourth has it all", func() bool {
+				for _, proxy := range e.server.Proxies() {
+					if proxy.Node != "nexus-4" {
+						continue
+					}
+					c := proxy.Types["cluster"]
+					if c.LastNack != nil {
+						t.Fatalf("it refused something: %+v", c.LastNack)
+					}
+					return c.State == Synced && len(c.Quarantined) == 1 && proxy.Types["listener"].State == Synced && proxy.Types["route"].State == Synced
+				}
+				return false
+			})
+			e.underLoad().wantNoFailure(t)
+		})
+	}
+}
+
+// An Envoy that starts when one of its services gets its first instance by host name has
+// a cluster replaced by one of another kind before the old one is warm. It is ready
+// nevertheless.
+func TestEnvoyInitializesWhileAClusterIsReplaced(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // it takes connections, and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = silent.Close() }()
+	checked := edsClusterProto("slow", time.Second)
+	checked.HealthChecks = []*corepb.HealthCheck{{
+		Timeout: durationpb.New(3 * time.Second), Interval: durationpb.New(time.Minute),
+		UnhealthyThreshold: wrapperspb.UInt32(1), HealthyThreshold: wrapperspb.UInt32(1),
+		HealthChecker: &corepb.HealthCheck_HttpHealthCheck_{HttpHealthCheck: &corepb.HealthCheck_HttpHealthCheck{Path: "/"}},
+	}}
+	named := encode(cds, "slow", "2", &clusterpb.Cluster{
+		Name: "slow", ConnectTimeout: durationpb.New(time.Second), ClusterDiscoveryType: &clusterpb.Cluster_Type{Type: clusterpb.Cluster_STRICT_DNS},
+		LoadAssignment: &endpointpb.ClusterLoadAssignment{ClusterName: "slow", Endpoints: []*endpointpb.LocalityLbEndpoints{{LbEndpoints: []*endpointpb.LbEndpoint{{
+			HostIdentifier: &endpointpb.LbEndpoint_Endpoint{Endpoint: &endpointpb.Endpoint{Address: &corepb.Address{Address: &corepb.Address_SocketAddress{
+				SocketAddress: &corepb.SocketAddress{Address: "localhost", PortSpecifier: &corepb.SocketAddress_PortValue{PortValue: uint32(silent.Addr().(*net.TCPAddr).Port)}},
+			}}}},
+		}}}}},
+	})
+	for _, p := range []protocol{delta, sotw} {
+		t.Run(p.String(), func(t *testing.T) {
+			e := startEnvoy(t, p, encode(cds, "slow", "1", checked, eds.Ref("slow")), encode(eds, "slow", "1", &endpointpb.ClusterLoadAssignment{
+				ClusterName: "slow",
+				Endpoints: []*endpointpb.LocalityLbEndpoints{{LbEndpoints: []*endpointpb.LbEndpoint{{
+					HostIdentifier: &endpointpb.LbEndpoint_Endpoint{Endpoint: &endpointpb.Endpoint{Address: address(silent.Addr().(*net.TCPAddr).Port)}},
+				}}}},
+			}))
+			e.eventually(t, "it has the first clusters", func() bool { return e.status().Types["endpoint"].State == Synced })
+			if state := e.status().Types["listener"].State; state != NotSent {
+				t.Fatalf("it has its listeners already: %s", state)
+			}
+			e.put(named).remove(eds, "slow").publish()
+			e.eventually(t, "/a answers", func() bool { code, _ := e.get("/a"); return code == http.StatusOK })
+			e.wantSynced(t)
+		})
+	}
+}
+
 type envoy struct {
 	*world
 	grpc      *grpc.Server
@@ -192,6 +267,16 @@ func startEnvoy(t *testing.T, p protocol, more ...*resource.Resource) *envoy {
 	e.serve(t)
 	t.Cleanup(func() { e.grpc.Stop() })
 	e.run(t, p, "nexus-1")
+	return e
+}
+
+// startThree starts as many as it takes to prove content bad.
+func startThree(t *testing.T, p protocol) *envoy {
+	t.Helper()
+	e := startEnvoy(t, p)
+	e.run(t, p, "nexus-2")
+	e.run(t, p, "nexus-3")
+	e.eventually(t, "three are there", func() bool { return len(e.server.Proxies()) == 3 })
 	return e
 }
 
@@ -252,7 +337,18 @@ static_resources:
 // serve starts a server with the world on the address of the last one.
 func (e *envoy) serve(t *testing.T) {
 	t.Helper()
+	e.serveAfter(t, nil)
+}
+
+// serveAfter is serve with what an earlier process kept of refusals.
+func (e *envoy) serveAfter(t *testing.T, kept []byte) {
+	t.Helper()
 	e.server = testServer()
+	if kept != nil {
+		if err := e.server.Recall(kept); err != nil {
+			t.Fatal(err)
+		}
+	}
 	e.publish()
 	e.resources.Store(0)
 	e.grpc = grpc.NewServer(append(e.server.ServerOptions(), grpc.StreamInterceptor(e.count))...)
@@ -343,12 +439,13 @@ type load struct {
 	asked, refused int
 }
 
+// underLoad asks until wantNoFailure, and at least a few times.
 func (e *envoy) underLoad() *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{stop: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(l.done)
-		for ctx.Err() == nil {
+		for ctx.Err() == nil || l.asked < 20 {
 			l.asked++
 			if code, err := e.get("/a"); code != http.StatusOK || err != nil {
 				l.refused++

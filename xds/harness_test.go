@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"pgregory.net/rapid"
 
@@ -17,6 +18,7 @@ import (
 	"datapunk.dev/controlplane/xds/wire"
 
 	clusterpb "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointpb "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerpb "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routepb "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -52,6 +54,10 @@ func res(t resource.Type, name, version string, refs ...resource.Ref) *resource.
 		m = &tlspb.Secret{Name: name}
 	case resource.Listener:
 		m = &listenerpb.Listener{Name: name, StatPrefix: version}
+	case resource.Extension:
+		m = &corepb.TypedExtensionConfig{Name: name, TypedConfig: &anypb.Any{TypeUrl: version}}
+	case resource.ScopedRoute:
+		m = &routepb.ScopedRouteConfiguration{Name: name, RouteConfigurationName: version}
 	case resource.Route:
 		m = &routepb.RouteConfiguration{Name: name, InternalOnlyHeaders: []string{version}}
 	}

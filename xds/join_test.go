@@ -21,7 +21,7 @@ import (
 func TestOneMethodIsForWhoHasNoCredentialYet(t *testing.T) {
 	s := testServer(func(o *Options) {
 		o.Authenticate = func(context.Context) (Credential, error) { return Credential{}, errors.New("nobody has one") }
-		o.Joins = "/test.Joins/Join"
+		o.Joins = []string{"/test.Joins/Join"}
 	})
 	answer := func(name string) grpc.MethodDesc {
 		return grpc.MethodDesc{MethodName: name, Handler: func(_ any, ctx context.Context, _ func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {

@@ -2,6 +2,8 @@ package xds
 
 import (
 	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"datapunk.dev/controlplane/resource"
@@ -42,10 +44,14 @@ type nodeNacks struct {
 
 // pastNack is one content that a proxy refused. It is immutable.
 type pastNack struct {
+	kind    resource.Kind // of the proxy
 	version string
 	depends uint64             // see rejection; without what the lease has
 	before  *resource.Resource // what the proxy had, nil for nothing
 	nack    *Nack
+	// recalled says that an earlier process was told of it. What is served of the
+	// content has no past in this one.
+	recalled bool
 }
 
 func newNackMemory() *nackMemory { return &nackMemory{nodes: make(map[string]*nodeNacks)} }
@@ -110,6 +116,23 @@ func (m *nackMemory) forget(node string, ref resource.Ref) {
 	}
 }
 
+// before are what proxies had before they refused a content in an earlier process,
+// each once.
+func (m *nackMemory) recalled(c content) (had []*resource.Resource) {
+	ref := c.typ.Ref(c.name)
+	for _, n := range m.nodes {
+		p := n.refused[ref]
+		if p == nil || !p.recalled || p.kind != c.kind || p.version != c.version || p.before == nil || len(had) >= maxFallbacks {
+			continue
+		}
+		if !slices.ContainsFunc(had, func(r *resource.Resource) bool { return r.Version == p.before.Version }) {
+			had = append(had, p.before)
+		}
+	}
+	slices.SortFunc(had, func(a, b *resource.Resource) int { return strings.Compare(a.Version, b.Version) })
+	return had
+}
+
 // expire drops what is remembered of nodes that left long ago.
 func (m *nackMemory) expire(connected func(node string) bool) {
 	now := time.Now()
@@ -133,11 +156,12 @@ func (s *stream) rememberNack(v *view, c change, n *Nack) {
 	if c.res.Type == resource.Secret && leased(c.name) {
 		return // there is no second one like it
 	}
-	r := &pastNack{version: c.res.Version, depends: dependencies(v, 0, c.res), before: c.before, nack: n}
+	r := &pastNack{kind: s.slot.profile.Kind, version: c.res.Version, depends: dependencies(v, 0, c.res), before: c.before, nack: n}
 	s.hasPastNacks = true
 	s.server.mu.Lock()
 	defer s.server.mu.Unlock()
 	s.server.memory.add(s.node.ID, c.res.Type.Ref(c.name), r)
+	s.server.keepLater()
 }
 
 // suspectVersion notes that what the client has is not what its version says: it may
@@ -158,6 +182,7 @@ func (s *stream) forgetNacks(t resource.Type, changes []change) {
 	for _, c := range changes {
 		if !c.stays {
 			s.server.memory.forget(s.node.ID, t.Ref(c.name))
+			s.server.keepLater()
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 // can choose.
 type metrics struct {
 	streams      *prometheus.GaugeVec
+	opened       *prometheus.CounterVec
 	refused      *prometheus.CounterVec
 	pushes       *prometheus.CounterVec
 	bytes        *prometheus.CounterVec
@@ -26,6 +27,11 @@ type metrics struct {
 	quarantined  prometheus.Gauge
 
 	byType [resource.NumTypes]typeMetrics
+}
+
+// refusals are the reasons for which streams are refused.
+var refusals = []string{
+	"unauthenticated", "identity", "malformed", "limit", "unavailable", "rate", "streams", "node_rate", "node_streams", "node_profiles",
 }
 
 // typeMetrics are the metrics of one type that every push touches.
@@ -46,6 +52,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: prefix + "streams", Help: "Open xDS streams.",
 		}, []string{"protocol"}),
+		opened:  counters("opened_streams_total", "Streams that began.", "protocol"),
 		refused: counters("refused_streams_total", "Streams refused, by reason.", "reason"),
 		pushes:  counters("pushes_total", "Responses sent.", "type"),
 		bytes:   counters("push_bytes_total", "Bytes of the responses sent.", "type"),
@@ -75,8 +82,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, cause := range ownCauses {
 		m.own.WithLabelValues(cause)
 	}
+	for _, reason := range refusals {
+		m.refused.WithLabelValues(reason)
+	}
 	if reg != nil {
-		reg.MustRegister(m.streams, m.refused, m.pushes, m.bytes, m.acks, m.nacks, m.own, m.latency,
+		reg.MustRegister(m.streams, m.opened, m.refused, m.pushes, m.bytes, m.acks, m.nacks, m.own, m.latency,
 			m.superseded, m.unauthorized, m.slow, m.panics, m.quarantined)
 	}
 	return m

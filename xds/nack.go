@@ -147,7 +147,7 @@ func (ts *typeState) rejected(r *response, message string) {
 		return
 	}
 	groups := ts.halves(names)
-	if i := slices.Index(names, n.Resource); ts.fullState() && i >= 0 {
+	if i := slices.Index(names, n.Resource); (ts.fullState() || ts.typ == resource.Route) && i >= 0 {
 		// Most often the message says which: the others first, and all at once.
 		groups = [][]string{slices.Delete(slices.Clone(names), i, i+1), {n.Resource}}
 	}
@@ -233,6 +233,9 @@ func (ts *typeState) report(r *response, message string) *Nack {
 		s.server.metrics.own.WithLabelValues(n.Cause).Inc()
 	}
 	s.status.rejected(ts.typ, n)
+	if s.server.options.OnNack != nil {
+		s.server.options.OnNack(s.node.ID, s.node.Cluster, n)
+	}
 	s.log.Error("configuration rejected by a proxy",
 		"type", n.Type, "resource", n.Resource, "source", n.Source, "nonce", n.Nonce,
 		"resources", len(r.changes), "cause", n.Cause, "message", n.Message)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"datapunk.dev/controlplane/resource"
+	"datapunk.dev/controlplane/xds/wire"
 )
 
 // order is the make-before-break of one stream.
@@ -28,11 +29,46 @@ type order struct {
 	// rewarm are clusters that were sent before the client asked for their
 	// assignments on this stream.
 	rewarm map[string]struct{}
+	// began is when the client asked for clusters; zero: it has not.
+	began time.Time
+}
+
+// envoyAgent is what an Envoy says that it is.
+const envoyAgent = "envoy"
+
+// initializing reports whether the client is an Envoy that has its first clusters and
+// waits for them to be warm. Then a cluster that it has may not be replaced: of one whose
+// endpoints are not there yet, and that is replaced by one of another kind (DNS names),
+// it goes on waiting for the endpoints of the old one, and never is ready. It asks for
+// listeners when all are warm. A client that never asks for them is not waited for.
+func (s *stream) initializing(now time.Time) bool {
+	if !s.aggregated || s.types[resource.Listener].sub.active || s.node.Agent != envoyAgent || s.order.began.IsZero() {
+		return false
+	}
+	until := s.order.began.Add(s.server.options.Timeouts.Initialize)
+	if !now.Before(until) {
+		return false
+	}
+	s.pushAgainAt(until)
+	return true
+}
+
+// waitsForEndpoints reports whether the client is an Envoy that has a cluster which is
+// served in another form now, without an assignment, and is not sent that yet.
+func (s *stream) waitsForEndpoints(name string) bool {
+	n := s.types[resource.Cluster].names[name]
+	return n != nil && n.has != nil && s.initializing(time.Now()) && slices.Contains(n.has.Refs, resource.Endpoint.Ref(name))
+}
+
+// noEndpoints is an assignment without any, by which such a cluster is warm at once, and
+// not after the 15 s that Envoy waits for it.
+func noEndpoints(name string) *resource.Resource {
+	return &resource.Resource{Type: resource.Endpoint, Name: name, Version: "none", Body: wire.OnlyName(name)}
 }
 
 // removalOrder has what refers to others before what it refers to. Backward, it has
 // what others need first. Types are added in the order of package resource.
-var removalOrder = [...]resource.Type{resource.Listener, resource.Route, resource.Cluster, resource.Endpoint, resource.Secret, resource.Runtime}
+var removalOrder = [...]resource.Type{resource.Listener, resource.Extension, resource.ScopedRoute, resource.Route, resource.Cluster, resource.Endpoint, resource.Secret, resource.Runtime}
 
 // waits says what a change of each type waits for.
 var waits = [resource.NumTypes]struct {
@@ -43,11 +79,12 @@ var waits = [resource.NumTypes]struct {
 	// acknowledged everything of these types, any of which may have referred to it.
 	remove []resource.Type
 }{
-	resource.Cluster:  {remove: []resource.Type{resource.Listener, resource.Route}},
-	resource.Endpoint: {remove: []resource.Type{resource.Listener, resource.Route, resource.Cluster}},
-	resource.Secret:   {remove: []resource.Type{resource.Listener, resource.Route, resource.Cluster}},
-	resource.Listener: {add: []resource.Type{resource.Cluster}},
-	resource.Route:    {add: []resource.Type{resource.Cluster}},
+	resource.Cluster:   {remove: []resource.Type{resource.Listener, resource.Extension, resource.ScopedRoute, resource.Route}},
+	resource.Endpoint:  {remove: []resource.Type{resource.Listener, resource.ScopedRoute, resource.Route, resource.Cluster}},
+	resource.Secret:    {remove: []resource.Type{resource.Listener, resource.ScopedRoute, resource.Route, resource.Cluster}},
+	resource.Listener:  {add: []resource.Type{resource.Cluster}},
+	resource.Extension: {add: []resource.Type{resource.Cluster}, remove: []resource.Type{resource.Listener}},
+	resource.Route:     {add: []resource.Type{resource.Cluster}, remove: []resource.Type{resource.Listener, resource.ScopedRoute}},
 }
 
 // pushInOrder pushes each type in the order of additions, then once more the types

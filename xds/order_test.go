@@ -4,6 +4,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"datapunk.dev/controlplane/resource"
+
+	corepb "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 )
 
 // connected returns a delta client that has everything of the world.
@@ -163,5 +167,107 @@ func TestOrder(t *testing.T) {
 		w.remove(eds, "b").publish()
 		c.ack(m)
 		c.expect("endpoint a@" + string(rune('A'+99)) + " -b")
+	})
+}
+
+// endpointCluster is a cluster that has its endpoints from an assignment.
+func endpointCluster(name, version string) *resource.Resource {
+	return res(resource.Cluster, name, version, resource.Endpoint.Ref(name))
+}
+
+// An Envoy warms its first clusters before it asks for listeners. What it has is not
+// replaced until then, whichever half or path a change takes; what is new comes, and
+// assignments are answered.
+func TestOrderWhileAnEnvoyInitializes(t *testing.T) {
+	type client struct {
+		subscribe func(t resource.Type, names ...string)
+		expect    func(want string)
+		silence   func(why string)
+	}
+	both := func(name string, f func(t *testing.T, w *world, c client, full func(delta, sotw string) string)) {
+		for _, p := range []protocol{delta, sotw} {
+			protocolTest(name+"/"+p.String(), t, func(t *testing.T, w *world) {
+				if p == delta {
+					c := openDelta(t, w.server)
+					c.node = &corepb.Node{Id: "nexus-9", Cluster: "nexus", UserAgentName: "envoy"}
+					f(t, w, client{c.subscribe, func(want string) { c.expect(want) }, c.silence}, func(d, _ string) string { return d })
+					return
+				}
+				c := openSotw(t, w.server)
+				c.node = &corepb.Node{Id: "nexus-9", Cluster: "nexus", UserAgentName: "envoy"}
+				f(t, w, client{c.subscribe, func(want string) { c.expect(want) }, c.silence}, func(_, s string) string { return s })
+			})
+		}
+	}
+	both("a changed cluster waits until it asks for listeners", func(t *testing.T, w *world, c client, full func(string, string) string) {
+		c.subscribe(cds)
+		c.expect("cluster a@1 b@1")
+		w.put(cluster("a", "2"), endpoint("a", "2")).publish()
+		c.silence("it waits")
+		c.subscribe(eds, "a", "b")
+		c.expect(full("endpoint a@2 b@1", "endpoint a b"))
+		time.Sleep(10 * time.Second)
+		c.silence("it waits still")
+		c.subscribe(lds)
+		c.expect(full("cluster a@2", "cluster a@2 b@1"))
+		c.expect(full("endpoint a@2", "endpoint a"))
+		c.expect("listener in@1 out@1")
+	})
+	both("a new cluster does not wait", func(t *testing.T, w *world, c client, full func(string, string) string) {
+		c.subscribe(cds)
+		c.expect("cluster a@1 b@1")
+		w.put(cluster("a", "2"), cluster("c", "1")).publish()
+		c.expect(full("cluster c@1", "cluster a@1 b@1 c@1"))
+		c.subscribe(lds)
+		c.expect(full("cluster a@2", "cluster a@2 b@1 c@1"))
+		c.expect("listener in@1 out@1")
+	})
+	both("a cluster that goes and comes back as it was is not sent", func(t *testing.T, w *world, c client, full func(string, string) string) {
+		c.subscribe(cds)
+		c.expect("cluster a@1 b@1")
+		w.put(cluster("a", "2")).publish()
+		w.put(cluster("a", "1")).publish()
+		c.subscribe(lds)
+		c.expect("listener in@1 out@1")
+	})
+	both("what it has is given endpoints, none, though nothing has any more", func(t *testing.T, w *world, c client, full func(string, string) string) {
+		w.put(endpointCluster("a", "1")).publish()
+		c.subscribe(cds)
+		c.expect("cluster a@1 b@1")
+		w.put(cluster("a", "2")).remove(eds, "a").publish()
+		c.subscribe(eds, "a", "b", "c")
+		c.expect(full("endpoint a@none b@1 -c", "endpoint a b"))
+		c.silence("once")
+		c.subscribe(lds)
+		c.expect(full("cluster a@2", "cluster a@2 b@1"))
+		if gone := full("endpoint -a", ""); gone != "" { // SotW has no word for it
+			c.expect(gone)
+		}
+		c.expect("listener in@1 out@1")
+		c.silence("done")
+	})
+	both("it is not waited for longer than a while", func(t *testing.T, w *world, c client, full func(string, string) string) {
+		c.subscribe(cds)
+		c.expect("cluster a@1 b@1")
+		w.put(cluster("a", "2")).publish()
+		time.Sleep(20*time.Second - 1)
+		c.silence("not yet")
+		time.Sleep(time.Nanosecond)
+		c.expect(full("cluster a@2", "cluster a@2 b@1"))
+	})
+	both("afterwards nothing waits", func(t *testing.T, w *world, c client, full func(string, string) string) {
+		c.subscribe(cds)
+		c.expect("cluster a@1 b@1")
+		c.subscribe(lds)
+		c.expect("listener in@1 out@1")
+		w.put(cluster("a", "2")).publish()
+		c.expect(full("cluster a@2", "cluster a@2 b@1"))
+	})
+	protocolTest("nothing waits for one that asks for listeners first, or that is no Envoy", t, func(t *testing.T, w *world) {
+		c := openDelta(t, w.server)
+		c.subscribe(cds)
+		c.expect("cluster a@1 b@1")
+		w.put(cluster("a", "2")).publish()
+		c.expect("cluster a@2")
 	})
 }

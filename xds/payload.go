@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/xds/wire"
@@ -103,6 +104,9 @@ func (ts *typeState) shared(v *view) *payload {
 		len(ts.names) > 0 || len(ts.retries) > 0 || len(s.pastNacks) > 0 || !ts.base.known() && ts.claims != "" {
 		return nil
 	}
+	if ts.typ == resource.Endpoint && len(s.types[resource.Cluster].names) > 0 && s.initializing(time.Now()) {
+		return nil // see waitsForEndpoints
+	}
 	to := v.of(ts.typ)
 	whole := payloadKey{protocol: s.protocol, names: ts.sub.names.Key, wildcard: ts.sub.wildcard}
 	if !ts.base.known() {
@@ -112,7 +116,7 @@ func (ts *typeState) shared(v *view) *payload {
 		}
 		return ts.take(to, whole, nil)
 	}
-	if ts.base == to || ts.owed || ts.base.own != to.own {
+	if ts.base == to || ts.owed || ts.base.own != to.own || ts.typ == resource.Cluster && s.initializing(time.Now()) {
 		return nil
 	}
 	whole.from = ts.base.scope.id

@@ -16,7 +16,8 @@ type Presence struct {
 	Version string     // of the application, as its metadata has it
 	Tags    []string
 	Meta    map[string]string
-	Proved  bool // by a credential: false in plaintext mode
+	Checks  string // the kinds of checks of its application that it can have made
+	Proved  bool   // by a credential: false in plaintext mode
 	Since   time.Time
 }
 
@@ -58,7 +59,7 @@ func (s *stream) presence() Presence {
 	said := s.node.Instance()
 	p := Presence{
 		Node: s.node.ID, Profile: s.slot.profile, Proved: s.credential != nil, Since: time.Now(),
-		Version: said.Version, Tags: said.Tags, Meta: said.Meta,
+		Version: said.Version, Tags: said.Tags, Meta: said.Meta, Checks: said.Checks,
 	}
 	if from, err := netip.ParseAddrPort(peerAddress(s.transport.Context())); err == nil {
 		p.From = from.Addr().Unmap()

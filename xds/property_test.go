@@ -276,10 +276,10 @@ func (m *model) check(rt *rapid.T, w *world) {
 		for name := range rejected {
 			delete(got, name) // whatever it had before
 		}
-		if m.protocol == sotw && (typ == eds || typ == rds) {
+		if m.protocol == sotw && typ == eds || typ == rds {
 			for name := range got {
 				if w.get(typ, name) == nil {
-					delete(got, name) // SotW cannot remove it
+					delete(got, name) // SotW cannot remove it, and Envoy no routes
 				}
 			}
 		}

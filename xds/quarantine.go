@@ -2,6 +2,7 @@ package xds
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"datapunk.dev/controlplane/resource"
@@ -29,10 +30,15 @@ type quarantine struct {
 	source  string
 	message string
 	since   time.Time
+	by      string // the replica that decided; empty: this one
 
 	// fallbacks are what is served instead, by the resource that is withheld: in
 	// two views the same content may have followed on different ones.
 	fallbacks map[*resource.Resource]*resource.Resource
+
+	// instead are others that proxies ran, as an earlier process was told: what is
+	// served where nothing was acknowledged since the start.
+	instead []*resource.Resource
 
 	halves int       // that withhold it
 	left   bool      // one has ceased to during this publication
@@ -86,7 +92,7 @@ func (qs *quarantines) substitute(h, old, scope *half, kind resource.Kind, with 
 			if r == nil || r.Version != q.content.version || dependencies(v, 0, r) != q.depends {
 				continue
 			}
-			h.types[t] = with(h.types[t], fallback{cause: q, withheld: r, resource: qs.fallback(q, r, h.types[t], before)})
+			h.types[t] = with(h.types[t], fallback{cause: q, withheld: r, resource: qs.fallback(v, q, r, h.types[t], before)})
 			q.halves++
 		}
 		if before.equal(h.types[t]) {
@@ -97,8 +103,8 @@ func (qs *quarantines) substitute(h, old, scope *half, kind resource.Kind, with 
 
 // fallback returns what is served in the place of a resource, nil for nothing:
 // what was served there before as long as the quarantine lasts, else the last
-// content that was acknowledged.
-func (qs *quarantines) fallback(q *quarantine, r *resource.Resource, in, before *servedSet) *resource.Resource {
+// content that was acknowledged, to this process or an earlier one.
+func (qs *quarantines) fallback(v *view, q *quarantine, r *resource.Resource, in, before *servedSet) *resource.Resource {
 	if before != nil {
 		if was := before.fallbacks[r.Name]; was.cause == q && was.resource != nil {
 			return was.resource
@@ -109,10 +115,49 @@ func (qs *quarantines) fallback(q *quarantine, r *resource.Resource, in, before 
 	}
 	last := in.acked.get(r.Name)
 	if last == nil || last.Version == r.Version || qs.has(contentOf(q.content.kind, last)) {
-		return nil
+		return qs.recalled(v, q)
 	}
 	q.remember(r, last)
 	return last
+}
+
+// recalled returns what proxies ran before, as an earlier process was told: what finds
+// in the view all that it refers to, if there is such a thing. The view is nil if it is
+// not known yet.
+func (qs *quarantines) recalled(v *view, q *quarantine) *resource.Resource {
+	var first *resource.Resource
+	for _, r := range q.instead {
+		if r.Version == q.content.version || v == nil || qs.has(contentOf(q.content.kind, r)) {
+			continue
+		}
+		whole := true
+		walkRefs(v, r, func(ref resource.Ref, to *resource.Resource) {
+			whole = whole && (to != nil || ref.Type == resource.Secret || ref.Type == resource.Endpoint)
+		})
+		if whole {
+			return r
+		}
+		if first == nil {
+			first = r
+		}
+	}
+	return first
+}
+
+// candidates are what is served instead, each content once.
+func (q *quarantine) candidates() []*resource.Resource {
+	all := make([]*resource.Resource, 0, len(q.fallbacks)+len(q.instead))
+	for _, r := range q.fallbacks {
+		all = append(all, r)
+	}
+	slices.SortFunc(all, func(a, b *resource.Resource) int { return strings.Compare(a.Version, b.Version) })
+	all = append(all, q.instead...)
+	seen := make(map[string]bool, len(all))
+	return slices.DeleteFunc(all, func(r *resource.Resource) bool {
+		was := seen[r.Version]
+		seen[r.Version] = true
+		return was
+	})
 }
 
 func (q *quarantine) remember(withheld, instead *resource.Resource) {
@@ -168,7 +213,16 @@ func (s *Server) quarantine(q *quarantine) bool {
 	if s.tally.isProven(q.content) {
 		return false
 	}
+	for _, known := range s.quarantines.list {
+		if known.content == q.content && known.depends == q.depends {
+			known.by = "" // another replica was first; from now on this one says so too
+			s.keepLater()
+			return false
+		}
+	}
+	q.instead = s.memory.recalled(q.content)
 	s.quarantines.list = append(s.quarantines.list, q)
+	s.keepLater()
 	s.served.rememberFallbacks(q)
 	s.serveAgainLocked()
 	return true
@@ -179,6 +233,7 @@ func (s *Server) lift(proven []content) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.quarantines.proven(proven) {
+		s.keepLater()
 		s.serveAgainLocked()
 	}
 }
@@ -202,6 +257,7 @@ func (s *Server) serveAgainLocked() {
 func (s *Server) expireLocked(publication bool) {
 	for _, q := range s.quarantines.expire(publication) {
 		s.tally.forgetNacks(q.content, q.depends)
+		s.keepLater()
 		s.options.Logger.Info("quarantine ended", "type", q.content.typ.String(), "name", q.content.name, "version", q.content.version)
 	}
 	s.metrics.quarantined.Set(float64(len(s.quarantines.list)))

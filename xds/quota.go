@@ -110,6 +110,7 @@ func (r *nodeStreams) remove(st *stream) {
 // streams, for as long as it takes until nothing is known of them any more.
 type streamRates struct {
 	all   *rate.Limiter
+	cost  streamCost // by which the limit of all is set
 	nodes map[nodeHost]*rate.Limiter
 	queue []rateExpiry // one a node, by time
 }
@@ -127,7 +128,9 @@ type rateExpiry struct {
 const forgetRate = maxNodeStreams / nodeStreamRate * time.Second
 
 func newStreamRates(l Limits) *streamRates {
-	return &streamRates{all: rate.NewLimiter(rate.Limit(l.StreamRate), l.StreamBurst), nodes: make(map[nodeHost]*rate.Limiter)}
+	most := rate.Limit(l.StreamRate)
+	all := rate.NewLimiter(most, l.StreamBurst)
+	return &streamRates{all: all, cost: streamCost{limiter: all, most: most, used: l.CPU}, nodes: make(map[nodeHost]*rate.Limiter)}
 }
 
 // node reports whether a stream of the node may begin.

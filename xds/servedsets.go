@@ -205,7 +205,7 @@ func (ss *servedSets) rememberFallbacks(q *quarantine) {
 			continue
 		}
 		if r := set.Get(q.content.name); r != nil && r.Type == q.content.typ && r.Version == q.content.version {
-			ss.quarantines.fallback(q, r, s.served, nil)
+			ss.quarantines.fallback(nil, q, r, s.served, nil)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
@@ -58,6 +59,15 @@ type Server struct {
 	rates    *streamRates
 	memory   *nackMemory
 	barriers map[*barrier]struct{} // not passed yet
+	last     publication           // what it changed
+	envoys   int                   // ADS streams whose node is known
+	sentAway map[string]sentAway   // by node.id: see Move
+	disputed []content             // that other replicas have in quarantine: see Agree
+	moves    uint64
+
+	health healthStreams // has a lock of its own
+
+	statusSlots chan struct{} // as many as answers of CSDS are made at a time
 
 	// What OnFleet and OnInbound are told.
 	fleet     *resource.Fleet               // that OnFleet was last called with
@@ -72,7 +82,7 @@ func New(o Options) *Server {
 	o.Timeouts = o.Timeouts.withDefaults()
 	o.Limits = o.Limits.withDefaults()
 	tally, quarantines := newTally(o.Quorum), &quarantines{}
-	return &Server{
+	s := &Server{
 		options:     o,
 		metrics:     newMetrics(o.Metrics),
 		names:       wire.NewNameSets(),
@@ -89,11 +99,18 @@ func New(o Options) *Server {
 		rates:       newStreamRates(o.Limits),
 		memory:      newNackMemory(),
 		barriers:    make(map[*barrier]struct{}),
+		health:      healthStreams{rate: rate.NewLimiter(rate.Limit(o.Limits.StreamRate), o.Limits.StreamBurst), byNode: make(map[string]*healthStream)},
+		sentAway:    make(map[string]sentAway),
 		fleet:       resource.NewFleet(),
 		moved:       make(map[resource.Profile]struct{}),
 		inbound:     make(map[resource.Inbound]int),
 		turned:      make(map[resource.Inbound]bool),
+		statusSlots: make(chan struct{}, maxStatusCalls),
 	}
+	if o.Metrics != nil {
+		o.Metrics.MustRegister(states{s})
+	}
+	return s
 }
 
 const (
@@ -110,6 +127,9 @@ const (
 	window = 64 << 10
 	// handshakeTime bounds the TLS handshake and what begins HTTP/2.
 	handshakeTime = 20 * time.Second
+	// connectionGrace is how long calls on a connection may go on that has reached
+	// its age.
+	connectionGrace = 15 * time.Second
 )
 
 // ServerOptions returns what the gRPC server needs to carry this one: the
@@ -142,6 +162,10 @@ func (s *Server) ServerOptions() []grpc.ServerOption {
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			Time:    30 * time.Second,
 			Timeout: 10 * time.Second,
+			// Streams of xDS do not end by themselves: what the grace is for are the
+			// other calls on a connection.
+			MaxConnectionAge:      s.options.Limits.ConnectionAge,
+			MaxConnectionAgeGrace: connectionGrace,
 		}),
 	}
 }
@@ -158,6 +182,8 @@ func (s *Server) Register(server *grpc.Server) {
 	listenerservice.RegisterListenerDiscoveryServiceServer(g, h)
 	routeservice.RegisterRouteDiscoveryServiceServer(g, h)
 	runtimeservice.RegisterRuntimeDiscoveryServiceServer(g, h)
+	s.registerHealth(server)
+	s.registerStatus(server)
 }
 
 // handlers are the three that go-control-plane's services call.
@@ -208,6 +234,7 @@ func (s *Server) Publish(next Snapshot) {
 		}
 	}
 	s.swapLocked(&p)
+	s.last = p
 	s.served.published()
 	s.expireLocked(true)
 }
@@ -217,6 +244,16 @@ type publication struct {
 	scopes map[*scopeSlot]*half
 	slots  map[*slot]*half
 	moved  map[*slot]*scopeSlot // to another scope
+}
+
+// concerns reports whether what the streams of a slot are to have has changed by it,
+// once it was swapped in.
+func (p *publication) concerns(sl *slot) bool {
+	if _, ok := p.slots[sl]; ok {
+		return true
+	}
+	_, ok := p.scopes[sl.scope]
+	return ok
 }
 
 func (p *publication) putScope(sc *scopeSlot, h *half) {
@@ -336,6 +373,7 @@ func (s *Server) Drain() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.draining = true
+	s.drainHealth()
 	for st := range s.streams {
 		st.end(errDraining)
 	}
@@ -368,6 +406,7 @@ func (s *Server) enter(st *stream) error {
 	case !s.rates.all.Allow():
 		return s.refuse("rate", codes.Unavailable, "too many streams begin at once: come again")
 	}
+	s.rates.cost.began()
 	s.streams[st] = struct{}{}
 	return nil
 }
@@ -400,9 +439,14 @@ func (s *Server) identify(st *stream, p resource.Profile) error {
 		sl.scope.enter(st)
 	}
 	st.slot = sl
+	if st.aggregated {
+		s.envoys++
+	}
 	s.countInboundLocked(st, 1)
 	for b := range s.barriers {
-		b.enterLocked(st)
+		if !b.closed {
+			b.enterLocked(st)
+		}
 	}
 	st.pastNacks, st.suspected = s.memory.of(st.node.ID)
 	return nil
@@ -415,6 +459,9 @@ func (s *Server) leave(st *stream) {
 	delete(s.streams, st)
 	if st.slot == nil {
 		return
+	}
+	if st.aggregated {
+		s.envoys--
 	}
 	for b := range s.barriers {
 		s.passLocked(b, st)

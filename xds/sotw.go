@@ -32,6 +32,7 @@ func (ts *typeState) handleSotw(r *wire.Request) {
 	}
 	if first {
 		ts.sub = subscription{active: true, names: wire.NoNames}
+		ts.began()
 		ts.claims = r.Version
 		ts.answer = true
 	}
@@ -100,12 +101,12 @@ func (ts *typeState) resubscribe(r *wire.Request, first bool) {
 
 // fullState reports whether a response must hold all that the client asked for.
 //
-// In SotW, for Listener and Cluster, "the server must include the complete
+// In SotW, for Listener and Cluster, and for what Envoy treats like them, "the server must include the complete
 // state of the world, meaning that all resources of the relevant type that are
 // needed by the client must be included, even if they did not change since the
 // last response." What a response lacks, the client deletes.
 func (ts *typeState) fullState() bool {
-	return ts.stream.protocol == wire.SotW && (ts.typ == resource.Cluster || ts.typ == resource.Listener)
+	return ts.stream.protocol == wire.SotW && isWhole(ts.typ)
 }
 
 // stateOfTheWorld returns all that a response must hold so that the client has

@@ -3,6 +3,7 @@ package xds
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -31,10 +32,16 @@ type ProxyStatus struct {
 	Version   string    `json:"version,omitempty"` // of the agent
 	Protocol  string    `json:"protocol"`          // "delta" or "sotw"
 	Connected time.Time `json:"connected"`
+	// Replica is the control plane that it is connected to, where there are several;
+	// xds does not know it.
+	Replica string `json:"replica,omitempty"`
 
 	Profile resource.Profile `json:"profile"`
 	// Missing says what its configuration lacks for want of metadata.
 	Missing []string `json:"missing,omitempty"`
+	// Roots are the roots that it accepts a control plane of, as its bootstrap says: the
+	// first 8 bytes of their hashes.
+	Roots []string `json:"roots,omitempty"`
 	// Types is keyed by the name of a type, as [resource.Type.String] has it.
 	Types       map[string]TypeStatus `json:"types"`
 	Certificate *CertificateStatus    `json:"certificate,omitempty"`
@@ -42,26 +49,52 @@ type ProxyStatus struct {
 	aggregated bool // of ADS
 }
 
-// MarshalJSON writes the profile in the words of the bootstrap's metadata.
+// statusJSON is a [ProxyStatus] with its profile in the words of the bootstrap's
+// metadata.
+type statusJSON struct {
+	plainStatus
+	Profile profileJSON `json:"profile"`
+}
+
+type plainStatus ProxyStatus
+
+type profileJSON struct {
+	Kind         string `json:"kind"`
+	Address      string `json:"address,omitempty"`
+	Region       string `json:"region,omitempty"`
+	Zone         string `json:"zone,omitempty"`
+	AppAddress   string `json:"app_address,omitempty"`
+	AppPort      uint16 `json:"app_port,omitempty"`
+	MeshPort     uint16 `json:"mesh_port,omitempty"`
+	OutboundPort uint16 `json:"outbound_port,omitempty"`
+	MetricsPort  uint16 `json:"metrics_port,omitempty"`
+}
+
+// MarshalJSON implements [json.Marshaler].
 func (p ProxyStatus) MarshalJSON() ([]byte, error) {
-	type plain ProxyStatus
-	type profile struct {
-		Kind         string `json:"kind"`
-		Address      string `json:"address,omitempty"`
-		Zone         string `json:"zone,omitempty"`
-		AppAddress   string `json:"app_address,omitempty"`
-		AppPort      uint16 `json:"app_port,omitempty"`
-		MeshPort     uint16 `json:"mesh_port,omitempty"`
-		OutboundPort uint16 `json:"outbound_port,omitempty"`
-		MetricsPort  uint16 `json:"metrics_port,omitempty"`
-	}
-	return json.Marshal(struct {
-		plain
-		Profile profile `json:"profile"`
-	}{plain(p), profile{
-		p.Profile.Kind.String(), p.Profile.Address, p.Profile.Zone,
+	return json.Marshal(statusJSON{plainStatus(p), profileJSON{
+		p.Profile.Kind.String(), p.Profile.Address, p.Profile.Region, p.Profile.Zone,
 		p.Profile.AppAddress, p.Profile.AppPort, p.Profile.MeshPort, p.Profile.OutboundPort, p.Profile.MetricsPort,
 	}})
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote, of another control plane. A kind that is
+// not known here is an error: nobody could say what such a client is.
+func (p *ProxyStatus) UnmarshalJSON(data []byte) error {
+	var s statusJSON
+	if err := json.Unmarshal(data, &s); err != nil {
+		return err
+	}
+	kind, ok := resource.KindNamed(s.Profile.Kind)
+	if !ok {
+		return fmt.Errorf("a client of kind %q", s.Profile.Kind)
+	}
+	*p = ProxyStatus(s.plainStatus)
+	p.Profile = resource.Profile{
+		Service: p.Service, Kind: kind, Address: s.Profile.Address, Region: s.Profile.Region, Zone: s.Profile.Zone, AppAddress: s.Profile.AppAddress,
+		AppPort: s.Profile.AppPort, MeshPort: s.Profile.MeshPort, OutboundPort: s.Profile.OutboundPort, MetricsPort: s.Profile.MetricsPort,
+	}
+	return nil
 }
 
 // TypeStatus is the state of one type of resources on a proxy.
@@ -117,6 +150,7 @@ type typeStatus struct {
 	TypeStatus
 	sent, acknowledged       digest
 	wasSent, wasAcknowledged bool
+	pending                  time.Time // since when it is PENDING without an answer of the client
 }
 
 func (t *streamStatus) opened(peer string) {
@@ -141,7 +175,7 @@ func (t *streamStatus) identified(n *wire.Node, sl *slot, pastNacks map[resource
 	t.slot = sl
 	t.proxy.Node, t.proxy.Service = n.ID, n.Cluster
 	t.proxy.Agent, t.proxy.Version = n.Agent, n.Version
-	t.proxy.Profile = sl.profile
+	t.proxy.Profile, t.proxy.Roots = sl.profile, n.Roots()
 	for ref, r := range pastNacks {
 		if last := t.types[ref.Type].LastNack; last == nil || r.nack.Time.After(last.Time) {
 			t.types[ref.Type].LastNack = r.nack
@@ -159,12 +193,14 @@ func (t *streamStatus) acknowledged(typ resource.Type, version digest) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.types[typ].acknowledged, t.types[typ].wasAcknowledged = version, true
+	t.types[typ].pending = time.Now()
 }
 
 func (t *streamStatus) rejected(typ resource.Type, n *Nack) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.types[typ].LastNack = n
+	t.types[typ].pending = time.Now()
 }
 
 func (t *streamStatus) certified(version, serial string, expires time.Time) {
@@ -183,7 +219,11 @@ func (t *streamStatus) update(s *stream, v *view) {
 	t.view, t.proxy.Missing = v, v.own.missing
 	for i := range s.types {
 		ts := &s.types[i]
-		t.types[i].State = ts.state(v)
+		state := ts.state(v)
+		if state == Pending && t.types[i].State != Pending {
+			t.types[i].pending = time.Now()
+		}
+		t.types[i].State = state
 		if ts.base.known() && (ts.base.scope.fallbacks != nil || ts.base.own.fallbacks != nil || t.types[i].Quarantined != nil) {
 			t.types[i].Quarantined = ts.quarantined()
 		}

@@ -54,6 +54,7 @@ type stream struct {
 	node     *wire.Node
 	slot     *slot
 	siblings *nodeStreams // guarded by Server.mu
+	leaving  bool         // likewise: it was told to end
 
 	// The goroutine of run alone: what the client has and is to have.
 	log          *slog.Logger
@@ -109,6 +110,7 @@ func (s *Server) serve(p wire.Protocol, gs grpc.ServerStream, typeURL string) (e
 	if err := s.enter(st); err != nil {
 		return err
 	}
+	s.metrics.opened.WithLabelValues(p.String()).Inc()
 	open := s.metrics.streams.WithLabelValues(p.String())
 	open.Inc()
 	defer open.Dec()
@@ -125,10 +127,15 @@ func (s *Server) serve(p wire.Protocol, gs grpc.ServerStream, typeURL string) (e
 // contain turns a panic into the end of this one stream.
 func (s *stream) contain(err *error) {
 	if r := recover(); r != nil {
-		s.server.metrics.panics.Inc()
-		s.log.Error("panic in a stream", "panic", r, "stack", string(debug.Stack()))
-		*err = status.Error(codes.Internal, "internal error")
+		*err = s.server.panicked(s.log, r)
 	}
+}
+
+// panicked notes a panic in a stream, and returns what its client is told.
+func (s *Server) panicked(log *slog.Logger, r any) error {
+	s.metrics.panics.Inc()
+	log.Error("panic in a stream", "panic", r, "stack", string(debug.Stack()))
+	return status.Error(codes.Internal, "internal error")
 }
 
 func (s *stream) receive(requests chan<- *wire.Request, failed chan<- error) {

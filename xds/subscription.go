@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"time"
+
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/xds/wire"
 )
@@ -28,7 +30,21 @@ func (s *subscription) has(name string) bool {
 
 // hasLegacyWildcard reports whether requests without names mean everything.
 func hasLegacyWildcard(t resource.Type, k resource.Kind) bool {
-	return (t == resource.Cluster || t == resource.Listener) && !k.NamesAll()
+	return isWhole(t) && !k.NamesAll()
+}
+
+// isWhole reports whether clients ask for all of the type, and take a response of
+// the state of the world for all of it. Of scoped routes the specification has
+// no word; Envoy treats them so.
+func isWhole(t resource.Type) bool {
+	return t == resource.Cluster || t == resource.Listener || t == resource.ScopedRoute
+}
+
+// began notes when the client asked for clusters.
+func (ts *typeState) began() {
+	if ts.typ == resource.Cluster {
+		ts.stream.order.began = time.Now()
+	}
 }
 
 // subscribe adds names, and has each of them told.

@@ -86,6 +86,24 @@ func (t *tally) isProven(c content) bool {
 	return r == nil || r.proven
 }
 
+// proved reports whether a quorum has acknowledged a content, as far as is known.
+func (t *tally) proved(c content) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	r := t.records[c]
+	return r != nil && r.proven
+}
+
+// prove takes it that a quorum has acknowledged a content, elsewhere.
+func (t *tally) prove(c content) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r := t.records[c]; r != nil && !r.proven {
+		*r = record{proven: true}
+		t.open[c.typ].Add(-1)
+	}
+}
+
 // ack counts that a node has acknowledged the changes. It reports whether all of
 // them were proven before, and returns those that are so by this.
 func (t *tally) ack(kind resource.Kind, typ resource.Type, node string, changes []change) (all bool, proven []content) {

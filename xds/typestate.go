@@ -303,6 +303,16 @@ func (ts *typeState) consider(v *view, name string, n *nameState, now time.Time)
 	if err != nil {
 		return change{}, wait
 	}
+	if target == nil && ts.typ == resource.Route && !v.of(ts.typ).withholds(name) && !c.fresh {
+		return c, nothing // Envoy keeps what nothing leads to any more, and logs an error when it is told
+	}
+	if target == nil && ts.typ == resource.Extension && c.fresh {
+		return c, nothing // a place that nobody fills: no listener waits, and each stream would tell it anew
+	}
+	if target == nil && ts.typ == resource.Route && c.fresh && n.mustSend() {
+		c.res = noRoutes(name)
+		return c, send
+	}
 	if target == nil && !c.fresh && v.of(ts.typ).withholds(name) {
 		n.withhold()
 		if n.answer && n.has != nil {
@@ -324,6 +334,13 @@ func (ts *typeState) consider(v *view, name string, n *nameState, now time.Time)
 	return ts.inOrder(v, n, c, now)
 }
 
+// noRoutes is a route configuration of the name with nothing in it. A listener
+// waits for each that it has asked for, and opens its port for no other service
+// before: so one that there is nothing good of has to be there too.
+func noRoutes(name string) *resource.Resource {
+	return resource.New(resource.Route, name, wire.OnlyName(name), nil, nil)
+}
+
 // rejectedStill is a name whose content the client rejected. It keeps what it had,
 // is sent that if it may have lost it, and is answered if it asks.
 func (ts *typeState) rejectedStill(v *view, n *nameState, c change, now time.Time) (change, verdict) {
@@ -339,6 +356,8 @@ func (ts *typeState) rejectedStill(v *view, n *nameState, c change, now time.Tim
 // inOrder is a change whose time it may not be yet.
 func (ts *typeState) inOrder(v *view, n *nameState, c change, now time.Time) (change, verdict) {
 	switch {
+	case c.res != nil && ts.typ == resource.Cluster && n.phase == changed && n.known() != "" && !n.answer && ts.stream.initializing(now):
+		return c, wait
 	case c.res != nil && ts.stream.mayAdd(v, c.res, n, now):
 		return c, send
 	case c.res != nil && n.answer && n.has != nil: // it need not wait for what it has
@@ -386,7 +405,11 @@ func (ts *typeState) target(v *view, name string, d *nameState) (*resource.Resou
 	case leased(name):
 		return ts.stream.secrets.get(name, d.mustSend())
 	}
-	return v.get(ts.typ, name), nil
+	r := v.get(ts.typ, name)
+	if r == nil && ts.typ == resource.Endpoint && ts.stream.waitsForEndpoints(name) {
+		r = noEndpoints(name)
+	}
+	return r, nil
 }
 
 // send sends a response with the changes, which are this client's own.

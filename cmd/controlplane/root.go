@@ -19,9 +19,38 @@ func newRootCommand() *cobra.Command {
 		Args:                       subcommandOnly,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(newServeCommand(), newValidateCommand(), newAcceptCommand(), newBootstrapCommand(), newTokenCommand(), newSVIDCommand(), newSidecarCommand(), newProxiesCommand(), newVersionCommand())
+	root.AddCommand(
+		newServeCommand(),
+		newValidateCommand(),
+		newAcceptCommand(),
+		newBootstrapCommand(),
+		newTokenCommand(),
+		newSVIDCommand(),
+		newSidecarCommand(),
+		newStatusCommand(),
+		newProxiesCommand(),
+		newProxyConfigCommand(),
+		newCertsCommand(),
+		newEventsCommand(),
+		newHistoryCommand(),
+		newCheckCommand(),
+		newCollectCommand(),
+		newRootsCommand(),
+		newRemovalsCommand(),
+		newWhyCommand(),
+		newDescribeCommand(),
+		newAdminTokenCommand(),
+		newExplainCommand(),
+		newSchemaCommand(),
+		newFormatCommand(),
+		newExportCommand(),
+		newPlanCommand(),
+		newRenderCommand(),
+		newAnalyzeCommand(),
+		newVersionCommand(),
+	)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())}
+		return wrongUsage(cmd, fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath()))
 	})
 	wrapUsage(root)
 	return root
@@ -48,10 +77,10 @@ func wrapUsage(cmd *cobra.Command) {
 	}
 	cmd.Args = func(cmd *cobra.Command, a []string) error {
 		if err := args(cmd, a); err != nil {
-			return usageError{err}
+			return wrongUsage(cmd, err)
 		}
 		if err := cmd.ValidateRequiredFlags(); err != nil {
-			return usageError{err}
+			return wrongUsage(cmd, err)
 		}
 		return nil
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"datapunk.dev/controlplane/admin"
+	"datapunk.dev/controlplane/admin/api"
 	"datapunk.dev/controlplane/control"
 	"datapunk.dev/controlplane/listen"
 	"datapunk.dev/controlplane/loglimit"
@@ -60,7 +63,7 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 		Log:      log, ClientLog: clientLog, LogDropped: logDropped, Metrics: registry,
 		Files: s.Files, MeshOptions: policy.Options{Environment: s.Environment, LookupEnv: os.LookupEnv}, Catalog: s.Catalog,
 		DataDir: s.DataDir, XDSAddress: s.XDSAddress, Plaintext: s.Plaintext, ServerNames: s.serverNames(), Quorum: s.Quorum,
-		Streams: 2 * s.MaxConnections, Joins: s.joins(), MaxCatalogAge: s.MaxCatalogAge, ExpectRoot: s.expectedRoot(),
+		Streams: 2 * s.MaxConnections, Joins: s.joins(), MaxCatalogAge: s.MaxCatalogAge, ExpectRoot: s.expectedRoot(), Leader: control.Leadership(s.Leader), ConnectionAge: s.ConnectionAge,
 	})
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -75,11 +78,48 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 	if err != nil {
 		return err
 	}
-	registry.MustRegister(listen.Metrics(map[string]*listen.Listener{"xds": xdsListener, "admin": adminListener}))
+	ports := map[string]*listen.Listener{"xds": xdsListener, "admin": adminListener}
+	registry.MustRegister(listen.Metrics(ports))
+	targets := admin.NewTargets(p.Registered, func() admin.Scrape { return admin.Scrape(p.Scrape()) })
 	adminServer := &http.Server{
 		Handler: admin.Handler(clientLog, admin.Sources{
-			Readiness: func() admin.Readiness { return admin.Readiness(p.Readiness()) }, Scrape: func() admin.Scrape { return admin.Scrape(p.Scrape()) },
-			Proxies: p.Proxies, Registered: p.Registered, Registrations: func() admin.Registrations { return registrationsOf(p.Registrations()) }, Metrics: registry, Listener: adminListener.Addr(),
+			Readiness: func() admin.Readiness {
+				r := p.Readiness()
+				r.Problems = append(r.Problems, portProblems(ports, time.Now())...)
+				return admin.Readiness(r)
+			},
+			Fleet: func(ctx context.Context) (admin.Fleet, error) { return fleetOf(p.Fleet(ctx)) },
+			Status: func() api.Status {
+				is := p.Status()
+				is.Version = buildVersion()
+				return is
+			},
+			Services:      p.Services,
+			Resources:     p.Resources,
+			Why:           p.Why,
+			Describe:      p.Description,
+			Certificates:  p.Certificates,
+			Rotate:        p.Rotate,
+			Events:        p.Events,
+			Revisions:     p.Revisions,
+			Revision:      p.Revision,
+			Diff:          p.Diff,
+			Pin:           p.Pin,
+			Release:       p.ReleasePin,
+			Plan:          p.Plan,
+			Findings:      p.Findings,
+			Checks:        func(ctx context.Context) api.Checks { return withPorts(p.Checks(ctx), portProblems(ports, time.Now())) },
+			Targets:       targets,
+			Replicas:      func() api.Replicas { return replicasOf(p.Replicas()) },
+			Registrations: func() api.Registrations { return registrationsOf(p.Registrations()) },
+			Metrics:       registry,
+			Listener:      adminListener.Addr(),
+			Removals:      func() api.Removals { return removalsOf(p.Removals()) },
+			DecideRemoval: p.DecideRemoval,
+			Roots:         func() api.Roots { return rootsOf(p.Roots()) },
+			StepRoot:      func(ctx context.Context, step string) error { return p.StepRoot(ctx, control.RootStep(step)) },
+			Authenticate:  p.Operator,
+			Acted:         p.Acted,
 		}),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
@@ -88,6 +128,10 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 		MaxHeaderBytes:    64 << 10,
 		ConnState:         workOn,
 		ErrorLog:          slog.NewLogLogger(clientLog.Handler(), slog.LevelDebug),
+	}
+
+	if s.AdminTLS {
+		adminServer.TLSConfig = p.AdminTLS()
 	}
 
 	systemd = supervisor(log, p)
@@ -99,26 +143,55 @@ func serve(ctx context.Context, log *slog.Logger, logDropped func() uint64, s *s
 		_, _ = xdsListener.Close(), adminListener.Close()
 		return err
 	}
+	if !s.Plaintext {
+		if err := targets.Keep(s.DataDir, mesh.Name); err != nil {
+			log.Error(err.Error())
+		}
+		registry.MustRegister(targets.Collector())
+	}
 	log.Info("serving", "xds", xdsListener.Addr().String(), "admin", adminListener.Addr().String(),
 		"mesh", mesh.Name, "trust_domain", mesh.MTLS.TrustDomain, "mtls", mesh.MTLS.Enabled, "plaintext", s.Plaintext)
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return p.Run(ctx, reload) })
+	// Until the fleet is drained the rest goes on: the other replicas are to hear of it.
+	drained, stopRunning := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopRunning()
+	g.Go(func() error { return p.Run(drained, reload) })
+	g.Go(func() error { targets.Run(ctx); return nil })
 	g.Go(func() error { systemd.reload(ctx, hangup, reload); return nil })
 	g.Go(func() error { systemd.run(ctx); return nil })
 	g.Go(func() error { return ignoreClosed(server.Serve(xdsListener)) })
-	g.Go(func() error { return ignoreClosed(adminServer.Serve(adminListener)) })
+	g.Go(func() error { return ignoreClosed(serveAdmin(adminServer, adminListener, s.AdminTLS)) })
 	g.Go(func() error {
 		<-ctx.Done()
 		log.Info("draining")
 		systemd.stopping()
 		p.Drain()
+		stopRunning()
 		stop(server, adminServer)
 		return nil
 	})
 	err = g.Wait()
 	p.Release()
 	return err
+}
+
+// withPorts adds whether the ports take connections.
+func withPorts(is api.Checks, problems []string) api.Checks {
+	c := api.Check{Name: "ports", Result: api.OK, Message: "they take connections"}
+	if len(problems) > 0 {
+		c = api.Check{Name: "ports", Result: api.Failed, Message: strings.Join(problems, "; "), Hint: "raise the limit of open files (LimitNOFILE)", Page: "docs/operations.md#running"}
+	}
+	is.Checks = append(is.Checks, c)
+	return is
+}
+
+// serveAdmin serves the admin address.
+func serveAdmin(server *http.Server, l net.Listener, secure bool) error {
+	if secure {
+		return server.ServeTLS(l, "", "") // the certificate is that of its TLSConfig
+	}
+	return server.Serve(l)
 }
 
 // stop ends the servers, and does not wait for ever for what they are at.

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"datapunk.dev/controlplane/internal/testlog"
+	"datapunk.dev/controlplane/sds/identity"
 )
 
 // served is a control plane in this process.
@@ -24,6 +25,8 @@ type served struct {
 	dir string
 	log *testlog.Buffer
 	url string // of the admin address
+
+	change func(*settings) // before it starts; nil: nothing
 
 	stop func() // ends it
 }
@@ -34,12 +37,24 @@ const oneService = `services: {web: [{id: web-1, address: 127.0.0.1, port: 8080,
 // until the test ends. %s in the file is the directory.
 func startServe(t *testing.T, mesh string) *served {
 	t.Helper()
+	s := newServed(t, mesh)
+	s.start()
+	return s
+}
+
+// newServed is one that has not started.
+func newServed(t *testing.T, mesh string) *served {
+	t.Helper()
 	s := &served{t: t, dir: t.TempDir()}
 	s.write("catalog.yaml", oneService)
 	s.write("mesh.yaml", mesh)
-	s.run()
-	t.Cleanup(func() { s.stop() })
 	return s
+}
+
+func (s *served) start() {
+	s.t.Helper()
+	s.run()
+	s.t.Cleanup(func() { s.stop() })
 }
 
 // run starts it on what is in its directory.
@@ -49,11 +64,7 @@ func (s *served) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- serve(ctx, slog.New(slog.NewTextHandler(s.log, nil)), nil, &settings{
-			Files: []string{filepath.Join(s.dir, "mesh.yaml")}, DataDir: filepath.Join(s.dir, "data"),
-			XDSAddress: "unix:" + filepath.Join(s.dir, "xds.sock"), AdminAddress: "127.0.0.1:0",
-			MaxConnections: 1000,
-		})
+		done <- serve(ctx, slog.New(slog.NewTextHandler(s.log, nil)), nil, s.settings())
 	}()
 	s.stop = func() {
 		cancel()
@@ -69,7 +80,22 @@ func (s *served) run() {
 		}
 		return found != nil
 	})
+	if s.change != nil {
+		return // it is asked in its own way
+	}
 	s.eventually("it is ready", func() bool { return strings.Contains(s.get("/readyz"), `"ready":true`) })
+}
+
+func (s *served) settings() *settings {
+	o := &settings{
+		Files: []string{filepath.Join(s.dir, "mesh.yaml")}, DataDir: filepath.Join(s.dir, "data"),
+		XDSAddress: "unix:" + filepath.Join(s.dir, "xds.sock"), AdminAddress: "127.0.0.1:0",
+		MaxConnections: 1000,
+	}
+	if s.change != nil {
+		s.change(o)
+	}
+	return o
 }
 
 func (s *served) write(name, text string) {
@@ -191,6 +217,52 @@ func TestAnEditThatCannotBeFollowedIsRefusedWhole(t *testing.T) {
 			s.write("mesh.yaml", inFile)
 			s.metric("controlplane_mesh_rejected", 0)
 		})
+	}
+}
+
+// The mesh file may say which root the mesh has. Then a data directory that was lost is
+// not made anew; a file that names another root is a bad one like any other.
+func TestTheMeshFileSaysWhichRootTheMeshHas(t *testing.T) {
+	const other = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+	with := func(root string) string {
+		return strings.TrimSuffix(inFile, "}") + ", security: {mtls: {root: \"" + root + "\"}}}"
+	}
+	s := startServe(t, inFile)
+	pem, err := os.ReadFile(filepath.Join(s.dir, "data", "ca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := identity.HashRoot(pem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := func() {
+		t.Helper()
+		s.metric("controlplane_mesh_rejected", 1)
+		if ready := s.get("/readyz"); !strings.Contains(ready, "security.mtls.root is "+other) || !strings.Contains(ready, root.String()) {
+			t.Errorf("/readyz says %s", ready)
+		}
+	}
+	s.write("mesh.yaml", with(other))
+	refused()
+	s.restart()
+	refused()
+	s.write("mesh.yaml", with(root.String()))
+	s.metric("controlplane_mesh_rejected", 0)
+	s.restart()
+	s.metric("controlplane_mesh_rejected", 0)
+
+	s.stop()
+	s.stop = func() {}
+	if err := os.RemoveAll(filepath.Join(s.dir, "data")); err != nil {
+		t.Fatal(err)
+	}
+	err = serve(t.Context(), slog.New(slog.DiscardHandler), nil, s.settings())
+	if err == nil || !strings.Contains(err.Error(), "the root "+root.String()+" is expected: restore the data directory from its backup") {
+		t.Errorf("a start without its data directory: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, "data", "ca.pem")); err == nil {
+		t.Error("an authority was made")
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -30,6 +31,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 
+	"datapunk.dev/controlplane/e2e/run"
 	"datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/sds/token"
 )
@@ -44,7 +46,12 @@ type victim struct {
 	admin  string // URL
 	roots  *x509.CertPool
 	tokens *token.Authority
+	wait   func(limit time.Duration) (code int, err error) // until it has ended
 }
+
+// built is the program as it is shipped, built once. This test's own binary is
+// none to measure: the race detector multiplies what each client costs by three.
+var built = sync.OnceValues(func() (string, error) { return run.Build(programs) })
 
 // startVictim serves a mesh of one service until the test ends. It may have so
 // many descriptors; 0 is as many as this process may.
@@ -71,13 +78,8 @@ func startVictimOf(t testing.TB, mesh string, descriptors int, flags ...string) 
 	v.roots = x509.NewCertPool()
 	v.roots.AppendCertsFromPEM(ca.Roots())
 
-	// The test binary is the program, if it is called so: see TestMain.
-	program := filepath.Join(v.dir, "controlplane")
-	self, err := os.Executable()
+	program, err := built()
 	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(self, program); err != nil {
 		t.Fatal(err)
 	}
 	log, err := os.Create(v.logFile())
@@ -100,10 +102,20 @@ func startVictimOf(t testing.TB, mesh string, descriptors int, flags ...string) 
 		t.Fatal(err)
 	}
 	v.pid = cmd.Process.Pid
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = cmd.Wait() }() // what it ended with is in its state
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		<-ended
 	})
+	v.wait = func(limit time.Duration) (code int, err error) {
+		select {
+		case <-ended:
+			return cmd.ProcessState.ExitCode(), nil
+		case <-time.After(limit):
+			return 0, fmt.Errorf("it runs %s later", limit)
+		}
+	}
 	serving := regexp.MustCompile(`msg=serving xds=(\S+) admin=(\S+)`)
 	v.eventually("it serves", func() bool {
 		found := serving.FindStringSubmatch(v.log())
@@ -173,14 +185,14 @@ func (v *victim) metric(name string) (sum float64) {
 	return sum
 }
 
-// usage is what the process has used.
-type usage struct {
+// spent is what the process has used.
+type spent struct {
 	memory int           // the most that it ever had, in MB
 	cpu    time.Duration // user and system
 	files  int
 }
 
-func (v *victim) usage() (u usage) {
+func (v *victim) usage() (u spent) {
 	v.t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", v.pid))
 	if err != nil {
@@ -207,12 +219,12 @@ func (v *victim) usage() (u usage) {
 }
 
 // attack runs something and returns what it cost the control plane.
-func (v *victim) attack(name string, f func()) usage {
+func (v *victim) attack(name string, f func()) spent {
 	v.t.Helper()
 	before := v.usage()
 	f()
 	after := v.usage()
-	cost := usage{memory: after.memory, cpu: after.cpu - before.cpu, files: after.files}
+	cost := spent{memory: after.memory, cpu: after.cpu - before.cpu, files: after.files}
 	v.t.Logf("%s: %d MB at most, %.1f s of CPU, %d descriptors", name, cost.memory, cost.cpu.Seconds(), cost.files)
 	return cost
 }

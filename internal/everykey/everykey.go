@@ -32,6 +32,7 @@ const base = `{
     "shop": {"upstreams": ["web", "other", {"service": "db", "local_bind_port": 5432}]},
     "web": {}, "other": {}, "db": {"protocol": "tcp"}
   },
+  "routes": [{"name": "edited", "service": "other", "match": [{"path": {"prefix": "/edited"}}]}],
   "telemetry": {
     "tracing": {"endpoint": "127.0.0.1:4317", "provider": "otlp"}, "metrics": {}, "access_logs": {"path": "/dev/null"}
   },
@@ -138,6 +139,9 @@ func (c change) file(path, text string) string {
 	}
 	if c.whole {
 		path = section
+	}
+	if c.list {
+		path = strings.TrimSuffix(section, "[]")
 	}
 	put(root, path, value(text))
 	return file(root)

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -15,7 +16,7 @@ type RootHash [sha256.Size]byte
 
 const hashForm = "sha256:"
 
-// HashRoot returns the hash of a root in PEM.
+// HashRoot returns the hash of a root in PEM, the first if there are several.
 func HashRoot(caPEM []byte) (RootHash, error) {
 	block, _ := pem.Decode(caPEM)
 	if block == nil {
@@ -23,6 +24,23 @@ func HashRoot(caPEM []byte) (RootHash, error) {
 	}
 	return sha256.Sum256(block.Bytes), nil
 }
+
+// HashRoots returns the hashes of all roots of a bundle in PEM.
+func HashRoots(bundle []byte) (list []RootHash) {
+	for {
+		var block *pem.Block
+		if block, bundle = pem.Decode(bundle); block == nil {
+			return list
+		}
+		list = append(list, sha256.Sum256(block.Bytes))
+	}
+}
+
+// RootID is a hash in short, as versions of secrets and the metadata of proxies have it.
+func RootID(root *x509.Certificate) string { return RootHash(sha256.Sum256(root.Raw)).ID() }
+
+// ID is the hash in short: its first 8 bytes.
+func (h RootHash) ID() string { return hex.EncodeToString(h[:8]) }
 
 // ParseRootHash reads sha256: and 64 hexadecimal digits, with colons or without.
 func ParseRootHash(s string) (RootHash, error) {

@@ -27,7 +27,7 @@ type nomadKeys struct {
 	ed  ed25519.PrivateKey
 }
 
-func newNomadKeys(t *testing.T) (k nomadKeys, jwks []byte) {
+func newNomadKeys(t testing.TB) (k nomadKeys, jwks []byte) {
 	t.Helper()
 	var err, err2, err3 error
 	k.rsa, err = rsa.GenerateKey(rand.Reader, 2048)
@@ -47,7 +47,7 @@ func newNomadKeys(t *testing.T) (k nomadKeys, jwks []byte) {
 	return k, jwks
 }
 
-func identityOf(t *testing.T, method jwt.SigningMethod, kid string, key any, change func(jwt.MapClaims)) string {
+func identityOf(t testing.TB, method jwt.SigningMethod, kid string, key any, change func(jwt.MapClaims)) string {
 	t.Helper()
 	now := time.Now()
 	c := jwt.MapClaims{

@@ -58,6 +58,7 @@ type Claims struct {
 type claims struct {
 	jwt.RegisteredClaims
 	Node string `json:"node"`
+	Role string `json:"role,omitempty"` // of an operator
 }
 
 // New returns the authority of a trust domain that signs with the key.
@@ -98,23 +99,29 @@ func (t *Authority) Mint(service, node string, ttl time.Duration) (string, error
 	if ttl < minTTL || ttl > MaxTTL {
 		return "", fmt.Errorf("a token cannot live %s: want %s to %s", ttl, minTTL, MaxTTL)
 	}
+	return t.sign(id, Audience, node, ttl)
+}
+
+func (t *Authority) sign(id spiffeid.ID, audience, node string, ttl time.Duration) (string, error) {
+	return t.signClaims(id, audience, claims{Node: node}, ttl)
+}
+
+func (t *Authority) signClaims(id spiffeid.ID, audience string, c claims, ttl time.Duration) (string, error) {
 	tokenID := make([]byte, 16)
 	if _, err := rand.Read(tokenID); err != nil {
 		return "", err
 	}
 	now := t.now().Truncate(time.Second)
-	token := jwt.NewWithClaims(jwt.SigningMethodES256, claims{
-		RegisteredClaims: jwt.RegisteredClaims{
-			Issuer:    t.td.Name(),
-			Audience:  jwt.ClaimStrings{Audience},
-			Subject:   id.String(),
-			IssuedAt:  jwt.NewNumericDate(now),
-			NotBefore: jwt.NewNumericDate(now),
-			ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
-			ID:        base64.RawURLEncoding.EncodeToString(tokenID),
-		},
-		Node: node,
-	})
+	c.RegisteredClaims = jwt.RegisteredClaims{
+		Issuer:    t.td.Name(),
+		Audience:  jwt.ClaimStrings{audience},
+		Subject:   id.String(),
+		IssuedAt:  jwt.NewNumericDate(now),
+		NotBefore: jwt.NewNumericDate(now),
+		ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
+		ID:        base64.RawURLEncoding.EncodeToString(tokenID),
+	}
+	token := jwt.NewWithClaims(jwt.SigningMethodES256, c)
 	token.Header["kid"] = t.keyID
 	raw, err := token.SignedString(t.key)
 	if err != nil {
@@ -138,17 +145,36 @@ func checkNode(node string) error {
 // Verify returns what a token proves now, or why it proves nothing. The reason
 // is for our log: a client is told only that it was refused.
 func (t *Authority) Verify(raw string) (Claims, error) {
+	c, id, err := t.parse(raw, Audience)
+	if err != nil {
+		return Claims{}, err
+	}
+	service := strings.TrimPrefix(id.Path(), "/")
+	if want, err := identity.ServiceID(t.td, service); err != nil {
+		return Claims{}, fmt.Errorf("token subject: %w", err)
+	} else if want != id {
+		return Claims{}, fmt.Errorf("token subject %s is of another trust domain", id)
+	}
+	if err := checkNode(c.Node); err != nil {
+		return Claims{}, fmt.Errorf("token: %w", err)
+	}
+	return Claims{Service: service, Node: c.Node, Issued: c.IssuedAt.Time, Expires: c.ExpiresAt.Time, ID: c.ID}, nil
+}
+
+// parse returns the claims of a token of ours that is for the audience and in force,
+// and its subject.
+func (t *Authority) parse(raw, audience string) (*claims, spiffeid.ID, error) {
 	if len(raw) > maxBytes {
-		return Claims{}, fmt.Errorf("token has %d bytes, the limit is %d", len(raw), maxBytes)
+		return nil, spiffeid.ID{}, fmt.Errorf("token has %d bytes, the limit is %d", len(raw), maxBytes)
 	}
 	if err := checkForm(raw); err != nil {
-		return Claims{}, err
+		return nil, spiffeid.ID{}, err
 	}
 	var c claims
 	_, err := jwt.NewParser(
 		jwt.WithValidMethods([]string{jwt.SigningMethodES256.Alg()}),
 		jwt.WithIssuer(t.td.Name()),
-		jwt.WithAudience(Audience),
+		jwt.WithAudience(audience),
 		jwt.WithExpirationRequired(),
 		jwt.WithNotBeforeRequired(),
 		jwt.WithIssuedAt(),
@@ -162,42 +188,36 @@ func (t *Authority) Verify(raw string) (Claims, error) {
 		return &t.key.PublicKey, nil
 	})
 	if err != nil {
-		return Claims{}, err
+		return nil, spiffeid.ID{}, err
 	}
-	return t.claims(&c)
+	if err := t.checkDates(&c); err != nil {
+		return nil, spiffeid.ID{}, err
+	}
+	id, err := spiffeid.FromString(c.Subject)
+	if err != nil {
+		return nil, spiffeid.ID{}, fmt.Errorf("token subject: %w", err)
+	}
+	return &c, id, nil
 }
 
-// claims checks what the JWT library does not.
-func (t *Authority) claims(c *claims) (Claims, error) {
+// checkDates checks what the JWT library does not.
+func (t *Authority) checkDates(c *claims) error {
 	if c.IssuedAt == nil {
-		return Claims{}, errors.New("token has no iat")
+		return errors.New("token has no iat")
 	}
 	// A number beyond what a time can hold becomes a time long ago.
 	for _, date := range []*jwt.NumericDate{c.IssuedAt, c.NotBefore, c.ExpiresAt} {
 		if unix := date.Unix(); unix < 0 || unix > maxUnix {
-			return Claims{}, errors.New("token has a date that is none")
+			return errors.New("token has a date that is none")
 		}
 	}
 	if expires := c.ExpiresAt.Time; !t.now().Before(expires) {
-		return Claims{}, fmt.Errorf("token expired at %s", expires.UTC().Format(time.RFC3339))
+		return fmt.Errorf("token expired at %s", expires.UTC().Format(time.RFC3339))
 	}
 	if life := c.ExpiresAt.Sub(c.IssuedAt.Time); life <= 0 || life > MaxTTL {
-		return Claims{}, fmt.Errorf("token lives %s, the limit is %s", life, MaxTTL)
+		return fmt.Errorf("token lives %s, the limit is %s", life, MaxTTL)
 	}
-	id, err := spiffeid.FromString(c.Subject)
-	if err != nil {
-		return Claims{}, fmt.Errorf("token subject: %w", err)
-	}
-	service := strings.TrimPrefix(id.Path(), "/")
-	if want, err := identity.ServiceID(t.td, service); err != nil {
-		return Claims{}, fmt.Errorf("token subject: %w", err)
-	} else if want != id {
-		return Claims{}, fmt.Errorf("token subject %s is of another trust domain", id)
-	}
-	if err := checkNode(c.Node); err != nil {
-		return Claims{}, fmt.Errorf("token: %w", err)
-	}
-	return Claims{Service: service, Node: c.Node, Issued: c.IssuedAt.Time, Expires: c.ExpiresAt.Time, ID: c.ID}, nil
+	return nil
 }
 
 // Lifetime reads when a token was issued and when it expires. It does not verify

@@ -1,6 +1,6 @@
 // Package api is what a sidecar and a control plane say to each other on the
-// xDS port, beside ADS: how a machine joins, what its Envoy starts with, and how
-// it leaves. Both sides of the calls are here; what they mean is not.
+// xDS port, beside ADS: how a machine joins, what its Envoy starts with, how its
+// application is, and how it leaves. Both sides of the calls are here; what they mean is not.
 //
 // The messages are JSON in google.protobuf.BytesValue. A control plane refuses a
 // field that it does not know, and says so; a sidecar ignores one.
@@ -11,6 +11,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -103,6 +104,27 @@ type Left struct {
 // Returned is the empty answer of Return.
 type Returned struct{}
 
+// HealthReport says how the application of the calling node is, if the sidecar
+// checks it, and asks whether it is to.
+type HealthReport struct {
+	// Health is passing, warning or critical; empty: it was not checked.
+	Health string `json:"health,omitempty"`
+	// First is set until a report was answered on the connection: those before it
+	// may have gone to another control plane.
+	First bool `json:"first,omitempty"`
+}
+
+// AppCheck is the answer: what the sidecar is to check from now on.
+type AppCheck struct {
+	GRPC               bool          `json:"grpc,omitempty"` // by grpc.health.v1; false: nothing
+	Interval           time.Duration `json:"interval,omitempty"`
+	Timeout            time.Duration `json:"timeout,omitempty"`
+	UnhealthyThreshold uint32        `json:"unhealthy_threshold,omitempty"`
+	HealthyThreshold   uint32        `json:"healthy_threshold,omitempty"`
+	// Next is when to report again, if nothing changes before.
+	Next time.Duration `json:"next"`
+}
+
 // Server is the control plane's side.
 type Server interface {
 	Join(ctx context.Context, r *JoinRequest) (*Joined, error)
@@ -111,6 +133,8 @@ type Server interface {
 	Leave(ctx context.Context, r *Place) (*Left, error)
 	// Return ends what Leave began: the place takes calls again.
 	Return(ctx context.Context, r *Place) (*Returned, error)
+	// Health takes what the check of the application came to.
+	Health(ctx context.Context, r *HealthReport) (*AppCheck, error)
 }
 
 // Register serves the calls.
@@ -123,6 +147,7 @@ func Register(s grpc.ServiceRegistrar, impl Server) {
 			method("Bootstrap", fromBody, Server.Bootstrap),
 			method("Leave", fromBody, Server.Leave),
 			method("Return", fromBody, Server.Return),
+			method("Health", fromBody, Server.Health),
 		},
 	}, impl)
 }
@@ -214,6 +239,11 @@ func Leave(ctx context.Context, conn grpc.ClientConnInterface, r *Place) (*Left,
 func Return(ctx context.Context, conn grpc.ClientConnInterface, r *Place) error {
 	_, err := call[Returned](ctx, conn, "Return", r)
 	return err
+}
+
+// Health says how the application is, and returns what is to be checked.
+func Health(ctx context.Context, conn grpc.ClientConnInterface, r *HealthReport) (*AppCheck, error) {
+	return call[AppCheck](ctx, conn, "Health", r)
 }
 
 func call[Out any](ctx context.Context, conn grpc.ClientConnInterface, name string, in any) (*Out, error) {

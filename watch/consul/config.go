@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"datapunk.dev/controlplane/watch"
@@ -18,6 +19,9 @@ type Config struct {
 	// most 10 min. It bounds for how long an index that Consul no longer knows
 	// can blind a watch.
 	Wait time.Duration
+	// Datacenter is the name that instances have of the one that is read; empty:
+	// there is one, and they have none.
+	Datacenter string
 	// Guard says which removals are held.
 	Guard Guard
 	// Sidecar says what is known of the sidecar of an instance of a service; nil:
@@ -62,10 +66,18 @@ type Demand struct {
 	// without it, every service is added that is no proxy or gateway, nor
 	// Consul itself.
 	MeshOnly bool
+	// Select is which part of what Consul has is in the mesh. What it leaves out is gone
+	// at once: nobody doubts it.
+	Select watch.Selection
+	// NodeMeta are the keys that instances are to have of their nodes' metadata, sorted.
+	NodeMeta []string
+	// Guard says which removals are held from then on; the zero value: as
+	// [Config.Guard] says.
+	Guard Guard
 }
 
 func (d Demand) clone() Demand {
-	d.Services = slices.Clone(d.Services)
+	d.Services, d.NodeMeta, d.Select = slices.Clone(d.Services), slices.Clone(d.NodeMeta), d.Select.Clone()
 	return d
 }
 
@@ -77,10 +89,17 @@ const canary = "consul"
 // /v1/catalog/services. A sidecar registered by Consul inherits its parent's
 // metadata: hence the kind.
 func (d Demand) filter() string {
+	var wanted []string
 	if d.MeshOnly {
-		return fmt.Sprintf(`ServiceKind == "" and (%q in ServiceMeta or ServiceName == %q)`, watch.MetaMeshPort, canary)
+		wanted = append(wanted, fmt.Sprintf(`%q in ServiceMeta`, watch.MetaMeshPort))
 	}
-	return `ServiceKind == ""`
+	for _, tag := range d.Select.Tags {
+		wanted = append(wanted, fmt.Sprintf(`%q in ServiceTags`, tag))
+	}
+	if len(wanted) == 0 {
+		return `ServiceKind == ""`
+	}
+	return fmt.Sprintf(`ServiceKind == "" and (%s or ServiceName == %q)`, strings.Join(wanted, " and "), canary)
 }
 
 // spare is how many connections of the budget the blocking queries of services

@@ -13,6 +13,12 @@
 // instances' sidecars confirm it (the table is in guard.go). While Consul cannot be
 // read, the last good catalog stays.
 //
+// What the mesh file does not select is left out of each answer here, and is not
+// doubted. Of an edit that is right, for somebody has said so. Of an answer it is a
+// limit: all instances that come without the tag, or that stop passing where only those
+// that pass are selected, are out at once, however many. Services that are excluded by
+// name are not watched.
+//
 // Consul compares names without their case; here each has its own entries alone.
 //
 // # Connections

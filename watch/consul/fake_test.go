@@ -43,7 +43,10 @@ type fakeConsul struct {
 	behind        map[string][]entry
 	behindIndexes map[string]uint64
 
-	connections int // that a client may open; 0: the default
+	unseen      map[string]string // the instance of a service that the token does not see
+	connections int               // that a client may open; 0: the default
+	fallbacks   []string          // other addresses, which answer alike
+	contact     time.Duration     // since stale reads' server has heard from its leader
 
 	asked []request
 	most  int // requests at one moment
@@ -250,10 +253,11 @@ func (f *fakeConsul) RoundTrip(req *http.Request) (*http.Response, error) {
 func (f *fakeConsul) answer(req *http.Request) (*http.Response, uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.noLeader && req.URL.Query().Has("consistent") {
+	if f.noLeader && !req.URL.Query().Has("stale") {
 		return reply(500, "No cluster leader", nil), 0
 	}
 	var body any
+	filtered := false
 	index := f.index
 	switch name, isService := strings.CutPrefix(req.URL.Path, "/v1/health/service/"); {
 	case isService && name == canary && !f.noCanary:
@@ -263,7 +267,12 @@ func (f *fakeConsul) answer(req *http.Request) (*http.Response, uint64) {
 		if q := req.URL.Query(); f.behind != nil && q.Has("stale") && !q.Has("index") {
 			entries, indexes = f.behind, f.behindIndexes
 		}
-		body = append([]entry{}, entries[name]...)
+		seen := append([]entry{}, entries[name]...)
+		if hidden, ok := f.unseen[name]; ok {
+			seen = slices.DeleteFunc(seen, func(e entry) bool { return e.Service.ID == hidden })
+			filtered = len(seen) < len(entries[name])
+		}
+		body = seen
 		if at, ok := indexes[name]; ok {
 			index = at
 		}
@@ -309,10 +318,18 @@ func (f *fakeConsul) answer(req *http.Request) (*http.Response, uint64) {
 	if err != nil {
 		panic(err)
 	}
+	var contact time.Duration
+	if req.URL.Query().Has("stale") {
+		contact = f.contact
+	}
 	resp := reply(200, string(data), http.Header{
 		"X-Consul-Index":       {strconv.FormatUint(index, 10)},
 		"X-Consul-Knownleader": {strconv.FormatBool(!f.noLeader)},
+		"X-Consul-Lastcontact": {strconv.FormatInt(contact.Milliseconds(), 10)},
 	})
+	if filtered {
+		resp.Header.Set("X-Consul-Results-Filtered-By-ACLs", "true")
+	}
 	if f.http2 {
 		resp.ProtoMajor = 2
 	}
@@ -413,7 +430,7 @@ func (r *run) sidecarsAre(p watch.Presence, ids ...string) {
 // newSource returns a source of a fake Consul.
 func newSource(t testing.TB, fake *fakeConsul, cfg Config, demand Demand, log *slog.Logger, publish func(*watch.Catalog)) *Source {
 	t.Helper()
-	client, err := consul.New(consul.Config{Address: "consul:8500", RoundTripper: fake, MaxConnections: fake.connections})
+	client, err := consul.New(consul.Config{Address: "consul:8500", Fallbacks: fake.fallbacks, RoundTripper: fake, MaxConnections: fake.connections})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package consul
 
 import (
 	"fmt"
+	"maps"
 	"time"
 
 	"datapunk.dev/controlplane/watch"
@@ -54,8 +55,9 @@ func (r *removals) add(now time.Time, count int) {
 	}
 }
 
-// missing are the places of known that seen does not have.
-func missing(known, seen *watch.Service) map[place]struct{} {
+// missing are the places of known that seen does not have. What is there and not
+// selected is not missed, be it all of a service: the limit of doc.go.
+func missing(known *watch.Service, seen answer) map[place]struct{} {
 	gone := make(map[place]struct{})
 	if known == nil {
 		return gone
@@ -63,8 +65,11 @@ func missing(known, seen *watch.Service) map[place]struct{} {
 	for _, i := range known.Instances {
 		gone[at(i)] = struct{}{}
 	}
-	for _, i := range seen.Instances {
+	for _, i := range seen.service.Instances {
 		delete(gone, at(i))
+	}
+	for p := range seen.unselected {
+		delete(gone, p)
 	}
 	return gone
 }
@@ -98,11 +103,13 @@ type suspicion struct {
 // left too.
 func (s *Source) suspicion(svc *service, seen answer, left int, now time.Time) suspicion {
 	known, g := len(svc.known.Instances), s.cfg.Guard
-	stay := len(seen.service.Instances)
+	stay := seen.stay(svc.known)
 	// Instances that were replaced are not gone: a lost catalog has no new ones.
 	net := known - stay - left
 	inMesh := s.removals.within(now, g.Window)
 	switch {
+	case seen.filtered && !svc.filtered:
+		return suspicion{errSeesLess.Error(), true}
 	case seen.index == svc.index:
 		return suspicion{"Consul's index did not move", true}
 	case seen.index < svc.index, s.unsettled(svc, now):
@@ -113,6 +120,9 @@ func (s *Source) suspicion(svc *service, seen answer, left int, now time.Time) s
 		return suspicion{why: fmt.Sprintf("%d of its %d instances at once", net, known)}
 	case net > 0 && inMesh+net >= meshLeast && float64(inMesh+net) > g.Mesh*float64(s.instances+inMesh):
 		return suspicion{why: fmt.Sprintf("%d of %d instances of the mesh within %s", inMesh+net, s.instances+inMesh, g.Window)}
+	case seen.streamed && !s.client.Anonymous():
+		// One read of what no backend streams says so, 15 ms later.
+		return suspicion{why: "the token may see less than before"}
 	}
 	return suspicion{}
 }
@@ -160,27 +170,35 @@ func (s *Source) sidecars(svc *service, seen answer, gone map[place]struct{}) (l
 // judge takes an answer of a service's watch.
 func (s *Source) judge(svc *service, seen answer) {
 	now := time.Now()
-	gone := missing(svc.known, seen.service)
+	gone := missing(svc.known, seen)
 	if len(gone) == 0 {
-		s.release(svc, "back")
+		s.release(svc, isBack)
 		s.accept(svc, seen)
 		return
 	}
 	left, connected := s.sidecars(svc, seen, gone)
 	of := s.suspicion(svc, seen, len(left), now)
-	doubted := gone
+	var doubted map[place]struct{}
 	switch {
 	case of.consul:
+		doubted = maps.Clone(gone)
 	case of.why == "":
 		doubted = connected
 	default:
 		doubted = without(gone, left)
 	}
+	if h := svc.hold; h != nil && h.refused {
+		for p := range gone {
+			if _, ok := h.missing[p]; ok {
+				doubted[p] = struct{}{}
+			}
+		}
+	}
 	if len(doubted) == 0 {
 		if len(left) < len(gone) {
-			s.removals.add(now, len(svc.known.Instances)-len(seen.service.Instances)-len(left))
+			s.removals.add(now, len(svc.known.Instances)-seen.stay(svc.known)-len(left))
 		}
-		s.release(svc, "ordinary now")
+		s.release(svc, isOrdinary)
 		s.accept(svc, seen)
 		return
 	}

@@ -182,6 +182,39 @@ func TestGuardFilteredAnswer(t *testing.T) {
 	})
 }
 
+// A token comes to see less: one instance of five, which would be an ordinary removal.
+func TestGuardATokenThatSeesLess(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fake := newFake()
+		fake.set("lake", many(5)...)
+		r := start(t, fake, Demand{MeshOnly: true})
+		fake.lock(func() { fake.unseen = map[string]string{"lake": "10.0.0.1"} })
+		fake.set("lake", many(5)...) // the index moves
+		time.Sleep(10 * time.Minute)
+		r.want("lake", 5)
+		r.wantHeld("the token may not read all of it any more")
+		fake.lock(func() { fake.unseen = nil })
+		fake.set("lake", many(5)...)
+		time.Sleep(time.Minute)
+		r.wantHeld("")
+		r.want("lake", 5)
+	})
+}
+
+// A token that never saw all of a service is a narrow one: what it sees go is gone.
+func TestGuardATokenThatNeverSawAll(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fake := newFake()
+		fake.set("lake", many(5)...)
+		fake.unseen = map[string]string{"lake": "10.0.0.1"}
+		r := start(t, fake, Demand{MeshOnly: true})
+		r.want("lake", 4)
+		fake.set("lake", many(4)...)
+		r.want("lake", 3)
+		r.wantHeld("")
+	})
+}
+
 // A token without any rights left: neither the list nor the services are believed.
 func TestGuardTokenLosesItsRights(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -32,7 +32,9 @@ type hold struct {
 	// first are the places that an earlier confirming read did not have; nil:
 	// there was none.
 	first map[place]struct{}
-	stop  context.CancelFunc // ends the confirming reads
+	// refused says that somebody wants it kept: nothing confirms it but another word.
+	refused bool
+	stop    context.CancelFunc // ends the confirming reads
 }
 
 // String is the hold as operators see it.
@@ -78,7 +80,7 @@ const sidecarsConnected = "their sidecars are connected"
 // show has the status say what is held of a service.
 func (s *Source) show(svc *service, h *hold) {
 	h.gone = fmt.Sprintf("%d of %d instances gone", len(h.missing), len(svc.known.Instances))
-	s.health.hold(svc.name, h.String())
+	s.health.hold(svc.name, h.String(), s.removal(svc, h))
 }
 
 // say has the log say that removals of the service are held.
@@ -92,6 +94,7 @@ func (s *Source) say(svc *service, h *hold) {
 // keep changes what readers have of a service to an answer, and those instances
 // that it does not have.
 func (s *Source) keep(svc *service, seen answer, gone map[place]struct{}) {
+	s.health.leaveOut(svc.name, seen.unselected)
 	from := maps.Clone(seen.from)
 	for p := range gone {
 		if o, ok := svc.from[p]; ok {
@@ -108,9 +111,10 @@ func (s *Source) startHold(svc *service, of suspicion, now time.Time, prompt boo
 	s.holding[svc] = struct{}{}
 	s.stats.held.Add(1)
 	prompt = prompt && len(s.holding) <= maxPrompt
+	guard := s.cfg.Guard
 	s.wg.Go(func() {
 		defer stop()
-		reads, pause := 1, s.cfg.Guard.Confirm
+		reads, pause := 1, guard.Confirm
 		if prompt {
 			reads, pause = 0, promptly
 		}
@@ -120,11 +124,11 @@ func (s *Source) startHold(svc *service, of suspicion, now time.Time, prompt boo
 			}
 			switch {
 			case reads == 0:
-				pause = s.cfg.Guard.Confirm
+				pause = guard.Confirm
 			case reads >= 2: // it may take long, and a thousand others ask too
-				pause = min(pause*3/2, 10*s.cfg.Guard.Confirm)
+				pause = min(pause*3/2, 10*guard.Confirm)
 			}
-			if due := time.Until(now.Add(s.cfg.Guard.Sidecar)); due > 0 {
+			if due := time.Until(now.Add(guard.Sidecar)); due > 0 {
 				pause = min(pause, due)
 			}
 		}
@@ -172,9 +176,6 @@ func (s *Source) confirmingRead(ctx context.Context, name string) (answer, error
 	if err != nil {
 		return answer{}, err
 	}
-	if a.Filtered {
-		return answer{}, errors.New("the token may not read all of it")
-	}
 	var entries []entry
 	if err := a.Decode(&entries); err != nil {
 		return answer{}, err
@@ -192,8 +193,11 @@ func (s *Source) confirmingRead(ctx context.Context, name string) (answer, error
 			return answer{}, errNoCanary
 		}
 	}
-	return readEntries(name, entries, a.Index), nil
+	return readEntries(name, entries, *s.reading.Load(), a), nil
 }
+
+// errSeesLess is an answer to a token that saw all of a service before.
+var errSeesLess = errors.New("the token may not read all of it any more")
 
 // confirm takes a confirming read, with what the nodes of the entries said.
 func (s *Source) confirm(svc *service, h *hold, seen answer, words map[place]word, err error) {
@@ -201,13 +205,17 @@ func (s *Source) confirm(svc *service, h *hold, seen answer, words map[place]wor
 		return
 	}
 	now := time.Now()
+	if err == nil && seen.filtered && !svc.filtered {
+		err = errSeesLess
+	}
 	if err != nil {
 		s.still(svc, h, err.Error())
 		return
 	}
-	gone := missing(svc.known, seen.service)
+	seen.choose(s.demand.Select)
+	gone := missing(svc.known, seen)
 	if len(gone) == 0 {
-		s.release(svc, "back")
+		s.release(svc, isBack)
 		s.accept(svc, seen)
 		return
 	}
@@ -221,6 +229,9 @@ func (s *Source) confirm(svc *service, h *hold, seen answer, words map[place]wor
 	h.back = h.back || s.unsettled(svc, now) || len(gone) > 0 && seen.index < svc.index
 	var note string
 	switch {
+	case h.refused:
+		s.still(svc, h, refusedNote)
+		return
 	case h.back && now.Sub(h.since) < s.cfg.Guard.Restored:
 		s.still(svc, h, "Consul's index went back: agents may register again")
 		return
@@ -230,7 +241,7 @@ func (s *Source) confirm(svc *service, h *hold, seen answer, words map[place]wor
 		gone, note = s.unconfirmed(svc, h, seen, gone, words, now)
 	}
 	if len(gone) == 0 {
-		s.release(svc, "confirmed")
+		s.release(svc, isConfirmed)
 		s.accept(svc, seen)
 		return
 	}
@@ -296,7 +307,7 @@ func (s *Source) reconsider() {
 	now := time.Now()
 	for svc := range s.holding {
 		h := svc.hold
-		if h.consul || h.back || s.unsettled(svc, now) {
+		if h.refused || h.consul || h.back || s.unsettled(svc, now) {
 			continue
 		}
 		doubted := make(map[place]struct{}, len(h.missing))
@@ -307,7 +318,7 @@ func (s *Source) reconsider() {
 		switch {
 		case len(left) == 0:
 		case len(left) == len(doubted):
-			s.release(svc, "their sidecars have left")
+			s.release(svc, haveLeft)
 			s.accept(svc, h.seen)
 			s.settle(svc)
 		default:
@@ -359,6 +370,7 @@ func (s *Source) recheck(svc *service) {
 		}
 		_ = s.do(svc.ctx, func() {
 			if svc.hold == nil && s.services[svc.name] == svc {
+				seen.choose(s.demand.Select)
 				s.judge(svc, seen)
 				s.settle(svc)
 			}
@@ -373,9 +385,10 @@ func (s *Source) release(svc *service, how string) {
 		return
 	}
 	h.stop()
+	s.stats.decided(how)
 	svc.hold = nil
 	delete(s.holding, svc)
-	s.health.hold(svc.name, "")
+	s.health.hold(svc.name, "", nil)
 	if !h.said {
 		return
 	}

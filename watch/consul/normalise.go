@@ -46,7 +46,7 @@ const (
 
 // normalise makes a service of its entries. What cannot be served is left out
 // with the reason.
-func normalise(name string, entries []entry) *watch.Service {
+func normalise(name string, entries []entry, as reading) *watch.Service {
 	s := &watch.Service{Name: name}
 	instances := make([]*watch.Instance, 0, len(entries))
 	for i := range entries {
@@ -54,7 +54,7 @@ func normalise(name string, entries []entry) *watch.Service {
 		if !e.of(name) {
 			continue
 		}
-		instance, reason := e.instance()
+		instance, reason := e.instance(as)
 		if reason != "" {
 			s.Exclude(e.Service.ID, reason)
 			continue
@@ -71,16 +71,23 @@ func (e *entry) of(service string) bool {
 	return e.Service.Service == "" || e.Service.Service == service
 }
 
+// reading is what entries alone do not say.
+type reading struct {
+	datacenter string   // whose they are; empty: there is one
+	nodeMeta   []string // the keys that are wanted of their nodes' metadata
+}
+
 // instance returns the instance, or why it cannot be served.
-func (e *entry) instance() (*watch.Instance, string) {
+func (e *entry) instance(as reading) (*watch.Instance, string) {
 	addr, host, reason := e.address()
 	if reason != "" {
 		return nil, reason
 	}
 	i := &watch.Instance{
 		ID: e.Service.ID, Address: addr, Host: host, Port: uint16(e.Service.Port),
-		Health: health(e.Checks), Zone: e.zone(), Tags: tags(e.Service.Tags), Meta: meta(e.Service.Meta),
+		Health: health(e.Checks), Datacenter: as.datacenter, Zone: e.zone(), Tags: tags(e.Service.Tags), Meta: meta(e.Service.Meta),
 	}
+	i.NodeMeta = e.nodeMeta(i.Meta, as.nodeMeta)
 	i.Weight = e.weight(i.Health)
 	if i.MeshPort, reason = e.meshPort(); reason != "" {
 		return nil, reason
@@ -169,6 +176,22 @@ func (e *entry) zone() string {
 		}
 	}
 	return cmp.Or(e.Service.Meta["zone"], e.Node.Meta["zone"])
+}
+
+// nodeMeta is what is wanted of the node's metadata and is not in the instance's own.
+func (e *entry) nodeMeta(own map[string]string, keys []string) map[string]string {
+	var wanted map[string]string
+	for _, key := range keys {
+		v, has := e.Node.Meta[key]
+		if _, itself := own[key]; itself || !has || len(v) > maxMetaValue {
+			continue
+		}
+		if wanted == nil {
+			wanted = make(map[string]string)
+		}
+		wanted[key] = v
+	}
+	return wanted
 }
 
 func tags(in []string) []string {

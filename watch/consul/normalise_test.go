@@ -22,7 +22,7 @@ func TestNormaliseInstance(t *testing.T) {
 	e.Service.Weights.Passing, e.Service.Weights.Warning = 10, 3
 	e.Checks = []check{{"serfHealth", "passing"}, {"app", "warning"}}
 
-	got := normalise("lake", []entry{e})
+	got := normalise("lake", []entry{e}, reading{})
 	want := &watch.Service{Name: "lake", Instances: []*watch.Instance{{
 		ID: "lake-1", Address: netip.MustParseAddr("10.1.0.1"), Port: 8080, MeshPort: 15006, Weight: 3,
 		Health: watch.Warning, Zone: "eu-1", Tags: []string{"canary", "v2"},
@@ -81,7 +81,7 @@ func TestNormaliseExcluded(t *testing.T) {
 		{func(e *entry) { e.Service.Meta["mesh_port"] = "0" }, `meta mesh_port "0" is not a port`},
 		{func(e *entry) { e.Service.Meta = nil }, ""},
 	} {
-		s := normalise("lake", []entry{at1("10.0.0.1", tt.edit)})
+		s := normalise("lake", []entry{at1("10.0.0.1", tt.edit)}, reading{})
 		reason := ""
 		if len(s.Excluded) > 0 {
 			reason = s.Excluded[0].Reason
@@ -110,7 +110,7 @@ func TestNormaliseWeight(t *testing.T) {
 	} {
 		e := at1("10.0.0.1", status(tt.status))
 		e.Service.Weights.Passing, e.Service.Weights.Warning = tt.passing, tt.warning
-		if got := normalise("lake", []entry{e}).Instances[0].Weight; got != tt.want {
+		if got := normalise("lake", []entry{e}, reading{}).Instances[0].Weight; got != tt.want {
 			t.Errorf("%+v: weight %d", tt, got)
 		}
 	}
@@ -127,7 +127,7 @@ func TestNormaliseZone(t *testing.T) {
 		{"nl", func(e *entry) { e.Node.Locality = &locality{Zone: "nl"}; e.Service.Meta["zone"] = "s" }},
 		{"sl", func(e *entry) { e.Node.Locality = &locality{Zone: "nl"}; e.Service.Locality = &locality{Zone: "sl"} }},
 	} {
-		if got := normalise("lake", []entry{at1("10.0.0.1", tt.edit)}).Instances[0].Zone; got != tt.want {
+		if got := normalise("lake", []entry{at1("10.0.0.1", tt.edit)}, reading{}).Instances[0].Zone; got != tt.want {
 			t.Errorf("zone %q, want %q", got, tt.want)
 		}
 	}
@@ -138,7 +138,7 @@ func TestNormaliseHostname(t *testing.T) {
 	a := at1("Lake.Internal.")
 	b := at1("lake.internal", status("critical"))
 	c := at1("other.internal")
-	s := normalise("lake", []entry{a, b, c})
+	s := normalise("lake", []entry{a, b, c}, reading{})
 	if len(s.Instances) != 2 || s.Instances[0].Host != "lake.internal" || s.Instances[0].Health != watch.Passing || s.Instances[1].Host != "other.internal" {
 		t.Errorf("got %+v", s.Instances)
 	}
@@ -150,7 +150,7 @@ func TestNormaliseHostname(t *testing.T) {
 func TestNormaliseOnePlaceIsOneInstance(t *testing.T) {
 	a := at1("10.0.0.1", status("critical"))
 	b := at1("10.0.0.1", func(e *entry) { e.Service.ID = "other" })
-	s := normalise("lake", []entry{a, b})
+	s := normalise("lake", []entry{a, b}, reading{})
 	if len(s.Instances) != 1 || s.Instances[0].ID != "other" || s.Instances[0].Health != watch.Passing {
 		t.Errorf("got %+v", s.Instances[0])
 	}
@@ -164,7 +164,7 @@ func TestNormaliseLimitsMeta(t *testing.T) {
 		e.Service.Meta["a-long-value"] = strings.Repeat("x", maxMetaValue+1)
 		e.Service.Meta[strings.Repeat("k", maxMetaKey+1)] = "v"
 	})
-	m := normalise("lake", []entry{e}).Instances[0].Meta
+	m := normalise("lake", []entry{e}, reading{}).Instances[0].Meta
 	if _, long := m["a-long-value"]; long || len(m) != maxMeta {
 		t.Errorf("%d pairs kept", len(m))
 	}
@@ -173,7 +173,7 @@ func TestNormaliseLimitsMeta(t *testing.T) {
 // The output of a check, or an order that moved, is no change.
 func TestNormaliseIsStable(t *testing.T) {
 	a, b := at1("10.0.0.1"), at1("10.0.0.2")
-	if !normalise("lake", []entry{a, b}).Equal(normalise("lake", []entry{b, a})) {
+	if !normalise("lake", []entry{a, b}, reading{}).Equal(normalise("lake", []entry{b, a}, reading{})) {
 		t.Error("the order of the entries matters")
 	}
 }
@@ -184,7 +184,7 @@ func BenchmarkNormalise(b *testing.B) {
 		b.Run(fmt.Sprintf("instances=%d", n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				normalise("lake", entries)
+				normalise("lake", entries, reading{})
 			}
 		})
 	}

@@ -2,10 +2,12 @@ package consul
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"net/url"
 	"strings"
 
+	"datapunk.dev/controlplane/consul"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -25,12 +27,21 @@ func originOf(node, id string) origin { return origin{strings.ToLower(node), str
 type answer struct {
 	service *watch.Service
 	from    map[place]origin
-	index   uint64
+	// unselected are the places of instances that are there, and that the mesh file
+	// leaves out.
+	unselected map[place]struct{}
+	index      uint64
+	// filtered says that the token may not see all of it; of what is streamed that is
+	// not known.
+	filtered, streamed bool
 }
 
 // readEntries makes an answer of a service's entries.
-func readEntries(name string, entries []entry, index uint64) answer {
-	a := answer{normalise(name, entries), make(map[place]origin, len(entries)), index}
+func readEntries(name string, entries []entry, as reading, of *consul.Answer) answer {
+	a := answer{
+		service: normalise(name, entries, as), from: make(map[place]origin, len(entries)), index: of.Index,
+		filtered: of.Filtered, streamed: of.Streamed,
+	}
 	for i := range entries {
 		e := &entries[i]
 		addr, host, reason := e.address()
@@ -47,6 +58,38 @@ func readEntries(name string, entries []entry, index uint64) answer {
 		}
 	}
 	return a
+}
+
+// choose leaves out what is not selected. It is for the goroutine of Run, by what is
+// demanded now: an answer may have been under way when that changed.
+func (a *answer) choose(of watch.Selection) {
+	whole := a.service
+	if a.service = of.Instances(whole); a.service == whole {
+		return
+	}
+	left := without(placesOf(whole), placesOf(a.service))
+	maps.Copy(left, a.unselected)
+	a.unselected = left
+}
+
+func placesOf(s *watch.Service) map[place]struct{} {
+	places := make(map[place]struct{}, len(s.Instances))
+	for _, i := range s.Instances {
+		places[at(i)] = struct{}{}
+	}
+	return places
+}
+
+// stay is how many of known the answer has, with all that are new; one that is not
+// selected has not gone.
+func (a *answer) stay(known *watch.Service) int {
+	n := len(a.service.Instances)
+	for _, i := range known.Instances {
+		if _, ok := a.unselected[at(i)]; ok {
+			n++
+		}
+	}
+	return n
 }
 
 // has reports whether the answer has the entry, wherever it listens.

@@ -42,11 +42,16 @@ func (s *Source) poll(ctx context.Context, about *subject, q query, limit *rate.
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, consul.ErrMoved) {
+			last = 0
+			continue
+		}
 		if err != nil {
 			// The index may be of a state that the next server never had, and
 			// a query that waits for it would sleep through every change.
 			last = 0
 			s.health.failed(about, err)
+			ask(s.doubtful)
 			if !sleep(ctx, wait.next(err)) {
 				return
 			}
@@ -82,6 +87,9 @@ func (s *Source) reread(ctx context.Context, svc *service, q query, take func(*c
 		}
 		if ctx.Err() != nil {
 			return
+		}
+		if errors.Is(err, consul.ErrMoved) {
+			continue
 		}
 		if err != nil {
 			s.health.failed(svc.about, err)

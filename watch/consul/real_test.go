@@ -29,7 +29,7 @@ import (
 
 // observer runs a source against a real agent and sees what it publishes.
 type observer struct {
-	*watchconsul.Source
+	source
 	t testing.TB
 
 	mu      sync.Mutex
@@ -39,18 +39,40 @@ type observer struct {
 	news    chan struct{}
 }
 
+// source is what is observed: one, or that of several datacenters.
+type source interface {
+	Run(ctx context.Context) error
+	Status() watch.Status
+	Stats() watchconsul.Stats
+	SetDemand(d watchconsul.Demand)
+}
+
 func observe(t testing.TB, at consul.Config, cfg watchconsul.Config, demand watchconsul.Demand) *observer {
 	t.Helper()
-	o := &observer{t: t, news: make(chan struct{}, 1)}
+	return observeAll(t, func(log *slog.Logger, publish func(*watch.Catalog)) (source, error) {
+		return open(t, at, cfg, demand, log, publish)
+	})
+}
+
+// open makes a source whose client is closed with the test.
+func open(t testing.TB, at consul.Config, cfg watchconsul.Config, demand watchconsul.Demand, log *slog.Logger, publish func(*watch.Catalog)) (*watchconsul.Source, error) {
+	t.Helper()
 	client, err := consul.New(at)
 	if err != nil {
 		t.Fatal(err)
 	}
-	src, err := watchconsul.New(client, cfg, demand, slog.New(slog.NewTextHandler(o, nil)), o.publish)
+	t.Cleanup(client.Close)
+	return watchconsul.New(client, cfg, demand, log, publish)
+}
+
+func observeAll(t testing.TB, open func(*slog.Logger, func(*watch.Catalog)) (source, error)) *observer {
+	t.Helper()
+	o := &observer{t: t, news: make(chan struct{}, 1)}
+	src, err := open(slog.New(slog.NewTextHandler(o, nil)), o.publish)
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Source = src
+	o.source = src
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- src.Run(ctx) }()
@@ -59,7 +81,6 @@ func observe(t testing.TB, at consul.Config, cfg watchconsul.Config, demand watc
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		client.Close()
 		if t.Failed() {
 			t.Logf("the source's log:\n%s", o.logged())
 		}
@@ -215,8 +236,9 @@ func TestRealConnectProxyIsNotInTheMesh(t *testing.T) {
 	for _, demand := range []watchconsul.Demand{{MeshOnly: true}, {}} {
 		o := observe(t, consul.Config{Address: agent.HTTP}, watchconsul.Config{}, demand)
 		o.ready()
-		if o.instances("lake") != 1 || o.instances("lake-sidecar-proxy") != -1 || o.instances("consul") != -1 {
-			t.Errorf("%+v: lake %d, its sidecar %d", demand, o.instances("lake"), o.instances("lake-sidecar-proxy"))
+		o.within(soon, "the agent has told its server", func() bool { return o.instances("lake") == 1 })
+		if o.instances("lake-sidecar-proxy") != -1 || o.instances("consul") != -1 {
+			t.Errorf("%+v: the sidecar %d, Consul %d", demand, o.instances("lake-sidecar-proxy"), o.instances("consul"))
 		}
 	}
 }
@@ -293,6 +315,48 @@ func TestRealNoLeader(t *testing.T) {
 	o := observe(t, consul.Config{Address: agent.HTTP}, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true})
 	o.within(30*time.Second, "said", o.waiting("list of services: no leader"))
 	o.never(2*time.Second, "published", func() bool { return o.published() > 0 || o.Status().Ready })
+}
+
+// Three servers, of which one is asked. It is left alone by the others, which it says
+// not long after; and when it is frozen itself another one is asked.
+func TestRealServersLoseEachOther(t *testing.T) {
+	t.Parallel()
+	servers := consulagent.ServersForTest(t)
+	alone := observe(t, consul.Config{Address: servers[0].HTTP}, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true})
+	three := observe(t, consul.Config{Address: servers[0].HTTP, Fallbacks: []string{servers[1].HTTP, servers[2].HTTP}}, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true})
+	register := func(n int) {
+		t.Helper()
+		var err error
+		alone.within(30*time.Second, "registered", func() bool { err = servers[1].Register(lake(n)); return err == nil })
+	}
+	alone.within(40*time.Second, "ready", func() bool { return alone.Status().Ready })
+	register(1)
+	for _, o := range []*observer{alone, three} {
+		o.within(30*time.Second, "well", func() bool { return o.instances("lake") == 1 && len(o.Status().Waiting) == 0 })
+	}
+	if age := time.Since(alone.Stats().Fresh); age > 10*time.Second {
+		t.Errorf("answers are %s old while all is well", age)
+	}
+
+	must(t, servers[1].Pause())
+	must(t, servers[2].Pause())
+	took := alone.within(20*time.Second, "said", alone.waiting("has heard from no leader since"))
+	t.Logf("said %v after it was left alone", took.Round(time.Millisecond))
+	must(t, servers[1].Resume())
+	must(t, servers[2].Resume())
+	alone.within(60*time.Second, "well", alone.waiting(""))
+
+	must(t, servers[0].Pause())
+	took = alone.within(20*time.Second, "said", alone.waiting("takes connections and does not answer"))
+	t.Logf("said %v after it was frozen", took.Round(time.Millisecond))
+	register(2)
+	took = three.within(20*time.Second, "a change at another server", func() bool { return three.instances("lake") == 2 })
+	t.Logf("seen by another server %v later", took.Round(time.Millisecond))
+	if n := alone.instances("lake"); n != 1 {
+		t.Errorf("the one that is alone has %d instances", n)
+	}
+	must(t, servers[0].Resume())
+	alone.within(90*time.Second, "well", func() bool { return alone.instances("lake") == 2 && len(alone.Status().Waiting) == 0 })
 }
 
 func TestRealConsistencyNeedsALeader(t *testing.T) {
@@ -401,10 +465,13 @@ func TestRealServerErrors(t *testing.T) {
 	}
 	var broken atomic.Bool
 	broken.Store(true)
-	var refused atomic.Int64
+	var mu sync.Mutex
+	refused := map[string]int{} // queries by what they ask for
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if broken.Load() {
-			refused.Add(1)
+			mu.Lock()
+			refused[r.URL.RequestURI()]++
+			mu.Unlock()
 			http.Error(w, "rpc error making call", http.StatusInternalServerError)
 			return
 		}
@@ -415,10 +482,21 @@ func TestRealServerErrors(t *testing.T) {
 
 	o := observe(t, consul.Config{Address: strings.TrimPrefix(proxy.URL, "http://")}, watchconsul.Config{}, watchconsul.Demand{MeshOnly: true})
 	o.within(soon, "said", o.waiting("list of services: 500 rpc error making call"))
+	// What is asked for in turns of its own is counted by itself: each pauses for a
+	// second at least.
+	mu.Lock()
+	clear(refused)
+	mu.Unlock()
+	began := time.Now()
 	time.Sleep(3 * time.Second)
-	if n := refused.Load(); n > 4 {
-		t.Errorf("%d queries in 3 s to a server that answers 500", n)
+	most := int(time.Since(began)/time.Second) + 1
+	mu.Lock()
+	for query, n := range refused {
+		if n > most {
+			t.Errorf("%d times %s in %v to a server that answers 500", n, query, time.Since(began))
+		}
 	}
+	mu.Unlock()
 	broken.Store(false)
 	o.ready()
 	broken.Store(true)
@@ -445,4 +523,88 @@ func TestRealAgentHangs(t *testing.T) {
 	must(t, agent.Register(lake(2)))
 	o.within(30*time.Second, "a change after it went on", func() bool { return o.instances("lake") == 2 })
 	o.within(30*time.Second, "well", o.waiting(""))
+}
+
+// A token may come to see less of a service that it sees: what it does not see any more
+// is kept, whichever of Consul's backends answers, and whether its policy was edited or
+// another token stands in its file.
+func TestRealATokenThatSeesLess(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"its policy", "its file"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			agent := consulagent.ForTest(t, consulagent.Options{ACLs: true})
+			for n := range 4 {
+				register := api.CatalogRegistration{
+					Node: fmt.Sprintf("machine-%d", n), Address: fmt.Sprintf("10.0.0.%d", n+1),
+					Service: &api.AgentService{ID: fmt.Sprintf("lake-%d", n), Service: "lake", Port: 8080, Meta: map[string]string{"mesh_port": "15006"}},
+				}
+				_, err := agent.API.Catalog().Register(&register, nil)
+				must(t, err)
+			}
+			const all, less = `service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }`, `service_prefix "" { policy = "read" } node_prefix "" { policy = "read" } node "machine-3" { policy = "deny" }`
+			file := filepath.Join(t.TempDir(), "token")
+			give := func(name, rules string) *api.ACLPolicy {
+				policy, _, err := agent.API.ACL().PolicyCreate(&api.ACLPolicy{Name: name, Rules: rules}, nil)
+				must(t, err)
+				token, _, err := agent.API.ACL().TokenCreate(&api.ACLToken{Policies: []*api.ACLTokenPolicyLink{{ID: policy.ID}}}, nil)
+				must(t, err)
+				must(t, os.WriteFile(file+".new", []byte(token.SecretID), 0o600))
+				must(t, os.Rename(file+".new", file))
+				return policy
+			}
+			policy := give("all", all)
+			o := observe(t, consul.Config{Address: agent.HTTP, TokenFile: file}, watchconsul.Config{Wait: 2 * time.Second}, watchconsul.Demand{MeshOnly: true})
+			o.ready()
+			if n := o.instances("lake"); n != 4 {
+				t.Fatalf("%d instances", n)
+			}
+			if how == "its policy" {
+				policy.Rules = less
+				_, _, err := agent.API.ACL().PolicyUpdate(policy, nil)
+				must(t, err)
+			} else {
+				give("less", less)
+			}
+			// The index moves, and an instance that it sees goes.
+			o.never(5*time.Second, "instances went", func() bool { return o.instances("lake") != 4 })
+			_, err := agent.API.Catalog().Deregister(&api.CatalogDeregistration{Node: "machine-0", ServiceID: "lake-0"}, nil)
+			must(t, err)
+			o.never(5*time.Second, "what it does not see went", func() bool { return o.instances("lake") < 3 })
+			if held := fmt.Sprint(o.Status().Held); !strings.Contains(held, "the token may not read all of it") {
+				t.Errorf("held: %s", held)
+			}
+			t.Log(o.Status().Held)
+		})
+	}
+}
+
+// A real Consul understands the list's filter by tags, and an edit of the selection
+// needs no restart and no doubt.
+func TestRealSelection(t *testing.T) {
+	t.Parallel()
+	agent := consulagent.ForTest(t, consulagent.Options{})
+	blue, plain, other := lake(1), lake(2), lake(3)
+	blue.Tags, plain.Tags = []string{"blue", "it's"}, []string{"it's"}
+	other.Service, other.Tags = "Nomad-client", []string{"blue", "it's"}
+	for _, i := range []consulagent.Instance{blue, plain, other} {
+		must(t, agent.Register(i))
+	}
+	must(t, agent.Register(consulagent.Instance{Service: "dome", ID: "dome", Address: "10.0.1.2", Port: 80, MeshPort: 15006}))
+	demand := watchconsul.Demand{MeshOnly: true}
+	demand.Select = watch.Selection{Tags: []string{"blue", "it's"}, Exclude: []string{"consul", "nomad*"}}
+	o := observe(t, consul.Config{Address: agent.HTTP}, watchconsul.Config{}, demand)
+	o.ready()
+	if o.instances("lake") != 1 || o.instances("dome") != -1 || o.instances("Nomad-client") != -1 {
+		t.Fatalf("lake %d, dome %d, Nomad-client %d", o.instances("lake"), o.instances("dome"), o.instances("Nomad-client"))
+	}
+	o.SetDemand(watchconsul.Demand{MeshOnly: true})
+	o.within(soon, "all of it", func() bool {
+		return o.instances("lake") == 2 && o.instances("dome") == 1 && o.instances("Nomad-client") == 1
+	})
+	o.SetDemand(demand)
+	took := o.within(soon, "a part again", func() bool {
+		return o.instances("lake") == 1 && o.instances("dome") == -1 && o.instances("Nomad-client") == -1
+	})
+	t.Logf("an edit was in the catalog after %v", took.Round(time.Millisecond))
 }

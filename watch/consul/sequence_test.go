@@ -250,7 +250,7 @@ func follow(t *testing.T, cfg Config, settle time.Duration, all []change) (diffe
 	synctest.Wait()
 	for i := range 10 {
 		name := m.name(i)
-		want := normalise(name, m.fake.entries[name])
+		want := normalise(name, m.fake.entries[name], reading{})
 		got := last.Service(name)
 		if got == nil {
 			got = &watch.Service{Name: name}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"hash/maphash"
 	"log/slog"
-	"maps"
 	"net/url"
 	"slices"
 	"sync"
@@ -16,6 +15,11 @@ import (
 	"datapunk.dev/controlplane/consul"
 	"datapunk.dev/controlplane/watch"
 )
+
+// patience is how long the first catalog waits for each service to be read, once
+// they are known, as long as most can be read: one that cannot must not keep the others from
+// being served.
+const patience = 15 * time.Second
 
 // batch bounds how many events one catalog takes in, so that a storm of them
 // cannot hold it back.
@@ -37,9 +41,11 @@ type Source struct {
 	events    chan func()
 	demanded  chan struct{} // wanted has changed
 	moved     chan struct{} // what is known of sidecars has changed
+	doubtful  chan struct{} // a query has failed: Consul may be away
 	mu        sync.Mutex
 	wanted    Demand
 	sawCanary atomic.Bool // the token could once see Consul's own service
+	reading   atomic.Pointer[reading]
 
 	// Of the goroutine of Run:
 	ctx       context.Context
@@ -68,6 +74,7 @@ type Source struct {
 	learned   time.Time           // when the first of them was told of
 	catalog   *watch.Catalog
 	ready     bool
+	overdue   bool // what has not been read by now is not waited for any more
 
 	heldNow     map[string]struct{}            // since the last log line
 	releasedNow map[string]map[string]struct{} // the same, by how
@@ -89,6 +96,9 @@ type service struct {
 	index  uint64           // of the last answer that was believed
 	whole  time.Time        // when an answer last lacked nothing
 	hold   *hold
+	// filtered says that the token does not see all of what is known of it, as it may
+	// never have.
+	filtered bool
 
 	// What services without a watch of their own are read again for, and who gets
 	// one: see trigger and watches.
@@ -108,12 +118,16 @@ func New(client *consul.Client, cfg Config, demand Demand, log *slog.Logger, pub
 		return nil, err
 	}
 	log = log.With("consul", client.Address())
+	if cfg.Datacenter != "" {
+		log = log.With("datacenter", cfg.Datacenter)
+	}
 	s := &Source{
 		client: client, cfg: cfg, log: log, publish: publish,
 		readSlots:   make(chan struct{}, maxReads),
 		events:      make(chan func()),
 		demanded:    make(chan struct{}, 1),
 		moved:       make(chan struct{}, 1),
+		doubtful:    make(chan struct{}, 1),
 		wanted:      demand.clone(),
 		services:    make(map[string]*service),
 		holding:     make(map[*service]struct{}),
@@ -127,6 +141,7 @@ func New(client *consul.Client, cfg Config, demand Demand, log *slog.Logger, pub
 		seed:        maphash.MakeSeed(),
 	}
 	s.health = newQueryHealth(log, &s.stats)
+	s.reading.Store(&reading{cfg.Datacenter, demand.NodeMeta})
 	return s, nil
 }
 
@@ -148,6 +163,7 @@ func (s *Source) Run(ctx context.Context) error {
 	s.ctx = ctx
 	defer s.wg.Wait()
 	defer cancel()
+	s.wg.Go(func() { s.watchFreshness(ctx) })
 	s.applyDemand()
 	for {
 		select {
@@ -206,114 +222,82 @@ func (s *Source) applyDemand() {
 	s.mu.Lock()
 	d := s.wanted.clone()
 	s.mu.Unlock()
-	again := s.stopList == nil || d.MeshOnly != s.demand.MeshOnly
+	before := s.demand
+	again := s.stopList == nil || d.filter() != before.filter() || !slices.Equal(d.Select.Exclude, before.Select.Exclude)
 	s.demand = d
+	if d.Guard != (Guard{}) {
+		s.cfg.Guard = d.Guard.withDefaults()
+	}
 	s.named = make(map[string]struct{}, len(d.Services))
 	for _, name := range d.Services {
-		if name != "" {
+		if name != "" && d.Select.Excludes(name) == "" {
 			s.named[name] = struct{}{}
 		}
 	}
 	if again {
-		s.followList(d.filter())
+		s.followList(d)
+	}
+	s.reading.Store(&reading{s.cfg.Datacenter, d.NodeMeta})
+	if !d.Select.Equal(before.Select) {
+		s.choose(d.Select)
+	}
+	if !slices.Equal(before.NodeMeta, d.NodeMeta) || d.Select.MoreThan(before.Select) {
+		s.readAgain()
 	}
 	s.reconcile()
 }
 
-// followList starts the watch of the list of services.
-func (s *Source) followList(filter string) {
-	if s.stopList != nil {
-		s.stopList()
-	}
-	s.listIndex = 0 // another filter may have another index
-	ctx, cancel := context.WithCancel(s.ctx)
-	about := s.health.expect("list of services")
-	s.stopList = func() { cancel(); s.health.forget(about) }
-	s.wg.Go(func() {
-		s.poll(ctx, about, query{path: "/v1/catalog/services", filter: filter}, s.listLimit, func(a *consul.Answer) error {
-			listed, tags, err := s.readList(a)
-			if err != nil {
-				return err
-			}
-			return s.do(ctx, func() {
-				if ctx.Err() == nil { // not another demand's by now
-					s.health.succeeded(about) // its services may answer before poll has gone on
-					s.tookList(listed, tags, a)
-				}
-			})
-		})
-	})
-}
-
-// errNoCanary is the list of a Consul that has no servers, which there is not.
-var errNoCanary = &refusal{"not even Consul's own service is in its answer: the token may have no rights"}
-
-// readList returns the names of a list that can be believed, and a hash of each
-// one's tags.
-func (s *Source) readList(a *consul.Answer) (map[string]struct{}, map[string]uint64, error) {
-	var list map[string][]string
-	if err := a.Decode(&list); err != nil {
-		return nil, nil, err
-	}
-	_, seen := list[canary]
-	switch {
-	case seen:
-		s.sawCanary.Store(true)
-	case len(list) == 0 && !a.KnownLeader:
-		return nil, nil, &refusal{"no leader"}
-	case len(list) == 0, s.sawCanary.Load():
-		return nil, nil, errNoCanary
-	}
-	delete(list, canary)
-	listed, hashes := make(map[string]struct{}, len(list)), make(map[string]uint64, len(list))
-	for name, tags := range list {
-		listed[name], hashes[name] = struct{}{}, tagsHash(s.seed, tags)
-	}
-	return listed, hashes, nil
-}
-
-// tookList starts what is new. What is gone from the list stays until its own
-// watch agrees.
-func (s *Source) tookList(listed map[string]struct{}, tags map[string]uint64, a *consul.Answer) {
-	if a.Index < s.listIndex {
-		s.restored = time.Now()
-		s.log.Warn("Consul's index went back: removals are held", "from", s.listIndex, "to", a.Index, "for", s.cfg.Guard.Restored)
-	}
-	before := s.listed
-	s.tagsMoved(s.tags, tags)
-	s.listed, s.tags, s.listIndex, s.http2 = listed, tags, a.Index, a.HTTP2
-	s.reconcile()
-	var left []*service
-	for name := range before {
-		svc := s.services[name]
-		if _, stays := listed[name]; !stays && svc != nil && svc.hold == nil && svc.known != nil && len(svc.known.Instances) > 0 {
-			left = append(left, svc)
-		}
-	}
-	if len(left) <= maxPrompt {
-		for _, svc := range left {
-			s.recheck(svc)
-		}
-	}
-}
-
-// reconcile watches what is wanted and drops what is not.
-func (s *Source) reconcile() {
-	if s.listed == nil {
-		return // a Consul that has not answered is not asked a thousand questions
-	}
-	crowded := s.crowded()
-	for _, set := range []map[string]struct{}{s.named, s.listed} {
-		for _, name := range slices.Sorted(maps.Keys(set)) {
-			if s.services[name] == nil {
-				s.start(name, crowded)
-			}
+// choose leaves out what is not selected any more. That takes no query: whoever asks for
+// it has no doubt about it. What is selected again is read.
+func (s *Source) choose(of watch.Selection) {
+	for name := range s.listed {
+		if of.Excludes(name) != "" {
+			delete(s.listed, name)
 		}
 	}
 	for _, svc := range s.services {
-		s.dropUnwanted(svc)
+		if of.Excludes(svc.name) != "" {
+			s.release(svc, isUnselected)
+			s.drop(svc)
+			continue
+		}
+		if svc.known == nil {
+			continue
+		}
+		selected := of.Instances(svc.known)
+		if selected == svc.known {
+			continue
+		}
+		s.health.leaveMoreOut(svc.name, without(placesOf(svc.known), placesOf(selected)))
+		from := make(map[place]origin, len(selected.Instances))
+		for _, i := range selected.Instances {
+			if o, ok := svc.from[at(i)]; ok {
+				from[at(i)] = o
+			}
+		}
+		s.setKnown(svc, selected, from)
+		if h := svc.hold; h != nil {
+			h.seen.choose(of)
+			if len(missing(svc.known, h.seen)) == 0 {
+				s.release(svc, isUnselected)
+				continue
+			}
+			h.miss(missing(svc.known, h.seen), time.Now())
+			s.show(svc, h)
+		}
 	}
-	s.balance()
+}
+
+// readAgain reads every service anew: what is made of an answer has changed.
+func (s *Source) readAgain() {
+	for _, svc := range s.services {
+		svc.release()
+		if svc.cold {
+			s.cold--
+			s.stats.cold.Add(-1)
+		}
+		s.follow(svc, svc.cold)
+	}
 }
 
 // start watches a service, with a connection of its own or without.
@@ -322,6 +306,7 @@ func (s *Source) start(name string, cold bool) {
 	svc.ctx, svc.stop = context.WithCancel(s.ctx)
 	s.services[name] = svc
 	s.unsynced++
+	s.health.unread(name, true)
 	s.stats.services.Add(1)
 	s.follow(svc, cold)
 }
@@ -340,7 +325,7 @@ func (s *Source) follow(svc *service, cold bool) {
 		if err := a.Decode(&entries); err != nil {
 			return err
 		}
-		seen := readEntries(svc.name, entries, a.Index)
+		seen := readEntries(svc.name, entries, *s.reading.Load(), a)
 		var checks seenChecks
 		if !a.HTTP2 { // or there is no service without a watch
 			checks = checksOf(s.seed, entries)
@@ -395,9 +380,11 @@ func healthPath(service string) string { return "/v1/health/service/" + url.Path
 
 // answered takes an answer of a service's watch.
 func (s *Source) answered(svc *service, seen answer) {
+	seen.choose(s.demand.Select)
 	if !svc.synced {
 		svc.synced = true
 		s.unsynced--
+		s.health.unread(svc.name, false)
 		s.accept(svc, seen)
 		s.balance()
 	} else {
@@ -416,8 +403,9 @@ func (s *Source) settle(svc *service) {
 
 // accept believes an answer.
 func (s *Source) accept(svc *service, seen answer) {
+	s.health.leaveOut(svc.name, seen.unselected)
 	s.setKnown(svc, seen.service, seen.from)
-	svc.index, svc.whole = seen.index, time.Now()
+	svc.index, svc.whole, svc.filtered = seen.index, time.Now(), seen.filtered
 }
 
 // setKnown changes what readers have of a service.
@@ -450,23 +438,32 @@ func (s *Source) dropUnwanted(svc *service) bool {
 				return false
 			}
 		}
+	}
+	s.drop(svc)
+	return true
+}
+
+// drop stops watching a service.
+func (s *Source) drop(svc *service) {
+	if svc.known != nil {
 		s.instances -= len(svc.known.Instances)
 	}
 	s.own(svc, nil)
 	svc.stop()
 	s.health.forget(svc.about)
+	s.health.leaveOut(svc.name, nil)
 	delete(s.services, svc.name)
 	s.took(svc, seenChecks{}, 0)
 	s.stats.services.Add(-1)
 	if !svc.synced {
 		s.unsynced--
+		s.health.unread(svc.name, false)
 	}
 	if svc.cold {
 		s.cold--
 		s.stats.cold.Add(-1)
 	}
 	s.changed(svc.name)
-	return true
 }
 
 // changed notes that a service is not as the last catalog has it.
@@ -477,10 +474,11 @@ func (s *Source) changed(name string) {
 	s.dirty[name] = struct{}{}
 }
 
-// emit publishes what has changed, once everything that is wanted is known.
+// emit publishes what has changed, once everything that is wanted is known, or has been
+// waited for.
 func (s *Source) emit() {
 	s.logHolds()
-	if s.listed == nil || (!s.ready && s.unsynced > 0) {
+	if s.listed == nil || !s.ready && s.unsynced > 0 && (!s.overdue || !s.mostRead()) {
 		return
 	}
 	var put []*watch.Service
@@ -488,7 +486,7 @@ func (s *Source) emit() {
 	for name := range s.dirty {
 		svc := s.services[name]
 		switch {
-		case svc == nil, svc.known != nil && len(svc.known.Instances)+len(svc.known.Excluded) == 0:
+		case svc == nil, svc.known != nil && svc.known.Empty() && svc.known.Unselected == "":
 			remove = append(remove, name)
 		case svc.known != nil:
 			put = append(put, svc.known)
@@ -503,10 +501,27 @@ func (s *Source) emit() {
 	if !s.ready {
 		s.ready = true
 		s.health.setReady()
-		s.log.Info("catalog complete", "services", next.Len(), "instances", s.instances)
+		if s.unsynced > 0 {
+			s.log.Warn("the catalog begins without the services that cannot be read", "services", next.Len(), "instances", s.instances, "unread", s.unsynced)
+		} else {
+			s.log.Info("catalog complete", "services", next.Len(), "instances", s.instances)
+		}
 	}
 	s.stats.emitted.Add(1)
 	s.publish(s.catalog)
+}
+
+// mostRead reports whether more of the listed services have been read than not.
+func (s *Source) mostRead() bool {
+	balance := 0
+	for name := range s.listed {
+		if svc := s.services[name]; svc != nil && svc.synced {
+			balance++
+		} else {
+			balance--
+		}
+	}
+	return balance > 0
 }
 
 // logHolds says what came to be held, or stopped being so, since it last did.

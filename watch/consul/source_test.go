@@ -54,6 +54,53 @@ func TestNothingIsPublishedBeforeEverythingIsIn(t *testing.T) {
 	})
 }
 
+// One service that cannot be read, as another may not, keeps nobody from being served
+// for longer than a while. It is said, and is there when it can be read.
+func TestAServiceThatCannotBeReadIsNotWaitedForForever(t *testing.T) {
+	for name, answer := range map[string]func(*http.Request) (*http.Response, error){
+		"it is refused": func(*http.Request) (*http.Response, error) { return reply(500, "", nil), nil },
+		"it is no JSON": func(*http.Request) (*http.Response, error) {
+			return reply(200, "<html>", http.Header{"X-Consul-Index": {"9"}}), nil
+		},
+		"it is not answered": func(req *http.Request) (*http.Response, error) {
+			<-req.Context().Done()
+			return nil, req.Context().Err()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				fake := newFake()
+				fake.set("lake", many(2)...)
+				fake.set("dome", many(1)...)
+				fake.set("nexus", many(1)...)
+				fake.hook = func(req *http.Request) (*http.Response, error) {
+					if req.URL.Path == "/v1/health/service/dome" {
+						return answer(req)
+					}
+					return nil, nil
+				}
+				r := start(t, fake, Demand{MeshOnly: true})
+				time.Sleep(patience - time.Second)
+				if n := r.published(); n != 0 || !r.Unread("dome", "") || r.Unread("lake", "") {
+					t.Fatalf("%d catalogs; dome unread: %v, lake: %v", n, r.Unread("dome", ""), r.Unread("lake", ""))
+				}
+				time.Sleep(2 * time.Second)
+				r.want("lake", 2)
+				r.want("nexus", 1)
+				r.want("dome", -1)
+				r.wantWaiting("service dome: ")
+				fake.fail(nil)
+				time.Sleep(2 * time.Minute)
+				r.want("dome", 1)
+				r.wantWaiting("")
+				if r.Unread("dome", "") {
+					t.Error("dome is unread still")
+				}
+			})
+		})
+	}
+}
+
 // Each change is published without any time passing, and changes nothing else.
 // Whoever sees the first catalog sees a status that waits for nothing.
 func TestTheStatusIsNotBehindTheCatalog(t *testing.T) {
@@ -371,7 +418,8 @@ func TestBusyIndex(t *testing.T) {
 	})
 }
 
-// A query that hangs ends by itself, after the longest time that Consul may take.
+// A query that hangs ends by itself, after the longest time that Consul may take; that
+// nothing is answered is said long before.
 func TestAQueryThatHangs(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		fake := newFake()
@@ -381,16 +429,26 @@ func TestAQueryThatHangs(t *testing.T) {
 			<-req.Context().Done()
 			return nil, req.Context().Err()
 		})
+		within := func(from, to time.Duration, what string) {
+			t.Helper()
+			began := time.Now()
+			for !strings.Contains(strings.Join(r.Status().Waiting, "\n"), what) && time.Since(began) < time.Hour {
+				time.Sleep(100 * time.Millisecond)
+				synctest.Wait()
+			}
+			if d := time.Since(began); d < from || d > to {
+				t.Errorf("%q after %s", what, d)
+			}
+		}
 		began := time.Now()
-		for len(r.Status().Waiting) == 0 && time.Since(began) < time.Hour {
-			time.Sleep(100 * time.Millisecond)
-			synctest.Wait()
-		}
+		within(0, 15*time.Second, "fresh answers: consul:8500 takes connections and does not answer")
 		const wait, answerTime = 55 * time.Second, 20 * time.Second
-		if d := time.Since(began); d < wait+wait/16 || d > wait+wait/16+answerTime+time.Second {
-			t.Errorf("noticed after %s", d)
-		}
-		r.wantWaiting("timeout")
+		so := time.Since(began)
+		within(wait+wait/16-so, wait+wait/16+answerTime+time.Second, "timeout")
+		r.want("lake", 1)
+		fake.fail(nil)
+		time.Sleep(2 * answerTime)
+		r.wantWaiting("")
 	})
 }
 

@@ -15,7 +15,7 @@ func TestStatusIsAbridged(t *testing.T) {
 	s := &Source{health: b}
 	for i := range 250 {
 		b.expect(fmt.Sprintf("service s%03d", i))
-		b.hold(fmt.Sprintf("s%03d", i), "gone")
+		b.hold(fmt.Sprintf("s%03d", i), "gone", nil)
 	}
 	st := s.Status()
 	if len(st.Waiting) != 101 || st.Waiting[0] != "service s000: no answer yet" || st.Waiting[100] != "and 150 more" || len(st.Held) != 101 || st.HeldServices != 250 {
@@ -57,13 +57,13 @@ func FuzzNormalise(f *testing.F) {
 		if (&consul.Answer{Body: body}).Decode(&entries) != nil {
 			return
 		}
-		s := normalise("s", entries)
+		s := normalise("s", entries, reading{})
 		for _, i := range s.Instances {
-			if !i.Address.IsValid() || i.Address.IsUnspecified() || i.Port == 0 || i.Weight > maxWeight {
+			if i.Host == "" && !i.Address.IsValid() || i.Address.IsUnspecified() || i.Port == 0 || i.Weight > maxWeight {
 				t.Errorf("instance %+v", i)
 			}
 		}
-		if len(missing(s, normalise("s", entries))) > 0 || !s.Equal(normalise("s", entries)) {
+		if len(missing(s, answer{service: normalise("s", entries, reading{})})) > 0 || !s.Equal(normalise("s", entries, reading{})) {
 			t.Error("two readings of one answer differ")
 		}
 	})

@@ -2,6 +2,7 @@ package consul
 
 import (
 	"context"
+	"errors"
 	"hash/maphash"
 	"slices"
 	"time"
@@ -161,6 +162,9 @@ func (s *Source) readAll(ctx context.Context, t *trigger) {
 					return
 				}
 				break
+			}
+			if errors.Is(err, consul.ErrMoved) {
+				continue
 			}
 			s.health.failed(about, err)
 			if !sleep(ctx, wait.next(err)) {

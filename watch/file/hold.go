@@ -29,7 +29,8 @@ const (
 type hold struct {
 	services []*watch.Service
 	why      string
-	affected int       // services
+	affected int // services
+	since    time.Time
 	until    time.Time // zero: for as long as it stays so
 }
 
@@ -39,6 +40,34 @@ func (h *hold) status() (held []string, services int) {
 		return nil, 0
 	}
 	return []string{h.String()}, h.affected
+}
+
+// removals is what the file lacks of a catalog that is in force, as people decide on it.
+func (h *hold) removals(catalog *watch.Catalog) []watch.Removal {
+	if h == nil {
+		return nil
+	}
+	has := make(map[string]map[watch.Place]bool, len(h.services))
+	for _, s := range h.services {
+		there := make(map[watch.Place]bool, len(s.Instances))
+		for _, i := range s.Instances {
+			there[i.Dialed()] = true
+		}
+		has[s.Name] = there
+	}
+	var all []watch.Removal
+	for s := range catalog.Services() {
+		r := watch.Removal{Service: s.Name, Had: len(s.Instances), Why: h.why, Since: h.since, Until: h.until}
+		for _, i := range s.Instances {
+			if !has[s.Name][i.Dialed()] {
+				r.Instances = append(r.Instances, watch.Removed{ID: i.ID, Address: i.Dialed().String()})
+			}
+		}
+		if len(r.Instances) > 0 {
+			all = append(all, r)
+		}
+	}
+	return all
 }
 
 // String says why, and what ends it.
@@ -78,6 +107,7 @@ func (s *Source) judge(services []*watch.Service) {
 
 // hold puts a catalog in force that is not all that the file says.
 func (s *Source) hold(next *watch.Catalog, h *hold) {
+	h.since = time.Now()
 	s.log.Warn("catalog waits: " + h.String())
 	s.loaded(next, h)
 }

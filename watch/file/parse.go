@@ -110,7 +110,7 @@ func (p *parser) service(name string, n *yamlfile.Node) *watch.Service {
 func (p *parser) instance(n *yamlfile.Node) *watch.Instance {
 	before := p.count
 	i := &watch.Instance{Weight: 1}
-	p.mapping(n, "an instance", []string{"id", "address", "port", "weight", "health", "zone", "tags", "meta"}, func(f yamlfile.Field) {
+	p.mapping(n, "an instance", []string{"id", "address", "port", "weight", "health", "datacenter", "zone", "tags", "meta", "node_meta"}, func(f yamlfile.Field) {
 		value := f.Value
 		switch f.Name {
 		case "id":
@@ -125,12 +125,16 @@ func (p *parser) instance(n *yamlfile.Node) *watch.Instance {
 			i.Weight = uint32(p.number(value, "weight", 0, maxWeight))
 		case "health":
 			i.Health = p.health(value)
+		case "datacenter":
+			i.Datacenter = p.text(value, "datacenter")
 		case "zone":
 			i.Zone = p.text(value, "zone")
 		case "tags":
 			i.Tags = p.tags(value)
 		case "meta":
 			i.Meta, i.MeshPort = p.meta(value)
+		case "node_meta":
+			i.NodeMeta, _ = p.meta(value)
 		}
 	})
 	if p.count > before {

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +21,9 @@ import (
 	"datapunk.dev/controlplane/watch"
 	"datapunk.dev/controlplane/yamlfile"
 )
+
+// maxSize bounds a file, in bytes: 20,000 services of ten instances have 50 MB.
+const maxSize = 64 << 20
 
 // Source reads a file catalog and follows its changes.
 type Source struct {
@@ -36,8 +40,10 @@ type Source struct {
 	goodInfo fs.FileInfo    // of it
 	held     *hold          // of data; nil: it does not wait
 
-	mu     sync.Mutex
-	status watch.Status
+	mu       sync.Mutex
+	status   watch.Status
+	removals []watch.Removal // of what is held
+	heldData []byte          // the file that it is of
 }
 
 // New returns a source that hands each new catalog to publish. It asks meant
@@ -97,10 +103,21 @@ func (s *Source) Status() watch.Status {
 	return s.status
 }
 
+// Removals are those that are held, each with the ID that revision gives the file.
+func (s *Source) Removals(revision func(data []byte) string) []watch.Removal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	held := slices.Clone(s.removals)
+	for i := range held {
+		held[i].ID = revision(s.heldData)
+	}
+	return held
+}
+
 // Validate reads a file catalog and checks it. The error is
 // [yamlfile.Problems] unless the file cannot be read.
 func Validate(path string) error {
-	data, err := os.ReadFile(path)
+	data, _, err := read(path)
 	if err != nil {
 		return err
 	}
@@ -140,6 +157,9 @@ func read(path string) ([]byte, fs.FileInfo, error) {
 	if !info.Mode().IsRegular() {
 		return nil, nil, fmt.Errorf("%s is no regular file", path)
 	}
+	if info.Size() > maxSize {
+		return nil, nil, fmt.Errorf("%s has %d bytes; at most %d", path, info.Size(), maxSize)
+	}
 	data, err := os.ReadFile(path)
 	return data, info, err
 }
@@ -158,6 +178,7 @@ func (s *Source) loaded(next *watch.Catalog, held *hold) {
 	first, failing := !s.status.Ready, len(s.status.Waiting) > 0
 	s.status.Ready, s.status.Waiting, s.status.LastSuccess = true, nil, time.Now()
 	s.status.Held, s.status.HeldServices = held.status()
+	s.removals, s.heldData = held.removals(next), s.data
 	s.mu.Unlock()
 	if next != s.catalog || first {
 		s.catalog = next
@@ -175,6 +196,7 @@ func (s *Source) failed(err error) {
 	ready := s.status.Ready
 	s.status.Waiting = []string{err.Error()}
 	s.status.Held, s.status.HeldServices = nil, 0
+	s.removals = nil
 	s.status.Errors++
 	s.mu.Unlock()
 	message := "catalog refused: there is none yet"

@@ -1,49 +1,31 @@
 package memory
 
 import (
-	"bufio"
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
-	"strings"
-	"time"
 
 	"datapunk.dev/controlplane/watch"
-	"datapunk.dev/controlplane/watch/file"
 )
-
-// formatVersion is raised when a control plane of before could not read the file.
-const formatVersion = 1
-
-// seal is the first line: what the file is, and what the rest of it must be.
-type seal struct {
-	Format int       `json:"format"`
-	Mesh   string    `json:"mesh"` // mesh.name
-	Known  time.Time `json:"known"`
-	SHA256 string    `json:"sha256"` // of all after the line
-}
-
-const sealPrefix = "# The last good catalog, kept by the control plane: "
 
 // instance is an instance in the words of a file catalog.
 type instance struct {
-	ID      string            `json:"id"`
-	Address string            `json:"address"`
-	Port    uint16            `json:"port"`
-	Weight  uint32            `json:"weight"`
-	Health  string            `json:"health"`
-	Zone    string            `json:"zone,omitempty"`
-	Tags    []string          `json:"tags,omitempty"`
-	Meta    map[string]string `json:"meta,omitempty"`
+	ID         string            `json:"id"`
+	Address    string            `json:"address"`
+	Port       uint16            `json:"port"`
+	Weight     uint32            `json:"weight"`
+	Health     string            `json:"health"`
+	Datacenter string            `json:"datacenter,omitempty"`
+	Zone       string            `json:"zone,omitempty"`
+	Tags       []string          `json:"tags,omitempty"`
+	Meta       map[string]string `json:"meta,omitempty"`
+	NodeMeta   map[string]string `json:"node_meta,omitempty"`
 }
 
 // encode writes a catalog in the words of a file catalog: JSON is YAML, and an
 // instance has a line of its own.
-func encode(c *watch.Catalog, mesh string, known time.Time) ([]byte, error) {
+func encode(c *watch.Catalog) ([]byte, error) {
 	var body bytes.Buffer
 	if c.Len() == 0 {
 		body.WriteString("services: {}\n")
@@ -55,16 +37,11 @@ func encode(c *watch.Catalog, mesh string, known time.Time) ([]byte, error) {
 			return nil, err
 		}
 	}
-	sum := sha256.Sum256(body.Bytes())
-	head, err := json.Marshal(seal{Format: formatVersion, Mesh: mesh, Known: known.UTC().Truncate(time.Second), SHA256: hex.EncodeToString(sum[:])})
-	if err != nil {
-		return nil, err
-	}
-	return append([]byte(sealPrefix+string(head)+"\n"), body.Bytes()...), nil
+	return body.Bytes(), nil
 }
 
 func encodeService(to *bytes.Buffer, s *watch.Service) error {
-	name, err := json.Marshal(s.Name)
+	name, err := text(s.Name)
 	if err != nil {
 		return err
 	}
@@ -76,17 +53,18 @@ func encodeService(to *bytes.Buffer, s *watch.Service) error {
 	ids := make(map[string]bool, len(s.Instances))
 	for n, i := range s.Instances {
 		out := instance{
-			ID: i.ID, Address: i.Host, Port: i.Port, Weight: i.Weight, Health: i.Health.String(), Zone: i.Zone, Tags: i.Tags, Meta: i.Meta,
+			ID: i.ID, Address: i.Host, Port: i.Port, Weight: i.Weight, Health: i.Health.String(),
+			Datacenter: i.Datacenter, Zone: i.Zone, Tags: i.Tags, Meta: i.Meta, NodeMeta: i.NodeMeta,
 		}
 		if i.Host == "" {
 			out.Address = i.Address.String()
 		}
 		// Consul has one id on two nodes; in a file each is one of its own.
-		for ids[out.ID] {
-			out.ID = i.ID + "#" + strconv.Itoa(n)
+		for m := n; ids[out.ID]; m++ {
+			out.ID = i.ID + "#" + strconv.Itoa(m)
 		}
 		ids[out.ID] = true
-		line, err := json.Marshal(out)
+		line, err := text(out)
 		if err != nil {
 			return err
 		}
@@ -95,29 +73,12 @@ func encodeService(to *bytes.Buffer, s *watch.Service) error {
 	return nil
 }
 
-// decode reads what encode wrote, if it still is that.
-func decode(name string, data []byte) (*Kept, error) {
-	line, err := bufio.NewReader(bytes.NewReader(data)).ReadString('\n')
-	if err != nil {
-		return nil, errors.New("it has no first line")
+// text is JSON that is YAML too, to which a few of its characters are line breaks, a
+// mark at the beginning of a file, or nothing that may stand in one.
+func text(v any) ([]byte, error) {
+	data, err := json.Marshal(v)
+	for _, c := range []string{"\u0085", "\ufeff", "\ufffe", "\uffff"} {
+		data = bytes.ReplaceAll(data, []byte(c), fmt.Appendf(nil, `\u%04x`, []rune(c)[0]))
 	}
-	text, ok := strings.CutPrefix(line, sealPrefix)
-	if !ok {
-		return nil, errors.New("its first line is not the control plane's")
-	}
-	var s seal
-	if err := json.Unmarshal([]byte(text), &s); err != nil {
-		return nil, fmt.Errorf("its first line: %w", err)
-	}
-	if s.Format != formatVersion {
-		return nil, fmt.Errorf("its format is %d, and %d is read here", s.Format, formatVersion)
-	}
-	if sum := sha256.Sum256(data[len(line):]); hex.EncodeToString(sum[:]) != s.SHA256 {
-		return nil, errors.New("it is not what was kept: its checksum is another one")
-	}
-	services, err := file.Parse(name, data)
-	if err != nil {
-		return nil, err
-	}
-	return &Kept{Catalog: watch.NewCatalog().Update(services, nil), Known: s.Known, Mesh: s.Mesh}, nil
+	return data, err
 }

@@ -6,24 +6,20 @@ package memory
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"datapunk.dev/controlplane/atomicfile"
 	"datapunk.dev/controlplane/watch"
+	"datapunk.dev/controlplane/watch/file"
 )
 
 const (
 	// name is the file's in the data directory.
 	name = "catalog.yaml"
-	// pause is the shortest time between two writes: what changes with each check
-	// must not wear a disk.
-	pause = 10 * time.Second
+	// formatVersion is raised when a control plane of before could not read the file.
+	formatVersion = 1
 	// confirm is how often a catalog that does not change is written again, for the
 	// sake of when it was known to be so.
 	confirm = 10 * time.Minute
@@ -35,68 +31,44 @@ const (
 type Kept struct {
 	Catalog *watch.Catalog
 	Known   time.Time // when its source last said so
-	Mesh    string    // mesh.name of then
 }
 
 // Memory keeps the catalogs of one mesh in a directory.
 type Memory struct {
-	dir, mesh string
-	kick      chan struct{}
-	// write is how the file is written: a disk of a test may be full.
-	write func(path string, data []byte) error
+	file   atomicfile.Sealed
+	keeper *atomicfile.Keeper
 
-	mu     sync.Mutex
-	last   *watch.Catalog // to be kept; nil: nothing yet
-	known  time.Time
-	err    error  // of the last write
-	errors uint64 // since the start
+	mu    sync.Mutex
+	last  *watch.Catalog // to be kept; nil: nothing yet
+	known time.Time
+	done  *watch.Catalog // what the file has
+	at    time.Time      // what it says of when that was known
 }
 
 // New returns the memory of a mesh in an existing directory.
 func New(dir, mesh string) *Memory {
-	return &Memory{dir: dir, mesh: mesh, kick: make(chan struct{}, 1), write: func(path string, data []byte) error { return atomicfile.Write(path, data, 0o600) }}
+	m := &Memory{file: atomicfile.Sealed{
+		Path: filepath.Join(dir, name), Title: "# The last good catalog, kept by the control plane: ", Format: formatVersion, Mesh: mesh, MaxSize: maxSize,
+	}}
+	m.keeper = atomicfile.NewKeeper(m.file.Path, m.encode)
+	return m
 }
 
 // Path is where the catalog is kept.
-func (m *Memory) Path() string { return filepath.Join(m.dir, name) }
+func (m *Memory) Path() string { return m.file.Path }
 
 // Load returns what is kept; nil if nothing is. What cannot be believed is set
 // aside, for people to look at, and named in the error.
-func (m *Memory) Load() (*Kept, error) {
-	kept, err := m.load()
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		return kept, nil
-	}
-	aside := m.Path() + ".corrupt-" + time.Now().UTC().Format("20060102T150405Z")
-	err = fmt.Errorf("the kept catalog %s is not used: %w", m.Path(), err)
-	if moved := os.Rename(m.Path(), aside); moved != nil {
-		return nil, fmt.Errorf("%w (and it cannot be set aside: %w)", err, moved)
-	}
-	return nil, fmt.Errorf("%w; it lies in %s now", err, aside)
-}
-
-func (m *Memory) load() (*Kept, error) {
-	info, err := os.Lstat(m.Path())
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, errors.New("it is no file")
-	case info.Size() > maxSize:
-		return nil, fmt.Errorf("it has %d bytes", info.Size())
-	}
-	data, err := os.ReadFile(m.Path())
-	if err != nil {
-		return nil, err
-	}
-	kept, err := decode(name, data)
-	if err != nil {
-		return nil, err
-	}
-	if kept.Mesh != m.mesh {
-		return nil, fmt.Errorf("it is of the mesh %q, and this is %q", kept.Mesh, m.mesh)
-	}
-	return kept, nil
+func (m *Memory) Load() (kept *Kept, err error) {
+	err = m.file.Load(func(body []byte, known time.Time) error {
+		services, err := file.Parse(name, body)
+		if err != nil {
+			return err
+		}
+		kept = &Kept{Catalog: watch.NewCatalog().Update(services, nil), Known: known}
+		return nil
+	})
+	return kept, err
 }
 
 // Keep has a catalog kept that its source vouches for now. It does not wait.
@@ -104,63 +76,31 @@ func (m *Memory) Keep(c *watch.Catalog, known time.Time) {
 	m.mu.Lock()
 	m.last, m.known = c, known
 	m.mu.Unlock()
-	select {
-	case m.kick <- struct{}{}:
-	default:
-	}
+	m.keeper.Changed()
 }
 
 // Failures returns how many writes have failed since the start, and why what is in
 // force is not on disk.
-func (m *Memory) Failures() (count uint64, last error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.errors, m.err
-}
+func (m *Memory) Failures() (count uint64, last error) { return m.keeper.Failures() }
 
-// Run writes what is to be kept until ctx ends, and then once more. A disk that is
-// slow or gone stops nobody but this.
-func (m *Memory) Run(ctx context.Context) {
-	var done *watch.Catalog
-	var at time.Time // what the file says of when it was known
-	save := func() {
-		m.mu.Lock()
-		c, known := m.last, m.known
-		m.mu.Unlock()
-		if c == nil || c == done && known.Sub(at) < confirm {
-			return
-		}
-		data, err := encode(c, m.mesh, known)
-		if err == nil {
-			err = m.write(m.Path(), data)
-		}
-		m.mu.Lock()
-		m.err = err
-		if err != nil {
-			m.errors++
-		}
-		m.mu.Unlock()
-		if err == nil {
-			done, at = c, known
-			return
-		}
-		select { // it is tried again
-		case m.kick <- struct{}{}:
-		default:
-		}
+// Run writes what is to be kept until ctx ends, and then once more.
+func (m *Memory) Run(ctx context.Context) { m.keeper.Run(ctx) }
+
+// encode returns the file if it is to be written. The last word is when it ended.
+func (m *Memory) encode(end bool) (data []byte, written func(), err error) {
+	m.mu.Lock()
+	c, known, same := m.last, m.known, m.last == m.done && m.known.Sub(m.at) < confirm
+	m.mu.Unlock()
+	if c == nil || same && !end {
+		return nil, nil, nil
 	}
-	for {
-		select {
-		case <-ctx.Done():
-			at = time.Time{} // the last word is when it ended
-			save()
-			return
-		case <-m.kick:
-			save()
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
+	body, err := encode(c)
+	if err == nil {
+		data, err = m.file.Seal(body, known)
 	}
+	return data, func() {
+		m.mu.Lock()
+		m.done, m.at = c, known
+		m.mu.Unlock()
+	}, err
 }

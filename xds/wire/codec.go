@@ -26,12 +26,17 @@ func (c Codec) Marshal(v any) (mem.BufferSlice, error) {
 
 // Unmarshal implements [encoding.CodecV2].
 func (c Codec) Unmarshal(data mem.BufferSlice, v any) error {
-	r, ok := v.(*Request)
-	if !ok {
+	var read func([]byte)
+	switch m := v.(type) {
+	case *Request:
+		read = func(b []byte) { m.Malformed = m.unmarshal(b) }
+	case *HealthMessage:
+		read = func(b []byte) { m.Malformed = m.unmarshal(b) }
+	default:
 		return c.CodecV2.Unmarshal(data, v)
 	}
 	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buf.Free()
-	r.Malformed = r.unmarshal(buf.ReadOnlyData())
+	read(buf.ReadOnlyData())
 	return nil
 }

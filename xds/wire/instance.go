@@ -22,6 +22,9 @@ type Instance struct {
 	Version string            // of the application
 	Tags    []string          // in the proxy's order
 	Meta    map[string]string // entries of its choice
+	// Checks are the kinds of checks of its application that it can have made, in
+	// words with commas between: an Envoy with an old bootstrap makes none.
+	Checks string
 }
 
 // Instance returns what the proxy says of its instance.
@@ -32,11 +35,11 @@ func (n *Node) Instance() Instance {
 	return *n.instance
 }
 
-// readInstance reads the metadata's "version", "tags" and "meta". The keys of
+// readInstance reads the metadata's "version", "checks", "tags" and "meta". The keys of
 // others mean nothing here.
 func (n *Node) readInstance(key string, value []byte) error {
 	switch key {
-	case "version", "tags", "meta":
+	case "version", "checks", "tags", "meta":
 	default:
 		return nil
 	}
@@ -46,6 +49,8 @@ func (n *Node) readInstance(key string, value []byte) error {
 	switch key {
 	case "version":
 		return readScalar(value, &n.instance.Version)
+	case "checks":
+		return readScalar(value, &n.instance.Checks)
 	case "tags":
 		n.instance.Tags = nil
 		return n.instance.readTags(value)

@@ -17,7 +17,8 @@ type Node struct {
 	ID, Cluster string
 	Agent       string // user_agent_name
 	Version     string // the user agent's
-	zone        string // of the locality
+	region      string // of the locality, as the zone
+	zone        string
 	metadata    nodeMetadata
 	instance    *Instance // nil: it says nothing of that
 }
@@ -25,7 +26,7 @@ type Node struct {
 // nodeMetadata is what the server reads of a node's metadata, as text: a number is
 // written as a whole number.
 type nodeMetadata struct {
-	address, appAddress, zone                    string
+	address, appAddress, zone, roots             string
 	appPort, meshPort, outboundPort, metricsPort string
 }
 
@@ -46,6 +47,8 @@ func (m *nodeMetadata) of(key string) *string {
 		return &m.outboundPort
 	case "metrics_port":
 		return &m.metricsPort
+	case "roots":
+		return &m.roots
 	}
 	return nil
 }
@@ -72,8 +75,11 @@ func parseNode(b []byte) (*Node, error) {
 			})
 		case 4:
 			return eachBytes(v, func(number protowire.Number, v []byte) (err error) {
-				if number == 2 {
-					n.zone, err = bounded("locality.zone", v, maxZone)
+				switch number {
+				case 1:
+					n.region, err = bounded("node.locality.region", v, maxZone)
+				case 2:
+					n.zone, err = bounded("node.locality.zone", v, maxZone)
 				}
 				return err
 			})
@@ -184,6 +190,14 @@ func buildVersion(b []byte) string {
 	return fmt.Sprintf("%d.%d.%d", parts[1], parts[2], parts[3])
 }
 
+// Roots are those that its bootstrap pins, in short, as it says; nil: it does not say.
+func (n *Node) Roots() []string {
+	if n.metadata.roots == "" {
+		return nil
+	}
+	return strings.Split(n.metadata.roots, ",")
+}
+
 // Profile returns what the configuration of the proxy depends on. Metadata
 // that is missing or makes no sense leaves its field empty: the view says what
 // it had to leave out.
@@ -193,6 +207,7 @@ func (n *Node) Profile() resource.Profile {
 		Service:      n.Cluster,
 		Kind:         resource.KindOf(n.Agent),
 		Address:      m.address,
+		Region:       n.region,
 		Zone:         m.zone,
 		AppPort:      port(m.appPort),
 		MeshPort:     port(m.meshPort),

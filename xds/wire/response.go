@@ -160,3 +160,10 @@ func appendString(b []byte, field protowire.Number, v string) []byte {
 	b = protowire.AppendTag(b, field, protowire.BytesType)
 	return protowire.AppendString(b, v)
 }
+
+// OnlyName is an encoded resource that has a name and nothing else: of assignments and
+// route configurations it is the first field.
+func OnlyName(name string) []byte {
+	const field = 1
+	return protowire.AppendString(protowire.AppendTag(nil, field, protowire.BytesType), name)
+}
