@@ -91,7 +91,7 @@ job "controlplane" {
         data        = "{{ with nomadVar \"nomad/jobs/controlplane\" }}{{ .consul_token }}{{ end }}"
       }
 
-      kill_timeout = "20s"
+      kill_timeout = "30s"
 
       resources {
         cpu    = 500
