@@ -25,7 +25,7 @@ const startTime = 60 * time.Second
 var instances = []run.MachineSpec{
 	{Service: "nexus", ID: "nexus-1", ChosenPorts: true, Flags: []string{"--node-id", "nexus-1", "--version", "1.4.2"}},
 	{Service: "lake_service", ID: "lake-1", ChosenPorts: true, Flags: []string{"--node-id", "lake-1", "--version", "2.0.1"}},
-	{Service: "lake_service", ID: "lake-2", ChosenPorts: true, Flags: []string{"--node-id", "lake-2", "--version", "2.0.1"}},
+	{Service: "lake_service", ID: "lake-2", ChosenPorts: true, Flags: []string{"--node-id", "lake-2", "--version", "2.1.0"}},
 	{Service: "stream_service", ID: "stream-1", ChosenPorts: true, Flags: []string{"--node-id", "stream-1", "--version", "0.9.0"}},
 }
 

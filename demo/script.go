@@ -33,9 +33,11 @@ func (d *demo) script(ctx context.Context) error {
 	}
 	steps := []step{
 		{"An instance that is critical in " + where + " takes no more traffic", d.critical},
+		{"The control plane is asked: status, what becomes of a call, what an edit would do", d.ask},
 		{"An edit of the mesh file takes effect, without a restart", d.edit},
 		{"A bad edit is refused with its line, and the mesh goes on", d.badEdit},
 		{"A DENY in the file turns the next request into 403", d.deny},
+		{"A canary by hand: two versions, a header for testers, 5 % and then half, a mirror", d.canary},
 		{"A machine leaves and comes back, and no request fails", d.leave},
 		{"With cert_rotation at 20s the certificates rotate under load", d.rotate},
 	}
@@ -287,6 +289,15 @@ func (d *demo) deny(ctx context.Context) error {
 		return err
 	}
 	d.screen.saw("GET /admin: 403, %q, within %s of the edit", strings.TrimSpace(resp.Body), seconds(time.Since(at)))
+	sentence, err := d.whyOf(ctx, 2, "--path", "/admin")
+	if err != nil {
+		return err
+	}
+	d.screen.saw("`controlplane why nexus lake_service --path /admin`:")
+	d.screen.note("%s", sentence)
+	if !strings.Contains(sentence, "policy no-admin denies it") {
+		return fmt.Errorf("why says %q", sentence)
+	}
 	if resp, err = d.client.Get(ctx, "lake_service", "/"); err != nil || resp.Status != 200 {
 		return fmt.Errorf("GET / is denied too: %s, %w", resp, err)
 	}

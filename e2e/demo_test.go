@@ -11,6 +11,7 @@ import (
 // What the README promises first: the demo goes through its script, and each
 // step is seen to happen.
 func TestTheDemo(t *testing.T) {
+	t.Parallel() // it waits, most of the time
 	demo := filepath.Join(t.TempDir(), "demo")
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", demo, "../demo").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -114,7 +114,7 @@ func ownBootstrap(apiType string) func(*harness.Sidecar, string) string {
 					"@type":       "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
 					"stat_prefix": "own",
 					"rds": map[string]any{
-						"route_config_name": "outbound",
+						"route_config_name": "outbound/lake_service",
 						"config_source":     map[string]any{"ads": map[string]any{}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"},
 					},
 					"http_filters": []any{map[string]any{

@@ -20,7 +20,7 @@ func TestSidecarsWithABusyPortTakeTheListenerFromNobody(t *testing.T) {
 		bootstrap func(*harness.Sidecar, string) string
 	}{{"delta", nil}, {"sotw", speaksSotW}} {
 		t.Run(tt.protocol, func(t *testing.T) {
-			m := harness.Start(t, harness.Options{Allowed: []string{"cannot bind .*Address already in use"}})
+			m := harness.Start(t, harness.Options{Allowed: []string{"cannot bind .*Address already in use", "Ignoring unwatched type URL .*ScopedRouteConfiguration"}})
 			port := harness.Port(t)
 			taken, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 			if err != nil {

@@ -2,13 +2,11 @@ package e2e
 
 import (
 	"fmt"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"datapunk.dev/controlplane/e2e/harness"
-	"datapunk.dev/controlplane/internal/tool"
 )
 
 func TestPrometheusFindsAndScrapesEveryEnvoyAndTheControlPlane(t *testing.T) {
@@ -76,23 +74,55 @@ scrape_configs:
 	}
 }
 
-func TestPromtoolAcceptsOurMetrics(t *testing.T) {
-	promtool, err := tool.Find("promtool")
-	if err != nil {
+// TestScrapeTargetsSurviveARestart: neither while the control plane is away nor after it
+// has come back is a sidecar no target, also one that died meanwhile; and a Prometheus
+// that is new then is told of it too.
+func TestScrapeTargetsSurviveARestart(t *testing.T) {
+	m := seedMesh(t, harness.Options{Overlay: "mesh: {telemetry: {metrics: {scrape_interval: 1s}}}"})
+	config := fmt.Sprintf(`
+scrape_configs:
+  - job_name: envoy
+    http_sd_configs: [{url: "http://%s/sd/prometheus", refresh_interval: 1s}]
+`, m.Plane.AdminAddress())
+	p := harness.StartPrometheus(t, config)
+	has := func(p *harness.Prometheus, query, want string) func() error {
+		return func() error {
+			samples, err := p.Query(query)
+			if err == nil && (len(samples) != 1 || samples[0].Value != want) {
+				err = fmt.Errorf("%s: %v, want %s", query, samples, want)
+			}
+			return err
+		}
+	}
+	harness.Eventually(t, "every sidecar is up", 20*time.Second, has(p, "sum(up)", "4"))
+
+	began := time.Now()
+	dead := m.Sidecar("lake-2")
+	m.Plane.Kill()
+	dead.Envoy.Kill()
+	time.Sleep(3 * time.Second) // Prometheus asks in vain
+	if err := m.Plane.Start(); err != nil {
 		t.Fatal(err)
 	}
-	m := seedMesh(t, harness.Options{})
-	m.Call("nexus", "lake_service", "/")
-	status, text, err := m.Plane.Get("/metrics")
-	if err != nil || status != 200 {
-		t.Fatalf("%d, %v", status, err)
+	answers := 0
+	for time.Since(began) < 12*time.Second {
+		if status, body, err := m.Plane.Get("/sd/prometheus"); err == nil && status == 200 {
+			if answers++; strings.Count(body, `"targets"`) != 4 {
+				t.Fatalf("%s after the kill there are other targets than the four: %s", time.Since(began), body)
+			}
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
-	if !strings.Contains(text, "\ncontrolplane_") {
-		t.Fatalf("no metric of ours in:\n%s", text)
+	if answers < 20 {
+		t.Errorf("it answered %d times", answers)
 	}
-	check := exec.Command(promtool, "check", "metrics")
-	check.Stdin = strings.NewReader(text)
-	if out, err := check.CombinedOutput(); err != nil || len(out) != 0 {
-		t.Errorf("promtool check metrics: %v\n%s", err, out)
+	least := fmt.Sprintf("min_over_time(count(up)[%ds:1s])", int(time.Since(began).Seconds()))
+	if err := has(p, least, "4")(); err != nil {
+		t.Errorf("a gap: %v", err)
 	}
+	if err := has(p, "up{node='lake-2'}", "0")(); err != nil {
+		t.Error(err)
+	}
+	second := harness.StartPrometheus(t, config)
+	harness.Eventually(t, "a Prometheus that is new knows of the dead one", 20*time.Second, has(second, "up{node='lake-2'}", "0"))
 }

@@ -63,8 +63,8 @@ func TestAProxyIsKnownWithoutBeingRegistered(t *testing.T) {
 	}
 
 	t.Run("one that is killed is gone after deregister_critical_service_after", func(t *testing.T) {
-		lake2.Envoy.Kill()
 		killed := time.Now()
+		lake2.Envoy.Kill()
 		harness.Eventually(t, "lake-2 is out of Consul", 20*time.Second, func() error {
 			entries, err := inConsul(m, "lake")
 			if err == nil && entries["lake-2"] != nil {

@@ -141,7 +141,7 @@ func (a *asked) listen(t *testing.T, host string, port int) int {
 	return port
 }
 
-// consulKeys are the keys of discovery in configs/mesh.yaml, with the edits that
+// consulKeys are the keys of discovery in the operators' mesh file, with the edits that
 // TestAnEditOfDiscoveryReachesConsulAndNothingElse makes: to another address
 // and port of the same Consul, to a datacenter that it does not know, and to a
 // file in which lake_service has the weight 5. ports are the old and the new.

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/net/websocket"
 
+	"datapunk.dev/controlplane/e2e/app"
 	"datapunk.dev/controlplane/e2e/harness"
 	"datapunk.dev/controlplane/e2e/traffic"
 	"datapunk.dev/controlplane/internal/everykey"
@@ -43,10 +44,13 @@ func draining(t *testing.T) []string {
 	return keys
 }
 
-// openCalls are a WebSocket and a TCP connection that stay open.
+// openCalls are what stays open: a WebSocket, a stream of gRPC, a TCP connection, and
+// connections of HTTP/1 and HTTP/2 that requests come over.
 type openCalls struct {
-	ws   *websocket.Conn
-	bank bankCall
+	ws     *websocket.Conn
+	stream app.Talking
+	bank   bankCall
+	kept   map[string]*traffic.Client // by what they speak
 }
 
 func openThem(ctx context.Context, t *testing.T, m *harness.Mesh, bank string) openCalls {
@@ -55,12 +59,32 @@ func openThem(ctx context.Context, t *testing.T, m *harness.Mesh, bank string) o
 	var err error
 	c.bank, err = callBank(ctx, t, bank)
 	noError(t, err)
+	outbound := m.Sidecar("shop-1").Outbound()
+	c.stream, err = app.CallTalk(ctx, dialGRPC(t, outbound, "web"))
+	noError(t, err)
+	c.kept = map[string]*traffic.Client{"HTTP/1": traffic.NewClient(outbound), "HTTP/2": traffic.NewHTTP2Client(outbound)}
+	for _, client := range c.kept {
+		t.Cleanup(client.Close)
+	}
 	return c
 }
 
-func (c openCalls) talk(text string) error {
+func (c openCalls) talk(ctx context.Context, text string) error {
 	if err := c.says(text); err != nil {
 		return err
+	}
+	if got, err := c.stream.Say(text); err != nil || got != "web-1: "+text {
+		return fmt.Errorf("the stream of gRPC says %q: %w", got, err)
+	}
+	for protocol, client := range c.kept {
+		for range 2 { // the first answer may say that the connection closes
+			if _, err := client.Get(ctx, "web", "/"); err != nil { // whatever the status
+				return fmt.Errorf("%s: %w", protocol, err)
+			}
+		}
+		if n := client.Dials(); n != 1 {
+			return fmt.Errorf("the connection of %s was closed: there have been %d", protocol, n)
+		}
 	}
 	if err := c.bank.echoes(text); err != nil {
 		return fmt.Errorf("the bank: %w", err)
@@ -118,9 +142,10 @@ func listenerChanges(m *harness.Mesh, id string) uint64 {
 
 // TestAnEditOfAnyOtherKeyCutsNothingThatIsOpen: every key that the list in
 // docs/operations.md does not have is edited, one after the other, under an open
-// WebSocket and an open TCP connection, which must outlive the drain time after
-// the last.
+// WebSocket, a stream of gRPC, a TCP connection and connections of HTTP/1 and HTTP/2,
+// which must outlive the drain time after the last.
 func TestAnEditOfAnyOtherKeyCutsNothingThatIsOpen(t *testing.T) {
+	t.Parallel() // it waits, most of the time
 	edits, err := everykey.Edits()
 	noError(t, err)
 	drains := draining(t)
@@ -138,7 +163,7 @@ func TestAnEditOfAnyOtherKeyCutsNothingThatIsOpen(t *testing.T) {
 		}
 		edited++
 		edit(e.After)
-		if err := open.talk(e.Key); err != nil {
+		if err := open.talk(t.Context(), e.Key); err != nil {
 			t.Fatalf("after an edit of %s: %v", e.Key, err)
 		}
 		for _, id := range ids {
@@ -148,9 +173,10 @@ func TestAnEditOfAnyOtherKeyCutsNothingThatIsOpen(t *testing.T) {
 			}
 		}
 	}
-	if edited < 100 {
+	if edited < 200 {
 		t.Errorf("only %d keys were edited", edited)
 	}
+	t.Logf("%d keys", edited)
 	harness.Eventually(t, "nothing drains in any Envoy", 5*time.Second, func() error {
 		for _, id := range ids {
 			if n := m.Stats(id)["listener_manager.total_filter_chains_draining"]; n != 0 {
@@ -159,7 +185,7 @@ func TestAnEditOfAnyOtherKeyCutsNothingThatIsOpen(t *testing.T) {
 		}
 		return nil
 	})
-	noError(t, open.talk("at the end"))
+	noError(t, open.talk(t.Context(), "at the end"))
 }
 
 // TestPermissiveModeComesWithoutACutForHTTP: a chain is added beside the one
@@ -169,7 +195,7 @@ func TestPermissiveModeComesWithoutACutForHTTP(t *testing.T) {
 	noError(t, err)
 	m, bank, edit := drainMesh(t)
 	open := openThem(harness.Context(t, 2*time.Minute), t, m, bank)
-	noError(t, open.talk("before"))
+	noError(t, open.talk(t.Context(), "before"))
 	edit(after(t, edits, "security.mtls.mode"))
 	harness.Eventually(t, "the TCP connection is cut", 20*time.Second, func() error {
 		if err := open.bank.echoes("still there"); err == nil {
@@ -195,7 +221,7 @@ func TestAnEditThatIsListedAsDrainingDrains(t *testing.T) {
 	noError(t, err)
 	m, bank, edit := drainMesh(t)
 	open := openThem(harness.Context(t, 2*time.Minute), t, m, bank)
-	noError(t, open.talk("before"))
+	noError(t, open.talk(t.Context(), "before"))
 	edit(after(t, edits, "policies.timeout.idle"))
 	harness.Eventually(t, "the WebSocket is cut", 20*time.Second, func() error {
 		if err := open.says("still there"); err == nil {

@@ -120,7 +120,7 @@ func TestAnEditOfOneKeyReachesWhatItShouldAndNothingElse(t *testing.T) {
 	}
 	for node, of := range before {
 		// What the edits say of this much is something.
-		for _, key := range []string{"cluster nexus", "cluster local_app", "listener inbound", "listener metrics", "route outbound", "route inbound", "secret default", "secret ROOTCA", "endpoint"} {
+		for _, key := range []string{"cluster nexus", "cluster local_app", "listener inbound", "listener metrics", "route outbound/lake_service", "scoped_route lake_service", "route inbound", "secret default", "secret ROOTCA", "endpoint"} {
 			if of[key] == "" {
 				t.Fatalf("%s: no version of %s: %v", node, key, of)
 			}

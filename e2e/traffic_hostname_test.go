@@ -64,12 +64,6 @@ func TestInstancesWhoseAddressIsAName(t *testing.T) {
 			dns := harness.StartDNS(t)
 			port := harness.Port(t)
 			m := harness.Start(t, harness.Options{Mesh: fmt.Sprintf(hostnameFile, port)})
-			m.Add(harness.Spec{Service: "nexus", ID: caller, Unregistered: true, Scoped: true, Bootstrap: func(s *harness.Sidecar, printed string) string {
-				if protocol == "sotw" {
-					printed = speaksSotW(s, printed)
-				}
-				return dns.Bootstrap(s, printed)
-			}})
 			for _, id := range []string{"lake-1", "lake-2", "lake-3"} {
 				m.Add(harness.Spec{Service: "lake", ID: id, Unregistered: true})
 				dns.Set(id+".mesh.test", "127.0.0.1")
@@ -81,6 +75,12 @@ func TestInstancesWhoseAddressIsAName(t *testing.T) {
 			registerAs(t, m, m.Sidecar("lake-2"), "lake-2.mesh.test")
 			m.Register(m.Sidecar("lake-3"))
 			registerAs(t, m, m.Sidecar("bank-1"), "bank.mesh.test")
+			m.Add(harness.Spec{Service: "nexus", ID: caller, Unregistered: true, Scoped: true, Bootstrap: func(s *harness.Sidecar, printed string) string {
+				if protocol == "sotw" {
+					printed = speaksSotW(s, printed)
+				}
+				return dns.Bootstrap(s, printed)
+			}})
 			m.Ready()
 			inRotation(t, m, "lake", "lake-1", "lake-2", "lake-3")
 
@@ -146,10 +146,10 @@ func TestInstancesWhoseAddressIsAName(t *testing.T) {
 func TestNamesAreAskedForAgain(t *testing.T) {
 	dns := harness.StartDNS(t)
 	m := harness.Start(t, harness.Options{Mesh: strings.Replace(hostnameFile, ", {service: bank, local_bind_port: %d}", "", 1)})
-	m.Add(harness.Spec{Service: "nexus", ID: caller, Unregistered: true, Scoped: true, Bootstrap: dns.Bootstrap})
 	lake := m.Add(harness.Spec{Service: "lake", ID: "lake-1", Unregistered: true})
 	dns.Set("lake.mesh.test", "127.0.0.1", "127.0.0.9")
 	registerAs(t, m, lake, "lake.mesh.test")
+	m.Add(harness.Spec{Service: "nexus", ID: caller, Unregistered: true, Scoped: true, Bootstrap: dns.Bootstrap})
 	m.Ready()
 	has := func(want ...string) {
 		t.Helper()

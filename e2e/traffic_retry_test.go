@@ -58,8 +58,8 @@ func TestRetryGoesToAnotherHost(t *testing.T) {
 	if onBad["1"] < requests/4 {
 		t.Fatalf("lake-1 got only %d first tries: this shows nothing", onBad["1"])
 	}
-	// Sixteen looks for an instance that was not tried are in vain once in
-	// 100,000 retries. Chance would be half.
+	// The looks for an instance that was not tried are in vain once in a million
+	// retries. Chance would be half.
 	if again := onBad["2"]; again > 1 {
 		t.Errorf("of %d second tries %d went to the same instance", onBad["1"], again)
 	}

@@ -110,19 +110,22 @@ func healthCheck(path string) func(*sight) any { return cluster("nexus", "health
 
 // route is a field of the route of lake_service that is neither for gRPC nor for
 // bodies of a size that nobody knows.
-func route(path string) func(*sight) any { return routeOf("lake_service", path) }
+func route(path string) func(*sight) any { return routeOf("lake_service", "route."+path) }
 
-// routeOf is a field of a route of the first service.
+// routeOf is a field of a route of lake_service, or else of its virtual host.
 func routeOf(name, path string) func(*sight) any {
 	return func(s *sight) any {
-		r := s.nexus.Get("route", "outbound")
+		r := s.nexus.Get("route", "outbound/"+name)
 		for i := 0; r != nil; i++ {
 			at := fmt.Sprintf("virtual_hosts.0.routes.%d.", i)
 			switch r.Field(at + "name") {
 			case nil:
 				return nil
 			case name:
-				return r.Field(at + "route." + path)
+				if v := r.Field(at + path); v != nil {
+					return v
+				}
+				return r.Field("virtual_hosts.0." + strings.TrimPrefix(path, "route."))
 			}
 		}
 		return nil
@@ -178,14 +181,14 @@ func lifetime(s *sight) any {
 	return "at most 40s"
 }
 
-// seedKeys are the keys of configs/mesh.yaml but those of Consul's, which
+// seedKeys are the keys of the operators' mesh file but those of Consul's, which
 // consulKeys has. The order is that of the edits: each is made on top of those
 // before, and one that ends mTLS would hide others.
 func seedKeys() []seedKey {
 	clusters := []string{"cluster lake_service", "cluster nexus", "cluster stream_service"}
 	listeners := []string{"listener inbound", "listener outbound"}
-	routes := []string{"route inbound", "route outbound"}
-	outbound, inbound := []string{"route outbound"}, []string{"route inbound"}
+	outbound, inbound := []string{"route outbound/lake_service", "route outbound/nexus", "route outbound/stream_service"}, []string{"route inbound"}
+	routes := slices.Concat(inbound, outbound)
 	return []seedKey{
 		{key: "name", at: meshInfo("name"), now: "datapunk-mesh", old: "name: datapunk-mesh", edited: "name: other-mesh", then: "other-mesh"},
 		{key: "version", at: meshInfo("version"), now: "1.0", old: `"1.0"`, edited: `"1.1"`, then: "1.1"},
@@ -234,8 +237,9 @@ func seedKeys() []seedKey {
 		{key: "policies.retry.backoff.max_interval", at: route("retry_policy.retry_back_off.max_interval"), now: "3s", old: "max_interval: 3s", edited: "max_interval: 4s", then: "4s", moves: outbound},
 		{key: "policies.retry.backoff.multiplier", old: "multiplier: 2", edited: "multiplier: 3", refused: "MC1207"},
 		{
-			key: "policies.retry.conditions", at: route("retry_policy.retry_on"), now: "5xx,connect-failure,refused-stream",
-			old: "- refused-stream", edited: "- reset", then: "5xx,connect-failure,reset", moves: outbound,
+			// Beside those of what did not reach an application.
+			key: "policies.retry.conditions", at: routeOf("lake_service", "request_headers_to_add.0.header.value"), now: "5xx",
+			old: "- refused-stream", edited: "- reset", then: "5xx,reset", moves: outbound,
 		},
 		{
 			key: "policies.timeout.idle", at: connectionManager("common_http_protocol_options.idle_timeout"), now: "305s", old: "idle: 5m", edited: "idle: 6m", then: "365s",

@@ -280,7 +280,7 @@ func TestDeniedGRPCCallEndsWithStatus7(t *testing.T) {
 	}
 	before := echo.App.Count()
 	_, err := app.CallQuiet(ctx, conn, 0)
-	if s := status.Convert(err); s.Code() != codes.PermissionDenied || s.Message() != "RBAC: access denied" {
+	if s := status.Convert(err); s.Code() != codes.PermissionDenied || s.Message() != "RBAC: access denied: echo_service does not admit this call (MC3005)" {
 		t.Errorf("denied: %v, want status 7 and why", err)
 	}
 	if n := echo.App.Count() - before; n != 0 {

@@ -88,8 +88,8 @@ func TestFilesAndTheEnvironmentSayWhatIsServed(t *testing.T) {
 		"one of the second":  breaker("nexus", "max_pending_requests"),
 		"the environment's":  breaker("nexus", "max_retries"),
 		"all three have it":  cluster("nexus", "connect_timeout"),
-		"a list":             routeOf("nexus", "retry_policy.retry_on"),
-		"deleted by it":      routeOf("nexus", "retry_policy.retriable_status_codes"),
+		"a list":             routeOf("nexus", "route.retry_policy.retry_on"),
+		"deleted by it":      routeOf("nexus", "route.retry_policy.retriable_status_codes"),
 		"deleted by second":  cluster("nexus", "health_checks"),
 		"beside the deleted": cluster("nexus", "load_balancing_policy.policies.0.typed_extension_config.name"),
 	}
@@ -111,7 +111,8 @@ func TestFilesAndTheEnvironmentSayWhatIsServed(t *testing.T) {
 	})
 	t.Run("an edit of the environment", func(t *testing.T) {
 		m.EditSeed("status_codes: null", "status_codes: [418]")
-		want["deleted by it"], want["a list"] = []any{418}, "connect-failure,retriable-status-codes"
+		want["deleted by it"] = []any{418}
+		at["what it adds to a list"], want["what it adds to a list"] = routeOf("nexus", "request_headers_to_add.0.header.value"), "retriable-status-codes"
 		check(t, want, at)
 	})
 

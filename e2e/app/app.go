@@ -36,6 +36,7 @@ type Reply struct {
 var echoed = []string{
 	"x-forwarded-client-cert", "x-forwarded-for", "x-forwarded-proto", "x-request-id", "traceparent",
 	"x-envoy-attempt-count", "x-envoy-expected-rq-timeout-ms", "x-envoy-original-path",
+	"x-version", "x-mesh-mirror",
 }
 
 // Behavior is how the app answers. The zero value: at once, with 200.

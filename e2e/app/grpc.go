@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"net/http"
 	"time"
 
 	"google.golang.org/grpc"
@@ -18,6 +19,9 @@ const (
 	// Quiet: Duration to a stream that says nothing for so long, then sends
 	// one StringValue, the instance.
 	Quiet = "/mesh.e2e.Echo/Quiet"
+	// Talk: StringValues to StringValues, each as by Unary, for as long as the
+	// caller likes.
+	Talk = "/mesh.e2e.Echo/Talk"
 )
 
 // Echo is written by hand: a service of well-known types needs no generator.
@@ -35,6 +39,20 @@ var echoService = grpc.ServiceDesc{
 		},
 	}},
 	Streams: []grpc.StreamDesc{{
+		StreamName:    "Talk",
+		ServerStreams: true, ClientStreams: true,
+		Handler: func(srv any, stream grpc.ServerStream) error {
+			for {
+				in := new(wrapperspb.StringValue)
+				if err := stream.RecvMsg(in); err != nil {
+					return err
+				}
+				if err := stream.SendMsg(wrapperspb.String(srv.(*App).instance + ": " + in.GetValue())); err != nil {
+					return err
+				}
+			}
+		},
+	}, {
 		StreamName:    "Quiet",
 		ServerStreams: true,
 		Handler: func(srv any, stream grpc.ServerStream) error {
@@ -55,8 +73,27 @@ var echoService = grpc.ServiceDesc{
 func (a *App) newGRPC() *grpc.Server {
 	s := grpc.NewServer()
 	s.RegisterService(&echoService, a)
-	healthpb.RegisterHealthServer(s, health.NewServer())
+	healthpb.RegisterHealthServer(s, wellness{app: a, HealthServer: health.NewServer()})
 	return s
+}
+
+// wellness is grpc.health.v1 of an app that misbehaves there as elsewhere.
+type wellness struct {
+	healthpb.HealthServer
+	app *App
+}
+
+// Check hangs while the app does, and says that it does not serve where a request
+// would fail.
+func (w wellness) Check(ctx context.Context, _ *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
+	_, status, ok := w.app.decide(ctx)
+	switch {
+	case !ok:
+		return nil, ctx.Err()
+	case status != http.StatusOK:
+		return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_NOT_SERVING}, nil
+	}
+	return &healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_SERVING}, nil
 }
 
 // CallUnary calls the app's Unary over a connection.
@@ -83,4 +120,23 @@ func CallQuiet(ctx context.Context, conn grpc.ClientConnInterface, silent time.D
 		return "", err
 	}
 	return out.GetValue(), nil
+}
+
+// Talking is a call of the app's Talk.
+type Talking struct{ stream grpc.ClientStream }
+
+// CallTalk begins one.
+func CallTalk(ctx context.Context, conn grpc.ClientConnInterface) (Talking, error) {
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, Talk)
+	return Talking{stream}, err
+}
+
+// Say sends a text, and returns what comes for it.
+func (t Talking) Say(text string) (string, error) {
+	if err := t.stream.SendMsg(wrapperspb.String(text)); err != nil {
+		return "", err
+	}
+	out := new(wrapperspb.StringValue)
+	err := t.stream.RecvMsg(out)
+	return out.GetValue(), err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -49,6 +50,7 @@ type proxy struct {
 	close  func()
 
 	endpoints request             // by name
+	routes    request             // likewise
 	asked     map[string]struct{} // the clusters of Consul's that it has asked for by name
 	want      int                 // services that it does not have yet
 	have      []bool              // by the number of the service
@@ -98,13 +100,13 @@ func connect(ctx context.Context, s *subject, w world) (*fleet, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
 	f := &fleet{w: w, creds: s.creds, sidecars: s.sidecars}
-	var shared request // for endpoints, where all ask the same
+	var shared, routes request // where all ask the same
 	for i := range w.Streams {
 		names := w.upstreams(i)
 		if shared.url == "" || w.Scope > 0 {
-			shared = named(resource.Endpoint.URL(), names)
+			shared, routes = named(resource.Endpoint.URL(), w.parts(names)), named(resource.Route.URL(), routed(names))
 		}
-		p, err := f.open(s.xds, i, shared, len(names))
+		p, err := f.open(s.xds, i, shared, routes, len(names))
 		if err != nil {
 			f.stop()
 			return nil, fmt.Errorf("stream %d: %w", i, err)
@@ -122,7 +124,7 @@ func connect(ctx context.Context, s *subject, w world) (*fleet, error) {
 	return f, nil
 }
 
-func (f *fleet) open(addr string, id int, endpoints request, want int) (*proxy, error) {
+func (f *fleet) open(addr string, id int, endpoints, routes request, want int) (*proxy, error) {
 	conn, err := grpc.NewClient("passthrough:///"+addr,
 		grpc.WithTransportCredentials(f.creds),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(newRawCodec()), grpc.MaxCallRecvMsgSize(64<<20)),
@@ -132,7 +134,7 @@ func (f *fleet) open(addr string, id int, endpoints request, want int) (*proxy, 
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &proxy{
-		fleet: f, id: id, endpoints: endpoints, want: want,
+		fleet: f, id: id, endpoints: endpoints, routes: routes, want: want,
 		have: make([]bool, f.w.Services), full: make(chan struct{}),
 		close: func() { cancel(); _ = conn.Close() },
 	}
@@ -157,6 +159,10 @@ func (f *fleet) open(addr string, id int, endpoints request, want int) (*proxy, 
 		p.asked = make(map[string]struct{}) // it learns the names from its clusters
 	} else {
 		err = errors.Join(err, p.stream.SendMsg(p.endpoints.message(f.w.SotW, nil, nil)))
+	}
+	if f.w.Routed {
+		all := request{url: resource.ScopedRoute.URL()}
+		err = errors.Join(err, p.stream.SendMsg(all.message(f.w.SotW, nil, nil)), p.stream.SendMsg(p.routes.message(f.w.SotW, nil, nil)))
 	}
 	if err != nil {
 		p.close()
@@ -211,6 +217,10 @@ func (p *proxy) take(m encoded, at time.Time) error {
 	if answers.url == resource.Endpoint.URL() {
 		answers.body = p.endpoints.body
 		p.assignments(m, at)
+	}
+	if answers.url == resource.Route.URL() {
+		answers.body = p.routes.body
+		p.configurations(m, at)
 	}
 	var version []byte
 	if p.fleet.w.SotW {
@@ -272,6 +282,7 @@ func (p *proxy) assignments(m encoded, at time.Time) {
 		}
 		a := arrival{stream: p.id, service: serviceNumber(name), place: place(body), at: at}
 		switch {
+		case bytes.IndexByte(name, '|') >= 0: // of a subset
 		case a.service < 0 || a.place < 0:
 		case p.want == 0:
 			p.news = append(p.news, a)

@@ -139,16 +139,19 @@ func (a *agent) setHealth(s int, status string) error {
 	return err
 }
 
-// usage is the agent's CPU, to the hundredth of a second, and its memory.
-func (a *agent) usage(string) (usage, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", a.Pid()))
+// usage is the agent's.
+func (a *agent) usage(string) (usage, error) { return processUsage(a.Pid()) }
+
+// processUsage is the CPU of a process, to the hundredth of a second, and its memory.
+func processUsage(pid int) (usage, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return usage{}, err
 	}
 	_, rest, _ := strings.Cut(string(stat), ") ")
 	columns := strings.Fields(rest)
 	if len(columns) < 22 {
-		return usage{}, fmt.Errorf("/proc/%d/stat: %q", a.Pid(), stat)
+		return usage{}, fmt.Errorf("/proc/%d/stat: %q", pid, stat)
 	}
 	user, _ := strconv.ParseFloat(columns[11], 64)
 	system, _ := strconv.ParseFloat(columns[12], 64)

@@ -23,16 +23,26 @@ func TestMain(m *testing.M) {
 func TestWhatAChangeCostsDoesNotGrow(t *testing.T) {
 	t.Chdir("../..")
 	const streams = 100
+	plain := world{Services: 100, Instances: 10, Streams: streams}
+	inUse, aRoute, oneOfSix := plain, plain, plain
+	inUse.Routed, inUse.Traffic = true, true
+	aRoute.Routed, aRoute.Change = true, "route"
+	oneOfSix.Routed, oneOfSix.Traffic, oneOfSix.Change = true, true, "route"
 	for _, tt := range []struct {
+		what          string
 		kind          string
+		world         world
 		allocs, bytes float64 // of a stream's part of a change
 		full          float64 // bytes of a stream's first sync
 	}{
-		{"ours", 34, 1170, 207_000},
-		{"ours+sotw", 32, 1130, 199_000},
+		{"an endpoint", "ours", plain, 34, 1170, 207_000},
+		{"an endpoint, SotW", "ours+sotw", plain, 32, 1130, 199_000},
+		{"an endpoint, a tenth in subsets, with routes", "ours", inUse, 39, 1710, 464_000},
+		{"a route", "ours", aRoute, 109, 1840, 366_000},
+		{"one of six routes, a tenth in subsets", "ours", oneOfSix, 390, 5420, 464_000},
 	} {
-		t.Run(tt.kind, func(t *testing.T) {
-			w := world{Services: 100, Instances: 10, Streams: streams}
+		t.Run(tt.what, func(t *testing.T) {
+			w := tt.world
 			r, err := measurement{title: t.Name(), kind: tt.kind, world: w, changes: 5}.do(t.Context())
 			if err != nil {
 				t.Fatal(err)

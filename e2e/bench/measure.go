@@ -182,7 +182,7 @@ func (r *result) change(ctx context.Context, s *subject, f *fleet, changes int) 
 	subscribers := 0
 	others := s.others()
 	for i := range changes + warm {
-		service, n := i%r.World.Services, i/r.World.Services+1
+		service, n := r.World.changes(i), i/r.World.Services+1
 		if err := s.prepare(service, n); err != nil {
 			return err
 		}

@@ -20,11 +20,15 @@ var (
 		following("watch: 500 services", 500, 20, 10*time.Second),
 		sideBySide("every stream asks for all", world{Services: 200, Instances: 10, Streams: 200}, 5, "ours", "floor", "snapshot", "linear", "ours+sotw", "ours+tls"),
 		sideBySide("every stream asks for 10 of its own", world{Services: 1000, Instances: 10, Streams: 200, Scope: 10}, 5, "ours", "floor"),
+		edits(world{Services: 200, Instances: 10, Streams: 200}, 5),
+		inEnvoys(world{Services: 200, Instances: 10}, 2, 20),
+		inUse("the vocabulary in use", world{Services: 200, Instances: 10, Streams: 200}, 5, "ours"),
 		throughConsul("through Consul: 100 services, 10 a stream", sidecars(10, 10), 10, "ours+consul", "consul"),
 		throughConsul("through Consul: 100 services, 10 a stream", sidecars(100, 10), 10, "ours+consul"),
 		plainAgent("a plain agent: 200 services", callers(100, 10), 10, 10*time.Second, "check", "instance", "port"),
 		atARate("20 changes a second", sidecars(100, 0), 20, 10, "ours"),
 		atARate("1,000 changes a second", sidecars(100, 0), 1000, 5, "ours"),
+		sameFault("a fault: a proxy refuses", ten(50), false, aRefusal),
 	}
 	full = []experiment{
 		translation(100, 1000, 10_000),
@@ -38,6 +42,10 @@ var (
 		sideBySide("the same with addresses of their own", hundred, 10, "ours"),
 		sideBySide("and with ports of their own", ports(hundred), 10, "ours"),
 		sideBySide("ten thousand streams", world{Services: 1000, Instances: 10, Streams: 10_000}, 5, "ours", "floor"),
+		edits(world{Services: 1000, Instances: 10, Streams: 1000}, 10),
+		inEnvoys(world{Services: 1000, Instances: 10}, 4, 100),
+		inUse("the vocabulary in use", world{Services: 1000, Instances: 10, Streams: 1000}, 10, "ours", "ours+sotw", "ours+tls"),
+		inUse("the vocabulary in use, 10 of its own", scoped, 10, "ours"),
 		throughConsul("through Consul: 100 services, 10 a stream", sidecars(10, 10), 20, "ours+consul", "consul"),
 		throughConsul("through Consul: 100 services, 10 a stream", sidecars(100, 10), 20, "ours+consul", "consul"),
 		throughConsul("through Consul: 100 services, 10 a stream", sidecars(1000, 10), 20, "ours+consul", "consul"),
@@ -53,6 +61,10 @@ var (
 		growth("services", 10, world{Services: 100, Instances: 10, Streams: 500}, world{Services: 1000, Instances: 10, Streams: 500}, world{Services: 5000, Instances: 10, Streams: 500}),
 		growth("instances", 10, world{Services: 200, Instances: 1, Streams: 500}, world{Services: 200, Instances: 10, Streams: 500}, world{Services: 200, Instances: 100, Streams: 500}),
 		growth("streams", 10, world{Services: 200, Instances: 10, Streams: 250}, world{Services: 200, Instances: 10, Streams: 1000}, world{Services: 200, Instances: 10, Streams: 4000}),
+		sameFault("a fault: a proxy refuses", ten(200), false, aRefusal),
+		sameFault("a fault: Consul is wiped", ten(200), false, aWipe),
+		sameFault("a fault: the server is killed", ten(200), true, aRestart),
+		sameFault("a fault: all connect at once", ten(1000), false, aStorm),
 	}
 
 	// What one profile more than another costs.
@@ -70,6 +82,9 @@ func ports(w world) world { w.Ports = true; return w }
 func sidecars(streams, scope int) world {
 	return world{Services: 100, Instances: 10, Streams: streams, Scope: scope, Replicas: true}
 }
+
+// ten is proxies that call ten services.
+func ten(streams int) world { return world{Services: 10, Instances: 10, Streams: streams} }
 
 // callers is services, and as many that call ten of them each, all in Consul.
 func callers(services, instances int) world {
@@ -102,6 +117,94 @@ func growth(what string, changes int, worlds ...world) experiment {
 			costs = append(costs, r.ChangeCPU*1e3)
 		}
 		out.plot("A change of one endpoint", what, sizes, "CPU ms", costs)
+		return nil
+	}}
+}
+
+// edits puts an edit of one service's routes beside a change of one of its endpoints,
+// to streams that have both, without traffic management and with.
+func edits(w world, changes int) experiment {
+	return experiment{"an edit of routes", func(ctx context.Context, title string, out *report) error {
+		out.table(title+": "+w.String(), "world", "change", "first sync, CPU s", "MB", "RSS MB", "change, CPU ms", "to that of an endpoint", "allocations", "bytes a stream", "p50 ms", "p99 ms", "other cores")
+		for _, traffic := range []bool{false, true} {
+			endpoint := 0.0
+			for _, change := range []string{"endpoint", "route"} {
+				w := w
+				w.Routed, w.Traffic = true, traffic
+				if change == "route" {
+					w.Change = change
+				}
+				r, err := measurement{title: title + ", " + change, kind: "ours", world: w, changes: changes, profiles: out.profiles}.do(ctx)
+				if err != nil {
+					return err
+				}
+				if change == "endpoint" {
+					endpoint = r.ChangeCPU
+				}
+				out.line(r)
+				out.row(nameOf(w), "%s", change, "%.2f", r.SyncCPU, "%.1f", r.SyncMB, "%.0f", r.RSS, "%.1f", r.ChangeCPU*1e3, "%.2f", r.ChangeCPU/endpoint,
+					"%.0f", r.ChangeAlloc, "%.0f", r.ChangeKB*1e3/float64(w.Streams), "%.1f", r.P50, "%.1f", r.P99, "%.2f", r.Others)
+			}
+		}
+		return nil
+	}}
+}
+
+// inEnvoys puts an edit of one service's routes beside a change of one of its endpoints
+// in a real Envoy, and beside the same edit where all routes are one configuration.
+func inEnvoys(w world, rounds, each int) experiment {
+	return experiment{"a real Envoy: a route is edited", func(ctx context.Context, title string, out *report) error {
+		out.table(fmt.Sprintf("%s: %d services of %d instances", title, w.Services, w.Instances), "world", "change", "Envoy's CPU ms", "to that of an endpoint", "bytes")
+		for _, traffic := range []bool{false, true} {
+			w := w
+			w.Bare, w.Traffic = true, traffic
+			costs, err := envoyCosts(ctx, w, rounds, each)
+			if err != nil {
+				return err
+			}
+			for _, c := range costs {
+				c.Title = title
+				out.line(c)
+				out.row(nameOf(w), "%s", c.What, "%.2f", c.CPU, "%.1f", c.CPU/costs[0].CPU, "%.0f", c.Bytes)
+			}
+		}
+		return nil
+	}}
+}
+
+// nameOf says whether a world has traffic management.
+func nameOf(w world) string {
+	if w.Traffic {
+		return "a tenth in subsets, with routes"
+	}
+	return "as it was"
+}
+
+// inUse puts a change of an endpoint in a world where a tenth of the services have
+// subsets and routes beside the same in one where none has, for streams that ask for the
+// routes too.
+func inUse(title string, w world, changes int, kinds ...string) experiment {
+	return experiment{title, func(ctx context.Context, title string, out *report) error {
+		out.table(title+": "+w.String(), "server", "world", "first sync, CPU s", "to as it was", "MB", "RSS MB", "KB a stream", "to as it was",
+			"change, CPU ms", "to as it was", "allocations", "to as it was", "bytes a subscriber", "p50 ms", "p99 ms", "other cores")
+		for _, kind := range kinds {
+			var was result
+			for _, traffic := range []bool{false, true} {
+				w := w
+				w.Routed, w.Traffic = true, traffic
+				r, err := measurement{title: title, kind: kind, world: w, changes: changes, profiles: out.profiles}.do(ctx)
+				if err != nil {
+					return err
+				}
+				if !traffic {
+					was = r
+				}
+				out.line(r)
+				out.row(kind, "%s", nameOf(w), "%.2f", r.SyncCPU, "%.2f", r.SyncCPU/was.SyncCPU, "%.0f", r.SyncMB, "%.0f", r.RSS, "%.1f", r.StreamKB, "%.2f", r.StreamKB/was.StreamKB,
+					"%.1f", r.ChangeCPU*1e3, "%.2f", r.ChangeCPU/was.ChangeCPU, "%.0f", r.ChangeAlloc, "%.2f", r.ChangeAlloc/was.ChangeAlloc,
+					"%.0f", r.ChangeKB*1e3/r.Subscribers, "%.1f", r.P50, "%.1f", r.P99, "%.2f", r.Others)
+			}
+		}
 		return nil
 	}}
 }
@@ -201,10 +304,16 @@ func atARate(title string, w world, rate, seconds int, kinds ...string) experime
 	}}
 }
 
-// translation is the room translate by itself.
+// translation is the room translate by itself, without traffic management and with.
 func translation(sizes ...int) experiment {
 	return experiment{"translate", func(_ context.Context, title string, out *report) error {
-		costs, err := translateCosts(sizes)
+		var worlds []world
+		for _, n := range sizes {
+			for _, traffic := range []bool{false, true} {
+				worlds = append(worlds, world{Services: n, Instances: 10, Traffic: traffic})
+			}
+		}
+		costs, err := translateCosts(worlds)
 		if err != nil {
 			return err
 		}

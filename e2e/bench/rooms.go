@@ -69,18 +69,21 @@ func costOf(what string, times int, do func(i int) error) (cost, error) {
 // translateCosts are those of a change of one endpoint, of a whole build and of
 // an edit that touches one service, for meshes of these sizes and a fleet of a
 // hundred profiles.
-func translateCosts(sizes []int) (costs []cost, err error) {
-	for _, services := range sizes {
-		w := world{Services: services, Instances: 10}
+func translateCosts(worlds []world) (costs []cost, err error) {
+	for _, w := range worlds {
+		services := w.Services
 		in := translate.Input{Catalog: w.catalog(), Roots: roots, Fleet: fleetOf(100)}
 		var meshes [2]*policy.Mesh
 		for i := range meshes {
-			if meshes[i], err = editedMesh(3 + i); err != nil {
+			if meshes[i], err = w.retried(3 + i); err != nil {
 				return nil, err
 			}
 		}
 		in.Mesh = meshes[0]
-		size := fmt.Sprintf("%d services of 10", services)
+		size := fmt.Sprintf("%d services of %d", services, w.Instances)
+		if w.Traffic {
+			size += ", " + nameOf(w)
+		}
 		full, err := costOf("all of "+size, max(1, 20_000/services), func(int) error {
 			translate.Translate(nil, in)
 			return nil
@@ -115,7 +118,18 @@ func translateCosts(sizes []int) (costs []cost, err error) {
 		if err != nil {
 			return nil, err
 		}
-		costs = append(costs, full, endpoint, floor, edit)
+		times := make(map[int]int)
+		route, err := costOf("a route of one, of "+size, 20, func(i int) (err error) {
+			times[w.changes(1)] = i + 1
+			if in.Mesh, err = w.edited(times); err != nil {
+				return err
+			}
+			return step()
+		})
+		if err != nil {
+			return nil, err
+		}
+		costs = append(costs, full, endpoint, floor, edit, route)
 	}
 	return costs, nil
 }
@@ -149,17 +163,10 @@ func fleetOf(n int) *resource.Fleet {
 	return resource.NewFleet(profiles...)
 }
 
-// editedMesh is the seed file with an override for one service.
-func editedMesh(attempts int) (*policy.Mesh, error) {
-	seed, err := os.ReadFile(seedFile)
-	if err != nil {
-		return nil, err
-	}
+// retried is the mesh file with an override for one service.
+func (w world) retried(attempts int) (*policy.Mesh, error) {
 	override := fmt.Sprintf("mesh:\n  services:\n    %s: {retry: {attempts: %d}}\n", serviceName(0), attempts)
-	return policy.Parse(
-		[]policy.File{{Name: seedFile, Data: seed}, {Name: "edit.yaml", Data: []byte(override)}},
-		policy.Options{LookupEnv: func(string) (string, bool) { return "", false }},
-	)
+	return w.parsed(nil, policy.File{Name: "edit.yaml", Data: []byte(override)})
 }
 
 // identityResult is what the certificates of a fleet cost.

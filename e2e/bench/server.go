@@ -188,6 +188,7 @@ type ours struct {
 
 	mu      sync.Mutex
 	catalog *watch.Catalog
+	edits   map[int]int // by service, where it is the mesh file that changes
 }
 
 func newOurs(w world) (*ours, error) {
@@ -195,7 +196,7 @@ func newOurs(w world) (*ours, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &ours{w: w}
+	o := &ours{w: w, edits: make(map[int]int)}
 	quiet := slog.New(slog.DiscardHandler)
 	o.loop = control.NewLoop(quiet, func(s *snapshot) { o.xds.Publish(s) }, func(ctx context.Context) <-chan struct{} { return o.xds.Acked(ctx, nil) })
 	o.xds = xds.New(xds.Options{
@@ -232,6 +233,14 @@ func (o *ours) prepare(int, int) error { return nil }
 func (o *ours) change(service, n int) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.w.Change == "route" {
+		o.edits[service] = n
+		m, err := o.w.edited(o.edits)
+		if err == nil {
+			o.loop.SetMesh(m)
+		}
+		return err
+	}
 	o.catalog = o.catalog.Update([]*watch.Service{o.w.service(service, n)}, nil)
 	o.loop.SetCatalog(o.catalog)
 	return nil

@@ -37,9 +37,18 @@ type world struct {
 	DataDir string `json:"data_dir,omitempty"` // the authority's, for TLS; empty: plaintext
 	Consul  string `json:"consul,omitempty"`   // where the catalog is; empty: in the server
 
+	// Traffic: each tenth service has three subsets and five routes.
+	Traffic bool `json:"traffic,omitempty"`
+	// Routed: the streams ask for the routes to their services too.
+	Routed bool `json:"routed,omitempty"`
+
+	// Bare: without mTLS, policies and checks by the proxy, as one Envoy by itself can
+	// have it.
+	Bare bool `json:"bare,omitempty"`
+
 	// Change is what changes in a Consul: its first instance moves to another
 	// port ("port", or nothing), one more joins ("instance"), or a check flips
-	// ("check").
+	// ("check"). Of "route" it is the mesh file: a route of the service.
 	Change string `json:"change,omitempty"`
 	// Callers: the services of the streams are in Consul too, with an instance each.
 	Callers bool `json:"callers,omitempty"`
@@ -126,7 +135,14 @@ func (w world) subscribers(service int) int {
 	return n
 }
 
-func (w world) mesh() (*policy.Mesh, error) {
+func (w world) mesh() (*policy.Mesh, error) { return w.edited(nil) }
+
+// edited is the mesh file in which some services have a route that says how often it
+// was edited.
+func (w world) edited(times map[int]int) (*policy.Mesh, error) { return w.parsed(times) }
+
+// parsed is that with more files laid over it.
+func (w world) parsed(times map[int]int, more ...policy.File) (*policy.Mesh, error) {
 	seed, err := os.ReadFile(seedFile)
 	if err != nil {
 		return nil, err
@@ -140,6 +156,13 @@ func (w world) mesh() (*policy.Mesh, error) {
 		}
 		files = append(files, policy.File{Name: "scopes.yaml", Data: b.Bytes()})
 	}
+	if w.Traffic || len(times) > 0 {
+		files = append(files, policy.File{Name: "traffic.yaml", Data: w.traffic(times)})
+	}
+	if w.Bare {
+		files = append(files, policy.File{Name: "bare.yaml", Data: []byte("mesh: {security: {mtls: {enabled: false}, authorization: null}, load_balancing: {health_checks: null}}\n")})
+	}
+	files = append(files, more...)
 	env := make(map[string]string)
 	if host, port, err := net.SplitHostPort(w.Consul); err == nil {
 		env["CONSUL_HOST"], env["CONSUL_PORT"] = host, port
@@ -160,6 +183,7 @@ func (w world) service(i, n int) *watch.Service {
 			ID:      fmt.Sprintf("%s-%d", s.Name, k),
 			Address: netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), byte(k)}),
 			Port:    8080, MeshPort: port, Weight: 1,
+			Meta: map[string]string{"version": fmt.Sprint(k % subsets)},
 		})
 	}
 	return s

@@ -143,13 +143,23 @@ func TestTheFilesForComposeAndNomadSayWhatTheBinaryKnows(t *testing.T) {
 	}
 }
 
-// Prometheus takes its file.
+// Prometheus takes its file, and loads the alerts with it.
 func TestPrometheusTakesItsFile(t *testing.T) {
 	promtool, err := tool.Find("promtool")
 	must(t, err)
-	out, err := tool.Exec(t.Context(), promtool, nil, "check", "config", filepath.Join(tool.Root(), "deploy/compose/prometheus.yml"))
+	// As the compose file mounts them.
+	dir := t.TempDir()
+	must(t, os.CopyFS(filepath.Join(dir, "rules"), os.DirFS(filepath.Join(tool.Root(), "deploy/prometheus"))))
+	config := filepath.Join(dir, "prometheus.yml")
+	must(t, os.WriteFile(config, []byte(read(t, "deploy/compose/prometheus.yml")), 0o600))
+	out, err := tool.Exec(t.Context(), promtool, nil, "check", "config", config)
 	must(t, err)
-	if out.Code != 0 {
+	if out.Code != 0 || !strings.Contains(out.Stdout, "registration.rules.yaml") {
 		t.Error(out.Stdout + out.Stderr)
+	}
+	for _, mount := range []string{`./prometheus.yml:/etc/prometheus/prometheus.yml:ro`, `../prometheus:/etc/prometheus/rules:ro`} {
+		if !strings.Contains(read(t, composeFile), mount) {
+			t.Errorf("the compose file does not mount %s", mount)
+		}
 	}
 }

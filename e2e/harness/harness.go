@@ -74,7 +74,7 @@ func Main(m *testing.M) int {
 
 // Options describe a test's mesh.
 type Options struct {
-	// Mesh is the mesh file; empty: configs/mesh.yaml, the operators' own.
+	// Mesh is the mesh file; empty: the operators' own, see [Seed].
 	Mesh string
 	// Overlay is a second file, merged over the first.
 	Overlay     string
@@ -387,10 +387,11 @@ func (m *Mesh) Proxies() map[string]run.Proxy {
 	return proxies
 }
 
-// Seed returns the operators' own mesh file.
+// Seed returns the operators' own mesh file, with the numbers that they began with.
+// configs/mesh.yaml is made of it.
 func Seed(t testing.TB) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(tool.Root(), "configs", "mesh.yaml"))
+	text, err := os.ReadFile(filepath.Join(tool.Root(), "policy", "testdata", "seed.yaml"))
 	must(t, err)
 	return string(text)
 }

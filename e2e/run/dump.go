@@ -9,7 +9,7 @@ import (
 
 // Resource is one that an Envoy got from its control plane and runs.
 type Resource struct {
-	Type    string // cluster, endpoint, listener, route, secret
+	Type    string // cluster, endpoint, listener, scoped_route, route, secret
 	Name    string
 	Version string    // empty for endpoints: Envoy does not say
 	Updated time.Time // zero for endpoints
@@ -131,6 +131,11 @@ func parseDump(configs []map[string]json.RawMessage) (*Dump, error) {
 				return nil, fmt.Errorf("config dump: listeners: %w", err)
 			}
 		}
+		if strings.HasSuffix(kind, ".ScopedRoutesConfigDump") {
+			if err := d.addScopes(config["dynamic_scoped_route_configs"]); err != nil {
+				return nil, fmt.Errorf("config dump: scoped routes: %w", err)
+			}
+		}
 	}
 	return d, nil
 }
@@ -153,6 +158,34 @@ func (d *Dump) add(list json.RawMessage, typ, state, body, name string) error {
 		optional(entry["last_updated"], &r.Updated)
 		optional(inner[name], &r.Name)
 		d.Resources = append(d.Resources, r)
+	}
+	return nil
+}
+
+// addScopes takes the scoped routes, which lie in one list for each listener, all
+// of one version.
+func (d *Dump) addScopes(list json.RawMessage) error {
+	if list == nil {
+		return nil
+	}
+	var entries []struct {
+		Version string            `json:"version_info"`
+		Updated time.Time         `json:"last_updated"`
+		Scopes  []json.RawMessage `json:"scoped_route_configs"`
+	}
+	if err := json.Unmarshal(list, &entries); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		for _, body := range e.Scopes {
+			r := &Resource{Type: "scoped_route", State: "active", Body: body, Version: e.Version, Updated: e.Updated}
+			var inner map[string]json.RawMessage
+			if err := json.Unmarshal(body, &inner); err != nil {
+				return err
+			}
+			optional(inner["name"], &r.Name)
+			d.Resources = append(d.Resources, r)
+		}
 	}
 	return nil
 }

@@ -71,7 +71,7 @@ func (e *Envoy) WaitReady(ctx context.Context, timeout time.Duration) error {
 // ofTheStream are the warnings that an Envoy logs when its control plane is
 // away, which say nothing about its configuration.
 var ofTheStream = regexp.MustCompile(`(Delta|Stream)AggregatedResources gRPC config stream (to \S+ )?closed|` +
-	`DeltaAggregatedResources gRPC config: |gRPC config stream closed|upstream connect error or disconnect|` +
+	`DeltaAggregatedResources gRPC config: |StreamHealthCheck gRPC config stream (to \S+ )?closed|HdsDelegate stream/connection failure|gRPC config stream closed|upstream connect error or disconnect|` +
 	`initial fetch timed out for type.googleapis.com/envoy.service.runtime.v3.Runtime`)
 
 // Warnings returns the lines of the log that are about the configuration:

@@ -21,10 +21,12 @@ type Instance struct {
 	MeshPort int    // 0: not in the mesh
 	Weight   int    // 1 if 0
 	NoWeight bool   // weight 0: nothing new is to go there
-	Zone     string
-	Tags     []string
-	Meta     map[string]string // added to mesh_port
-	Health   Health            // passing if empty
+	// Datacenter is for file catalogs: in Consul it is that of the server.
+	Datacenter string
+	Zone       string
+	Tags       []string
+	Meta       map[string]string // added to mesh_port
+	Health     Health            // passing if empty
 }
 
 // Health is a word of the catalogs.
@@ -118,14 +120,15 @@ func (f *FileCatalog) Deregister(id string) error {
 func (f *FileCatalog) Close() error { return nil }
 
 type fileEntry struct {
-	ID      string            `yaml:"id"`
-	Address string            `yaml:"address"`
-	Port    int               `yaml:"port"`
-	Weight  int               `yaml:"weight"`
-	Health  Health            `yaml:"health"`
-	Zone    string            `yaml:"zone,omitempty"`
-	Tags    []string          `yaml:"tags,omitempty"`
-	Meta    map[string]string `yaml:"meta,omitempty"`
+	ID         string            `yaml:"id"`
+	Address    string            `yaml:"address"`
+	Port       int               `yaml:"port"`
+	Weight     int               `yaml:"weight"`
+	Health     Health            `yaml:"health"`
+	Datacenter string            `yaml:"datacenter,omitempty"`
+	Zone       string            `yaml:"zone,omitempty"`
+	Tags       []string          `yaml:"tags,omitempty"`
+	Meta       map[string]string `yaml:"meta,omitempty"`
 }
 
 func (f *FileCatalog) write() error {
@@ -133,7 +136,7 @@ func (f *FileCatalog) write() error {
 	for _, id := range slices.Sorted(maps.Keys(f.instances)) {
 		i := f.instances[id]
 		services[i.Service] = append(services[i.Service], fileEntry{
-			ID: i.ID, Address: i.Address, Port: i.Port, Weight: i.Weight, Health: i.Health, Zone: i.Zone, Tags: i.Tags, Meta: i.Meta,
+			ID: i.ID, Address: i.Address, Port: i.Port, Weight: i.Weight, Health: i.Health, Datacenter: i.Datacenter, Zone: i.Zone, Tags: i.Tags, Meta: i.Meta,
 		})
 	}
 	text, err := yaml.Marshal(map[string]any{"services": services})

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,6 +52,7 @@ type Sidecar struct {
 	registered bool
 	Socket     string // of Envoy's admin interface
 	TokenFile  string // empty without TLS
+	CAFile     string // roots of the control planes that it accepts; empty: that of the first start
 }
 
 // Outbound returns where its app's HTTP calls go.
@@ -185,14 +187,34 @@ func (m *Mesh) Prepare(ctx context.Context, spec Spec) (*Sidecar, error) {
 			return nil, err
 		}
 	}
+	return s, m.writeBootstrap(ctx, s)
+}
+
+func (m *Mesh) writeBootstrap(ctx context.Context, s *Sidecar) error {
 	printed, err := m.Bootstrap(ctx, s)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if spec.Bootstrap != nil {
-		printed = spec.Bootstrap(s, printed)
+	if s.Bootstrap != nil {
+		printed = s.Bootstrap(s, printed)
 	}
-	return s, os.WriteFile(s.bootstrapFile(), []byte(printed), 0o600)
+	return os.WriteFile(s.bootstrapFile(), []byte(printed), 0o600)
+}
+
+// Rebootstrap restarts the Envoy of a sidecar with another bootstrap, which accepts the
+// control planes of the roots in a file.
+func (m *Mesh) Rebootstrap(ctx context.Context, s *Sidecar, caFile string) error {
+	s.CAFile = caFile
+	if err := m.writeBootstrap(ctx, s); err != nil {
+		return err
+	}
+	if err := s.Envoy.Stop(); err != nil {
+		return err
+	}
+	if err := s.Envoy.Restart(); err != nil {
+		return err
+	}
+	return s.Envoy.WaitReady(ctx, readyTime)
 }
 
 func (s *Sidecar) bootstrapFile() string { return filepath.Join(s.Dir, "bootstrap.yaml") }
@@ -220,7 +242,7 @@ func (m *Mesh) Bootstrap(ctx context.Context, s *Sidecar) (string, error) {
 	if m.options.Plaintext {
 		args = append(args, "--xds-plaintext")
 	} else {
-		args = append(args, "--ca-file", m.Plane.CAFile(), "--token-file", s.TokenFile)
+		args = append(args, "--ca-file", cmp.Or(s.CAFile, m.Plane.CAFile()), "--token-file", s.TokenFile)
 	}
 	if s.Zone != "" {
 		args = append(args, "--zone", s.Zone)
