@@ -176,7 +176,7 @@ func inPlace(before, after *listenerv3.Listener) bool {
 // another stream: health_check by HDS.
 func quietly(key string) bool {
 	return slices.ContainsFunc([]string{
-		"name", "version", "discovery.", "telemetry.metrics.scrape_interval", "telemetry.metrics.provider", "telemetry.access_logs.provider",
+		"name", "version", "edits.", "discovery.", "telemetry.metrics.scrape_interval", "telemetry.metrics.provider", "telemetry.access_logs.provider",
 		"security.mtls.cert_", "security.mtls.root", "security.mtls.ca.", "backoff.multiplier", "services.X.health_check.",
 	}, func(s string) bool {
 		return key == s || strings.HasSuffix(s, ".") && strings.HasPrefix(key, s) || strings.Contains(s, ".") && strings.Contains(key, s)

@@ -29,6 +29,7 @@ var environmentKeys = table[Mesh]{"environment", []row[Mesh]{
 	{name: "telemetry", takes: within[Mesh](&telemetryKeys), says: "traces, metrics and access logs"},
 	{name: "security", takes: within[Mesh](&securityKeys), says: "mTLS, and who may call whom"},
 	{name: "routes", takes: listed[Mesh](&routeKeys), unset: "none", says: "what becomes of some of the requests to a service: see [routes](#routes)"},
+	{name: "edits", takes: within[Mesh](&editsKeys), says: "how an edit of this file comes to the proxies"},
 	{name: "rollouts", later: true},
 	{name: "gateways", later: true},
 }}

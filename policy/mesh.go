@@ -18,6 +18,7 @@ type Mesh struct {
 	MTLS          MTLS
 	Authorization Authorization
 	LimitServer   LimitServer
+	Edits         Edits
 	Routes        int // how many there are; see Service
 
 	// Warnings are what an operator should know of a file that loads.
@@ -26,6 +27,12 @@ type Mesh struct {
 	services map[string]*Service // those that the file mentions
 	defaults *Service            // the settings of every other service
 	keys     map[string]Source   // where each key of the merged file was written
+}
+
+// Edits is how an edit of the file comes to the proxies.
+type Edits struct {
+	Waves bool          // bit by bit
+	Bake  time.Duration // how long a wave has it before the next
 }
 
 // Discovery says where the catalog is.

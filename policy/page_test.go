@@ -46,6 +46,7 @@ func TestThePageSaysWhatTheTableSays(t *testing.T) {
 		{"keys of routes[].cors", pageTable(at(t, "mesh.routes[].cors"), false, nil)},
 		{"keys of routes[].fault", pageTable(at(t, "mesh.routes[].fault"), true, nil)},
 		{"keys of routes[].timeout", pageTable(at(t, "mesh.routes[].timeout"), false, nil)},
+		{"keys of edits", pageTable(at(t, "mesh.edits"), false, nil)},
 		{"keys of telemetry", pageTable(at(t, "mesh.telemetry"), true, nil)},
 		{"keys of security", pageTable(at(t, "mesh.security"), true, nil)},
 		{"keys of security.authorization.policies[]", pageTable(at(t, "mesh.security.authorization.policies[]"), false, nil)},

@@ -182,6 +182,8 @@ func (d *decoder) document(top *mapping, m *Mesh) {
 	}
 	meshKeys.read(s, m)
 	d.discovery(s.section("discovery"), &m.Discovery)
+	editsKeys.defaults(&m.Edits)
+	editsKeys.read(s.section("edits"), &m.Edits)
 	d.services(s, m)
 	d.telemetry(s.section("telemetry"), m)
 	d.security(s, m)

@@ -17,6 +17,9 @@ var changes = map[string]change{
 	"mesh.name":    {before: `"shop"`, after: `"store"`},
 	"mesh.version": {before: `"1"`, after: `"2"`},
 
+	"edits.waves": {before: `false`, after: `true`},
+	"edits.bake":  {before: `"10s"`, after: `"20s"`},
+
 	// A process that runs would look for its catalog elsewhere.
 	"discovery.method":                         {before: `{"method": "file", "file": "a.yaml"}`, after: `{"method": "consul"}`, whole: true, refused: "the catalog comes from elsewhere then"},
 	"discovery.file":                           {before: `"a.yaml"`, after: `"b.yaml"`, with: map[string]string{"method": `"file"`}, refused: "the catalog comes from elsewhere then"},
