@@ -15,6 +15,7 @@ import (
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/watch"
+	"datapunk.dev/controlplane/xds"
 )
 
 // budgeted runs a loop with one proxy that calls all, and the words of operators.
@@ -37,7 +38,7 @@ func withBudget(t *testing.T) *budgeted {
 	return b
 }
 
-func (b *budgeted) publish(s *translate.Snapshot) {
+func (b *budgeted) publish(s *translate.Snapshot, _ xds.Snapshot) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.got = append(b.got, s)

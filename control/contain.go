@@ -87,7 +87,7 @@ func (l *Loop) attempt(last *translate.Snapshot, in translate.Input) (next *tran
 
 // handOn publishes a snapshot and reports what is news in it. It is false if
 // that panicked, so that nobody knows who has it.
-func (l *Loop) handOn(last, next *translate.Snapshot) (ok bool) {
+func (l *Loop) handOn(last, next *translate.Snapshot, served *split) (ok bool) {
 	defer func() {
 		if r := recover(); r != nil {
 			ok = false
@@ -95,7 +95,7 @@ func (l *Loop) handOn(last, next *translate.Snapshot) (ok bool) {
 			l.failed(&Failure{Cause: fmt.Sprintf("panic in publishing the snapshot: %v", r)}, debug.Stack())
 		}
 	}()
-	l.publish(next)
+	l.publish(next, served)
 	l.report(last, next)
 	return true
 }

@@ -11,6 +11,7 @@ import (
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/watch"
+	"datapunk.dev/controlplane/xds"
 )
 
 // panicky is a loop whose translation panics when the input is bad.
@@ -18,7 +19,7 @@ func panicky(t *testing.T, bad func(in translate.Input) bool) (*Loop, *[]*transl
 	t.Helper()
 	var log bytes.Buffer
 	var got []*translate.Snapshot
-	l := NewLoop(slog.New(slog.NewTextHandler(&log, nil)), func(s *translate.Snapshot) { got = append(got, s) }, answered)
+	l := NewLoop(slog.New(slog.NewTextHandler(&log, nil)), func(s *translate.Snapshot, _ xds.Snapshot) { got = append(got, s) }, answered)
 	l.translate = func(last *translate.Snapshot, in translate.Input) *translate.Snapshot {
 		if bad(in) {
 			panic("no such luck")
@@ -149,7 +150,7 @@ func TestAPublicationThatPanicsIsMadeGoodByTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls := 0
 		var got *translate.Snapshot
-		l := NewLoop(slog.New(slog.DiscardHandler), func(s *translate.Snapshot) {
+		l := NewLoop(slog.New(slog.DiscardHandler), func(s *translate.Snapshot, _ xds.Snapshot) {
 			if calls++; calls == 2 {
 				panic("half way")
 			}

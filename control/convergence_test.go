@@ -11,6 +11,7 @@ import (
 
 	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/watch"
+	"datapunk.dev/controlplane/xds"
 )
 
 // A change is measured from when it happened until the last proxy that it concerns has
@@ -21,7 +22,7 @@ func TestConvergenceIsMeasuredFromTheChangeToTheLastACK(t *testing.T) {
 		var ofCatalog, ofMesh []time.Duration
 		answers := make(chan chan struct{}, 10)
 		concerned := true
-		l := NewLoop(slog.New(slog.DiscardHandler), func(*translate.Snapshot) {}, nil)
+		l := NewLoop(slog.New(slog.DiscardHandler), func(*translate.Snapshot, xds.Snapshot) {}, nil)
 		l.ObserveConvergence(func(context.Context) <-chan struct{} {
 			if !concerned {
 				return nil

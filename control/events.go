@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"datapunk.dev/controlplane/admin/api"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/xds"
 )
 
@@ -24,10 +25,11 @@ func (p *Plane) present(is xds.Presence, connected bool) {
 }
 
 // rejectedBy is told of a response that a proxy has refused.
-func (p *Plane) rejectedBy(node, service string, n *xds.Nack) {
+func (p *Plane) rejectedBy(node string, of resource.Profile, n *xds.Nack) {
 	what := n.Resource
 	if what == "" {
 		what = "one of " + strings.Join(n.Resources, ", ")
 	}
-	p.journal.Add(api.Event{Kind: api.ProxyRejected, Node: node, Service: service, Source: n.Source, Message: shorten(fmt.Sprintf("%s %s: %s", n.Type, what, n.Message))})
+	p.journal.Add(api.Event{Kind: api.ProxyRejected, Node: node, Service: of.Service, Source: n.Source, Message: shorten(fmt.Sprintf("%s %s: %s", n.Type, what, n.Message))})
+	p.loop.Nacked(node, of, n)
 }

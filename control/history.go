@@ -135,7 +135,7 @@ func (p *Plane) Revisions() (api.Revisions, error) {
 		return api.Revisions{}, err
 	}
 	// One that came back is there twice: it is in force as the newest of them.
-	serving := p.mesh.Load().Revision
+	serving := p.serving().Revision
 	for i := range list {
 		if list[i].Revision == serving {
 			list[i].InForce = true
@@ -158,7 +158,7 @@ func (p *Plane) Revision(revision string) (api.RevisionFiles, error) {
 // force.
 func (p *Plane) Diff(from, to string) (api.Diff, error) {
 	if from == "" {
-		from = p.mesh.Load().Revision
+		from = p.serving().Revision
 	}
 	before, err := p.revisions.Files(from)
 	if err != nil {
@@ -180,4 +180,12 @@ func (p *Plane) Diff(from, to string) (api.Diff, error) {
 		is.Diff += string(diff.Diff(a.Name+" "+from, []byte(a.Content), b.Name+" "+to, []byte(b.Content)))
 	}
 	return is, nil
+}
+
+// serving is the mesh file that most proxies have.
+func (p *Plane) serving() *policy.Mesh {
+	if m := p.loop.Status().Mesh; m != nil {
+		return m
+	}
+	return p.mesh.Load()
 }

@@ -10,25 +10,27 @@ import (
 type holdReason string
 
 const (
-	heldCatalog       holdReason = "catalog"       // its source cannot be read, or not believed
-	heldRecalled      holdReason = "recalled"      // its source has said nothing since the start
-	heldRemovals      holdReason = "removals"      // of instances, that are doubted
-	heldMeshRejected  holdReason = "mesh_rejected" // the newest mesh file has errors
-	heldMeshHeld      holdReason = "mesh_held"     // it opens or removes much, or may be half written
-	heldMeshKept      holdReason = "mesh_kept"     // that on disk was bad at the start
-	heldMeshPinned    holdReason = "mesh_pinned"   // an operator has pinned another revision
-	heldSnapshot      holdReason = "snapshot"      // an input panics
-	heldBudget        holdReason = "budget"        // what is made of an input has grown too much
-	heldResources     holdReason = "resources"     // that fail a check of ours
-	heldQuarantine    holdReason = "quarantine"    // contents that several proxies refused
-	heldKeeping       holdReason = "keeping"       // what is kept for a restart is not the newest
-	heldRoots         holdReason = "roots"         // those of the data directory cannot be followed
-	heldRegistrations holdReason = "registrations" // they cannot be written, or not believed to be gone
-	heldReplicas      holdReason = "replicas"      // what they share, since they are not in touch
+	heldCatalog       holdReason = "catalog"         // its source cannot be read, or not believed
+	heldRecalled      holdReason = "recalled"        // its source has said nothing since the start
+	heldRemovals      holdReason = "removals"        // of instances, that are doubted
+	heldMeshRejected  holdReason = "mesh_rejected"   // the newest mesh file has errors
+	heldMeshHeld      holdReason = "mesh_held"       // it opens or removes much, or may be half written
+	heldMeshKept      holdReason = "mesh_kept"       // that on disk was bad at the start
+	heldMeshPinned    holdReason = "mesh_pinned"     // an operator has pinned another revision
+	heldMeshWaves     holdReason = "mesh_waves"      // only some proxies have the newest mesh file yet
+	heldMeshTakenBack holdReason = "mesh_taken_back" // a proxy that had it first refused it, or is gone
+	heldSnapshot      holdReason = "snapshot"        // an input panics
+	heldBudget        holdReason = "budget"          // what is made of an input has grown too much
+	heldResources     holdReason = "resources"       // that fail a check of ours
+	heldQuarantine    holdReason = "quarantine"      // contents that several proxies refused
+	heldKeeping       holdReason = "keeping"         // what is kept for a restart is not the newest
+	heldRoots         holdReason = "roots"           // those of the data directory cannot be followed
+	heldRegistrations holdReason = "registrations"   // they cannot be written, or not believed to be gone
+	heldReplicas      holdReason = "replicas"        // what they share, since they are not in touch
 )
 
 var holdReasons = [...]holdReason{
-	heldCatalog, heldRecalled, heldRemovals, heldMeshRejected, heldMeshHeld, heldMeshKept, heldMeshPinned,
+	heldCatalog, heldRecalled, heldRemovals, heldMeshRejected, heldMeshHeld, heldMeshKept, heldMeshPinned, heldMeshWaves, heldMeshTakenBack,
 	heldSnapshot, heldBudget, heldResources, heldQuarantine, heldKeeping, heldRoots, heldRegistrations, heldReplicas,
 }
 
@@ -51,6 +53,11 @@ func (p *Plane) holds() (holds []hold, problems []string) {
 	if loop.Snapshot != nil {
 		if loop.Failure != nil {
 			add(heldSnapshot, "%s", loop.Failure)
+		}
+		if w := loop.Waves; w != nil && w.Why != "" {
+			add(heldMeshTakenBack, "%s", w)
+		} else if w != nil {
+			add(heldMeshWaves, "%s", w)
 		}
 		if loop.Excess != nil {
 			add(heldBudget, "%s", loop.Excess)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/watch"
 )
 
@@ -246,6 +247,18 @@ func (l *leaving) Stays(node string) bool {
 	defer l.mu.Unlock()
 	m, ok := l.marks[node]
 	return ok && l.out != nil && present(l.out, m)
+}
+
+// leaves reports whether a proxy has said that it leaves.
+func (l *leaving) leaves(p resource.Profile) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, m := range l.marks {
+		if m.at.Port() == p.MeshPort && m.at.Addr().String() == p.Address {
+			return true
+		}
+	}
+	return false
 }
 
 // Marks returns when each node that leaves said so.

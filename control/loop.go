@@ -10,6 +10,7 @@ import (
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/watch"
+	"datapunk.dev/controlplane/xds"
 )
 
 // Loop turns inputs into snapshots. Inputs may come from any goroutine and
@@ -19,9 +20,10 @@ import (
 type Loop struct {
 	log       *slog.Logger
 	translate func(last *translate.Snapshot, in translate.Input) *translate.Snapshot
-	publish   func(*translate.Snapshot)
+	publish   func(most *translate.Snapshot, served xds.Snapshot)
 	stages    stages       // only Run uses it
 	budget    budget       // likewise
+	waves     waves        // likewise
 	shared    func() bool  // whether it is known what the replicas share; nil: there is one replica
 	ofCatalog *convergence // nil: nobody asks
 	ofMesh    *convergence // likewise
@@ -32,15 +34,17 @@ type Loop struct {
 
 	mu      sync.Mutex
 	pending translate.Input
-	fresh   bool      // something in pending was not taken yet
-	edited  time.Time // from when on the mesh in pending is to be in force; zero: that is not known
-	waiting time.Time // since when something in pending was not taken
+	fresh   bool         // something in pending was not taken yet
+	edited  time.Time    // from when on the mesh in pending is to be in force; zero: that is not known
+	past    *policy.Mesh // goes to all proxies at once; nil: none does that was not taken
+	nacks   []nack       // while an edit is tried
+	waiting time.Time    // since when something in pending was not taken
 	status  Status
 }
 
 // Status is what the loop last did.
 type Status struct {
-	Mesh      *policy.Mesh        // in force; nil before the first
+	Mesh      *policy.Mesh        // in force, for most proxies at least; nil before the first
 	Snapshot  *translate.Snapshot // published; nil before the first
 	Published time.Time
 	Builds    uint64
@@ -48,13 +52,16 @@ type Status struct {
 	Panics    uint64
 	Failure   *Failure // why the newest input is not in force; nil: it is
 	Excess    *Excess  // why not all of the newest input is in force, though it could be made; nil: it is
-	// Behind is since when there is an input that is not in force; zero: all is.
+	Waves     *Waves   // the newest mesh file, while only some proxies have it or it was taken back; nil: all have it
+	// Behind is since when there is an input that is not in force, but for a mesh file of
+	// which Waves tells; zero: all is.
 	Behind time.Time
 }
 
-// NewLoop returns a loop that calls publish with each new snapshot. The channel of
-// acked is closed once all connected proxies have answered what is published.
-func NewLoop(log *slog.Logger, publish func(*translate.Snapshot), acked func(context.Context) <-chan struct{}) *Loop {
+// NewLoop returns a loop that calls publish with each new snapshot, and with what is served
+// then: the same, but for proxies on which an edit is tried. The channel of acked is closed
+// once all connected proxies have answered what is published.
+func NewLoop(log *slog.Logger, publish func(most *translate.Snapshot, served xds.Snapshot), acked func(context.Context) <-chan struct{}) *Loop {
 	return &Loop{
 		log:       log,
 		translate: translate.Translate,
@@ -158,8 +165,10 @@ const publishAgain = time.Second
 // and a first full catalog: an empty answer to an Envoy is a deletion.
 func (l *Loop) Run(ctx context.Context) error {
 	var last *translate.Snapshot
+	l.waves.begun = time.Now()
 	for {
 		again := false // the input that there was is to be tried again
+		waved := false // more proxies, or fewer, may be to have an edit
 		select {
 		case <-ctx.Done():
 			return nil
@@ -170,24 +179,51 @@ func (l *Loop) Run(ctx context.Context) error {
 			l.stages.ended(ok)
 		case <-l.budget.timer:
 			again = l.budget.dueAgain()
+		case o := <-l.waves.over:
+			l.waves.ended(o)
+			waved = true
+		case <-l.waves.tick:
+			waved = l.waves.ticked()
 		}
-		in, edited, fresh, ready := l.take()
+		in, edited, nacks, fresh, ready := l.take()
 		if !ready {
 			continue
 		}
 		start := time.Now()
-		if !l.stages.advance(ctx, in.Mesh.MTLS.Enabled) && !fresh && !again {
+		l.waves.look(in.Fleet, nacks, start)
+		newest := in
+		in.Mesh = l.waves.most(in.Mesh, l.stages.stage() == translate.Settled)
+		stepped := l.stages.advance(ctx, in.Mesh.MTLS.Enabled)
+		waved = waved || len(nacks) > 0
+		if !stepped && !fresh && !again && !waved {
 			continue
 		}
 		in.Stage = l.stages.stage()
-		next, failure := l.within(last, in)
+		next, made := last, false
+		var failure *Failure
+		if stepped || fresh || again || last == nil || !sameInput(last.Input, in) {
+			next, failure = l.within(last, in)
+			if made = next != nil; !made {
+				next = last
+			}
+		}
 		if next == nil {
 			continue
 		}
+		served := l.beside(next, made, newest)
+		l.wave()
+		if served == nil {
+			continue
+		}
 		took := time.Since(start)
-		if !l.handOn(last, next) {
+		if !l.handOn(last, next, served) {
+			l.waves.lost()
 			last = nil // whoever has which view: the next snapshot names them all
 			time.AfterFunc(publishAgain, func() { l.set(func(*translate.Input) {}) })
+			continue
+		}
+		l.waves.published(ctx, served)
+		if !made {
 			continue
 		}
 		if last == nil || last.Input.Catalog != next.Input.Catalog {
@@ -197,6 +233,7 @@ func (l *Loop) Run(ctx context.Context) error {
 			l.ofMesh.published(ctx, edited)
 		}
 		l.budget.published(last, next, time.Now())
+		moved := last == nil || last.Input.Mesh != next.Input.Mesh
 		last = next
 		l.stages.published(next.Input.Stage)
 
@@ -208,16 +245,35 @@ func (l *Loop) Run(ctx context.Context) error {
 		l.status.Builds++
 		l.status.BuildTime += took
 		l.mu.Unlock()
+		if l.waves.told != nil && moved {
+			l.waves.told()
+		}
+	}
+}
+
+// wave notes how far the newest mesh file has come.
+func (l *Loop) wave() {
+	is := l.waves.status()
+	l.mu.Lock()
+	before := l.status.Waves
+	l.status.Waves = is
+	l.mu.Unlock()
+	if same := before == is || before != nil && is != nil && *before == *is; !same && l.waves.told != nil {
+		l.waves.told()
 	}
 }
 
 // take returns the newest input; it is not fresh if all of it was taken before,
 // by a wake that came earlier, and not ready if a part was never given. Edited is from
-// when on its mesh file is to be in force.
-func (l *Loop) take() (in translate.Input, edited time.Time, fresh, ready bool) {
+// when on its mesh file is to be in force, and nacks is what was refused since the last.
+func (l *Loop) take() (in translate.Input, edited time.Time, nacks []nack, fresh, ready bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	fresh, l.fresh = l.fresh, false
+	nacks, l.nacks = l.nacks, nil
+	if l.past != nil {
+		l.waves.past, l.past = l.past, nil
+	}
 	in = l.pending
 	if ready = in.Mesh != nil && in.Catalog != nil && (l.shared == nil || l.shared()); ready {
 		if l.status.Behind.IsZero() {
@@ -225,7 +281,7 @@ func (l *Loop) take() (in translate.Input, edited time.Time, fresh, ready bool) 
 		}
 		l.waiting = time.Time{}
 	}
-	return in, l.edited, fresh, ready
+	return in, l.edited, nacks, fresh, ready
 }
 
 // report logs what people should know of a snapshot, when it is news.

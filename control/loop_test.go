@@ -17,6 +17,7 @@ import (
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/watch"
+	"datapunk.dev/controlplane/xds"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -59,7 +60,7 @@ func run(t *testing.T, f func(context.Context) error) {
 func collect(t *testing.T, log *slog.Logger) (*Loop, *[]*translate.Snapshot) {
 	t.Helper()
 	var got []*translate.Snapshot
-	l := NewLoop(log, func(s *translate.Snapshot) { got = append(got, s) }, answered)
+	l := NewLoop(log, func(s *translate.Snapshot, _ xds.Snapshot) { got = append(got, s) }, answered)
 	run(t, l.Run)
 	return l, &got
 }
@@ -204,7 +205,7 @@ func TestAcceptKeepsWhatCannotGoOnOut(t *testing.T) {
 // do and while it works; it says nothing once it has ended.
 func TestTheLoopAnswersThatItTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := NewLoop(slog.New(slog.DiscardHandler), func(*translate.Snapshot) {}, nil)
+		l := NewLoop(slog.New(slog.DiscardHandler), func(*translate.Snapshot, xds.Snapshot) {}, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { _ = l.Run(ctx) }()
 		if err := l.Turns(t.Context()); err != nil {

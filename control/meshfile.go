@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -38,8 +39,14 @@ func (p *Plane) firstOfFile() (*policy.Mesh, error) {
 	}
 	if err == nil {
 		h := policy.Judge(last, disk, p.deselectsOfKept(last, disk)...)
-		if h == nil {
+		if h == nil && (!goesInWaves(last, disk) || p.revisions.Meant(disk.Revision)) {
 			return disk, nil
+		}
+		if h == nil {
+			p.Log.Info("starting with the last mesh file that was in force: that on disk goes to the proxies in waves, once they are here", "kept", path,
+				"revision", last.Revision, "to_come", disk.Revision)
+			p.keptAt = path
+			return last, nil
 		}
 		if meant := p.revisions.Meant(disk.Revision); meant || h.Beginning == "" && rested(p.Files) {
 			p.Log.Warn("the mesh file has changed since the last one that was in force: "+h.String(),
@@ -183,20 +190,55 @@ func (p *Plane) tookEffect(m *policy.Mesh) {
 	p.cameIntoForce(m, held)
 }
 
-// cameIntoForce is called when a mesh file has come into force. held is what the newest
-// one waited for.
+// cameIntoForce is called when a mesh file has come into force, or begins to, bit by bit.
+// held is what the newest one waited for.
 func (p *Plane) cameIntoForce(m *policy.Mesh, held *policy.Hold) {
+	if held != nil && held.Revision == m.Revision {
+		p.Log.Warn("the mesh file that waited is in force: "+held.String(), "revision", m.Revision, "meant", p.revisions.Meant(m.Revision))
+	}
+	if m.Edits.Waves {
+		p.Log.Info("the mesh file changed, and goes to the proxies in waves", "revision", m.Revision)
+		return // followWaves goes on when all have it
+	}
+	p.hasCome(m)
+}
+
+// hasCome is called when all proxies are served a mesh file, and keeps it for the next start.
+func (p *Plane) hasCome(m *policy.Mesh) {
 	p.mu.Lock()
 	p.inForce = time.Now()
 	p.reloads++
 	p.mu.Unlock()
 	p.journal.Add(api.Event{Kind: api.MeshInForce, Revision: m.Revision, Message: "the mesh file changed"})
-	if held != nil && held.Revision == m.Revision {
-		p.Log.Warn("the mesh file that waited is in force: "+held.String(), "revision", m.Revision, "meant", p.revisions.Meant(m.Revision))
-	} else {
-		p.Log.Info("the mesh file changed", "revision", m.Revision)
-	}
+	p.Log.Info("the mesh file changed", "revision", m.Revision)
 	p.keep(m)
+}
+
+// followWaves says what becomes of edits that go to the proxies in waves. first is the mesh
+// file that the process began with.
+func (p *Plane) followWaves(ctx context.Context, first *policy.Mesh) {
+	last, back := first, (*Waves)(nil)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.waved:
+		}
+		is := p.loop.Status()
+		switch w := is.Waves; {
+		case w != nil && w.Why != "" && w != back:
+			back = w
+			p.mu.Lock()
+			p.takenBack++
+			p.mu.Unlock()
+			p.journal.Add(api.Event{Kind: api.MeshTakenBack, Revision: w.Revision, Service: w.Service, Source: w.Source, Message: shorten(w.Why)})
+		case w == nil && is.Mesh != last && is.Mesh != nil:
+			last = is.Mesh
+			if last.Edits.Waves && p.pinIs() == nil {
+				p.hasCome(last)
+			}
+		}
+	}
 }
 
 // keep keeps the mesh file that is in force for the next start.

@@ -20,6 +20,10 @@ var (
 		"1 while the newest mesh file is refused and the last good one is in force.", nil, nil)
 	descMeshHeld = prometheus.NewDesc("controlplane_mesh_held",
 		"1 while the newest mesh file loads and waits, because it opens or removes much, or is a beginning of the last one.", nil, nil)
+	descMeshTakenBack = prometheus.NewDesc("controlplane_mesh_taken_back_total",
+		"Mesh files that were taken back from the proxies that had them first.", nil, nil)
+	descMeshCanaries = prometheus.NewDesc("controlplane_mesh_canaries",
+		"Proxies that have a mesh file which the others have not yet.", nil, nil)
 	descMeshPinned = prometheus.NewDesc("controlplane_mesh_pinned",
 		"1 while a revision of the mesh file is served that an operator has pinned.", nil, nil)
 	descMeshKept = prometheus.NewDesc("controlplane_mesh_kept",
@@ -151,7 +155,7 @@ func (p *Plane) Collect(ch chan<- prometheus.Metric) {
 	if p.LogDropped != nil {
 		counter(descLogDropped, float64(p.LogDropped()))
 	}
-	m := p.mesh.Load()
+	m := p.serving()
 	gauge(descMesh, 1, m.Name, m.Version, m.Revision)
 
 	p.mu.Lock()
@@ -162,6 +166,7 @@ func (p *Plane) Collect(ch chan<- prometheus.Metric) {
 	gauge(descRejected, number(p.rejected != nil))
 	gauge(descMeshHeld, number(p.hold != nil))
 	gauge(descMeshPinned, number(p.pin != nil))
+	counter(descMeshTakenBack, float64(p.takenBack))
 	gauge(descMeshKept, number(p.keptAt != ""))
 	counter(descKeepErrors, float64(p.keepErrors))
 	counter(descRemovalsDecided, float64(p.removalsAccepted), "accept")
@@ -220,6 +225,11 @@ func (p *Plane) Collect(ch chan<- prometheus.Metric) {
 	gauge(descLeaving, float64(len(p.leaving.Marks())))
 	gauge(descContested, float64(len(p.xds.Contests())))
 	loop := p.loop.Status()
+	canaries := 0
+	if w := loop.Waves; w != nil && w.Why == "" {
+		canaries = w.Has
+	}
+	gauge(descMeshCanaries, float64(canaries))
 	counter(descBuilds, float64(loop.Builds))
 	counter(descBuildTime, loop.BuildTime.Seconds())
 	counter(descPanics, float64(loop.Panics))

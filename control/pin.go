@@ -173,7 +173,7 @@ func (p *Plane) pinHere(who api.Caller, m *policy.Mesh) error {
 	if err := p.revisions.setPinned(next); err != nil {
 		return fmt.Errorf("it would not outlive a restart: %w", err)
 	}
-	if err := p.put(m, time.Now()); err != nil {
+	if err := p.put(m, time.Now(), p.loop.SetPast); err != nil {
 		return errors.Join(err, p.revisions.setPinned(p.pinIs()))
 	}
 	p.tookPin(next)
@@ -264,7 +264,7 @@ func (p *Plane) release(who string, next *policy.Mesh) error {
 		revision, fresh = failed.Revision, failed.behind == nil
 	}
 	if next != nil {
-		if err := p.put(next, time.Now()); err != nil {
+		if err := p.put(next, time.Now(), p.loop.SetEdit); err != nil {
 			return err
 		}
 		p.setPin(nil)

@@ -46,6 +46,8 @@ type Plane struct {
 
 	joined, joinsRefused atomic.Uint64 // machines
 
+	waved chan struct{} // sent to when there is something else to see of Waves
+
 	journal *journal.Journal
 	edits   sync.Mutex // one mesh file comes into force at a time; taken before mu
 
@@ -60,6 +62,7 @@ type Plane struct {
 	keepErrors   uint64
 	inForce      time.Time // since when the mesh file in force is
 	reloads      uint64
+	takenBack    uint64 // mesh files
 	reloadErrors uint64
 	unauthorized uint64
 
@@ -101,7 +104,7 @@ func (p *Plane) adopt(m *policy.Mesh, since time.Time) error {
 	if p.behind(m) {
 		return nil
 	}
-	if err := p.put(m, since); err != nil {
+	if err := p.put(m, since, p.loop.SetEdit); err != nil {
 		p.reject(err)
 		return err
 	}
@@ -109,13 +112,14 @@ func (p *Plane) adopt(m *policy.Mesh, since time.Time) error {
 	return nil
 }
 
-// put has a mesh file served from a time on, whole or not at all. The caller holds edits.
-func (p *Plane) put(m *policy.Mesh, since time.Time) error {
+// put has a mesh file served from a time on, whole or not at all: by set, which gives it
+// to the loop. The caller holds edits.
+func (p *Plane) put(m *policy.Mesh, since time.Time, set func(*policy.Mesh, time.Time)) error {
 	if err := p.follow(m); err != nil {
 		return err
 	}
 	last := p.mesh.Swap(m)
-	p.loop.SetEdit(m, since)
+	set(m, since)
 	p.xds.ChecksChanged()
 	if text := caution(last, m); text != "" {
 		p.Log.Warn(text)

@@ -18,6 +18,7 @@ import (
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/register"
 	"datapunk.dev/controlplane/replica"
+	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/sds"
 	"datapunk.dev/controlplane/sds/identity"
 	"datapunk.dev/controlplane/sds/join"
@@ -61,7 +62,7 @@ type Joins struct {
 // rooms. Nothing runs yet. It waits for a data directory that another process
 // has locked, until ctx ends.
 func New(ctx context.Context, o Options) (*Plane, error) {
-	p := &Plane{Options: o, revisions: NewRevisions(""), agreement: newAgreement(), journal: journal.New(), started: time.Now().UTC().Truncate(time.Second)} // plaintext xDS has no data directory
+	p := &Plane{Options: o, revisions: NewRevisions(""), agreement: newAgreement(), journal: journal.New(), waved: make(chan struct{}, 1), started: time.Now().UTC().Truncate(time.Second)} // plaintext xDS has no data directory
 	if !o.Plaintext {
 		if err := sds.CheckDir(o.DataDir); err != nil {
 			return nil, err
@@ -81,6 +82,19 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 	}
 	p.loop = NewLoop(p.Log, p.publish, func(ctx context.Context) <-chan struct{} { return p.xds.Acked(ctx, nil) })
 	p.loop.askGrowth(p.revisions.Meant, p.takeWord)
+	p.loop.tryEdits(waves{
+		acked: func(ctx context.Context, who func(string, resource.Profile) bool) <-chan struct{} {
+			return p.xds.Acked(ctx, who)
+		},
+		proxies: func() []xds.ProxyStatus { return p.xds.Proxies() },
+		leaves:  func(r resource.Profile) bool { return p.draining.Load() || p.leaving.leaves(r) },
+		meant:   p.revisions.Meant, told: func() {
+			select {
+			case p.waved <- struct{}{}:
+			default:
+			}
+		},
+	})
 	p.leaving = newLeaving(p.Log, p.loop.SetCatalog)
 	merged := register.NewMerged(p.leaving.SetCatalog)
 	p.registrations = NewRegistrations(p.Log, p.Catalog, merged, p.XDSAddress, func() bool { return p.Readiness().Ready })
@@ -137,9 +151,9 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 	return p, nil
 }
 
-// publish hands a snapshot to the streams.
-func (p *Plane) publish(s *translate.Snapshot) {
-	p.xds.Publish(s)
+// publish hands what is served to the streams. s is what most of them have.
+func (p *Plane) publish(s *translate.Snapshot, served xds.Snapshot) {
+	p.xds.Publish(served)
 	if p.roots != nil {
 		p.roots.publishes(s.Input.Roots)
 	}
@@ -247,8 +261,9 @@ func (p *Plane) Start() (*policy.Mesh, error) {
 // Run runs the rooms until ctx ends, or until one fails that cannot go on. What
 // comes from reload has the mesh file read again.
 func (p *Plane) Run(ctx context.Context, reload <-chan os.Signal) error {
+	first := p.mesh.Load()
 	watcher := policy.NewWatcher(p.Files, p.MeshOptions, policy.WatcherOptions{
-		Logger: p.Log, Reload: reload, Current: p.mesh.Load(), OnMesh: p.adopt, OnError: p.reject,
+		Logger: p.Log, Reload: reload, Current: first, OnMesh: p.adopt, OnError: p.reject,
 		OnHold: p.wait, OnAsked: p.Reloaded, Meant: p.revisions.Meant,
 		Check: p.accept, Removes: p.deselects,
 	})
@@ -262,6 +277,7 @@ func (p *Plane) Run(ctx context.Context, reload <-chan os.Signal) error {
 		g.Go(func() error { p.followPins(ctx); return nil })
 	}
 	g.Go(func() error { return watcher.Run(ctx) })
+	g.Go(func() error { p.followWaves(ctx, first); return nil })
 	g.Go(func() error { return p.watchReturns(ctx) })
 	if p.refusals != nil {
 		g.Go(func() error { p.refusals.keeper.Run(ctx); return nil })

@@ -338,7 +338,7 @@ func (p *Plane) enforcePin(is pin, m *policy.Mesh) error {
 		return err
 	}
 	is.behind = p.behindPin()
-	if err := p.put(m, time.Now()); err != nil {
+	if err := p.put(m, time.Now(), p.loop.SetPast); err != nil {
 		return err
 	}
 	p.tookPin(&is)

@@ -12,6 +12,7 @@ import (
 	"datapunk.dev/controlplane/replica"
 	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/watch"
+	"datapunk.dev/controlplane/xds"
 )
 
 // board is what Consul is to the stages of some replicas: what is written there is
@@ -91,7 +92,7 @@ func startSharing(t *testing.T, b *board, files ...string) {
 	t.Helper()
 	for i, file := range files {
 		s := &sharing{staged: &staged{t: t}, name: fmt.Sprint("r", i), board: b}
-		s.Loop = NewLoop(slog.New(slog.DiscardHandler), func(next *translate.Snapshot) {
+		s.Loop = NewLoop(slog.New(slog.DiscardHandler), func(next *translate.Snapshot, _ xds.Snapshot) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.published = append(s.published, next.Input.Stage)

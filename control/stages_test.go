@@ -11,6 +11,7 @@ import (
 
 	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/watch"
+	"datapunk.dev/controlplane/xds"
 )
 
 const (
@@ -63,7 +64,7 @@ func (f *fleet) be(silent bool) {
 func startStaged(t *testing.T, file string) *staged {
 	t.Helper()
 	s := &staged{t: t}
-	s.Loop = NewLoop(slog.New(slog.DiscardHandler), func(next *translate.Snapshot) {
+	s.Loop = NewLoop(slog.New(slog.DiscardHandler), func(next *translate.Snapshot, _ xds.Snapshot) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.published = append(s.published, next.Input.Stage)

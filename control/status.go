@@ -7,7 +7,7 @@ import (
 // Status is what operators see of this control plane, beside [Plane.Readiness] and
 // [Plane.Fleet].
 func (p *Plane) Status() api.Status {
-	mesh := p.mesh.Load()
+	mesh := p.serving()
 	is := api.Status{Replica: p.registrations.replica, Mesh: api.MeshStatus{Name: mesh.Name, Revision: mesh.Revision, Files: []string{}}}
 	for _, f := range mesh.Files {
 		is.Mesh.Files = append(is.Mesh.Files, f.Name)
@@ -16,6 +16,9 @@ func (p *Plane) Status() api.Status {
 	source := p.catalogs.Status()
 	is.Catalog.Source, is.Catalog.Heard = source.Mode, source.LastSuccess
 	loop := p.loop.Status()
+	if w := loop.Waves; w != nil {
+		is.Mesh.Waves = &api.Waves{Revision: w.Revision, Since: w.Since, Has: w.Has, Of: w.Of, TakenBack: w.Why, Service: w.Service, Source: w.Source}
+	}
 	if loop.Snapshot == nil {
 		return is
 	}

@@ -39,7 +39,7 @@ func inMesh(t *testing.T, file, catalog string, test func(m *mesh)) {
 		m := &mesh{t: t, pipes: &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}, catalog: watch.NewCatalog()}
 		log := slog.New(slog.DiscardHandler)
 		var server *xds.Server
-		m.loop = control.NewLoop(log, func(s *translate.Snapshot) { server.Publish(s) }, func(ctx context.Context) <-chan struct{} { return server.Acked(ctx, nil) })
+		m.loop = control.NewLoop(log, func(_ *translate.Snapshot, served xds.Snapshot) { server.Publish(served) }, func(ctx context.Context) <-chan struct{} { return server.Acked(ctx, nil) })
 		server = xds.New(xds.Options{Logger: log, OnFleet: m.loop.SetFleet})
 		g := grpc.NewServer(server.ServerOptions()...)
 		server.Register(g)

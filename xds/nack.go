@@ -234,7 +234,7 @@ func (ts *typeState) report(r *response, message string) *Nack {
 	}
 	s.status.rejected(ts.typ, n)
 	if s.server.options.OnNack != nil {
-		s.server.options.OnNack(s.node.ID, s.node.Cluster, n)
+		s.server.options.OnNack(s.node.ID, s.slot.profile, n)
 	}
 	s.log.Error("configuration rejected by a proxy",
 		"type", n.Type, "resource", n.Resource, "source", n.Source, "nonce", n.Nonce,

@@ -28,7 +28,7 @@ type Options struct {
 	OnPresence func(p Presence, connected bool)
 	// OnNack is told of each response that a proxy has refused. It is called by the
 	// stream: it must not wait. May be nil.
-	OnNack func(node, service string, n *Nack)
+	OnNack func(node string, p resource.Profile, n *Nack)
 	// Checks are how the applications of proxies are checked, by HDS.
 	Checks Checks
 	// OnRefusals is told that [Server.Refusals] may return something else. It is called

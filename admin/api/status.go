@@ -33,6 +33,20 @@ type MeshStatus struct {
 	Revision string   `json:"revision"`
 	Files    []string `json:"files"`
 	Pinned   *Pin     `json:"pinned,omitempty"`
+	Waves    *Waves   `json:"waves,omitempty"`
+}
+
+// Waves is the newest revision of the file, while only some proxies of the asked replica
+// have it, or after it was taken back from them.
+type Waves struct {
+	Revision string    `json:"revision"`
+	Since    time.Time `json:"since,omitzero"`
+	Has      int       `json:"has"` // proxies that have it, or had it
+	Of       int       `json:"of"`  // that it concerns; 0: it waits until the fleet is back after a start
+	// TakenBack says why it was; empty: it was not.
+	TakenBack string `json:"taken_back,omitempty"`
+	Service   string `json:"service,omitempty"` // of the proxy that was the reason
+	Source    string `json:"source,omitempty"`  // the place in the mesh file that made what was refused
 }
 
 // Pin is a revision that is served until it is released, whatever the file says.

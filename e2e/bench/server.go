@@ -198,7 +198,7 @@ func newOurs(w world) (*ours, error) {
 	}
 	o := &ours{w: w, edits: make(map[int]int)}
 	quiet := slog.New(slog.DiscardHandler)
-	o.loop = control.NewLoop(quiet, func(s *snapshot) { o.xds.Publish(s) }, func(ctx context.Context) <-chan struct{} { return o.xds.Acked(ctx, nil) })
+	o.loop = control.NewLoop(quiet, func(_ *snapshot, served xds.Snapshot) { o.xds.Publish(served) }, func(ctx context.Context) <-chan struct{} { return o.xds.Acked(ctx, nil) })
 	o.xds = xds.New(xds.Options{
 		Logger: quiet, OnFleet: o.loop.SetFleet,
 		Limits: xds.Limits{StreamRate: 1e6, StreamBurst: 1e6}, // the others have none
