@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -35,13 +36,10 @@ type front struct {
 // newFront forwards to an agent until the test ends.
 func newFront(t *testing.T, agent string) *front {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &front{addr: l.Addr().String()}
+	// A port that the system gives to connections would be taken while it is down.
+	f := &front{addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(harness.Port(t)))}
 	f.forward(agent)
-	f.serve(l)
+	f.up()
 	t.Cleanup(func() { _ = f.server.Close() })
 	return f
 }
