@@ -190,11 +190,10 @@ func (l *Loop) Run(ctx context.Context) error {
 			continue
 		}
 		start := time.Now()
-		l.waves.look(in.Fleet, nacks, start)
+		waved = l.waves.look(in.Fleet, nacks, start) || waved
 		newest := in
 		in.Mesh = l.waves.most(in.Mesh, l.stages.stage() == translate.Settled)
 		stepped := l.stages.advance(ctx, in.Mesh.MTLS.Enabled)
-		waved = waved || len(nacks) > 0
 		if !stepped && !fresh && !again && !waved {
 			continue
 		}

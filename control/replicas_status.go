@@ -84,7 +84,9 @@ func (p *Plane) Replicas() ReplicaStatus {
 // member is what this replica says of itself.
 func (p *Plane) member() replica.Member {
 	m := replica.Member{Name: p.registrations.replica, Address: p.advertised(), Started: p.started, Streams: p.xds.Envoys()}
-	if snapshot := p.loop.Status().Snapshot; snapshot != nil {
+	loop := p.loop.Status()
+	m.Edit = editForPeers(loop.Waves)
+	if snapshot := loop.Snapshot; snapshot != nil {
 		m.Mesh, m.Catalog = snapshot.Input.Mesh.Revision, snapshot.Input.Catalog.Digest().String()
 		p.agreement.observe(stateOf(m.Mesh, m.Catalog), time.Now())
 	}

@@ -89,12 +89,18 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 		proxies: func() []xds.ProxyStatus { return p.xds.Proxies() },
 		leaves:  func(r resource.Profile) bool { return p.draining.Load() || p.leaving.leaves(r) },
 		meant:   p.revisions.Meant, told: func() {
+			p.changedForPeers()
 			select {
 			case p.waved <- struct{}{}:
 			default:
 			}
 		},
 	})
+	if p.Leader == LeaderConsul {
+		p.loop.waves.others = func(revision string, seen time.Duration) (bool, string, string) {
+			return editOfOthers(p.replicas.View(), revision, seen)
+		}
+	}
 	p.leaving = newLeaving(p.Log, p.loop.SetCatalog)
 	merged := register.NewMerged(p.leaving.SetCatalog)
 	p.registrations = NewRegistrations(p.Log, p.Catalog, merged, p.XDSAddress, func() bool { return p.Readiness().Ready })

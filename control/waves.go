@@ -31,6 +31,9 @@ const (
 	// waveFleet is how long after its start the control plane tries no edit: its fleet is
 	// still coming back, and may not have those whom the edit concerns.
 	waveFleet = 30 * time.Second
+	// waveLeader is how long it is waited for a leader that says nothing of an edit: each
+	// replica has a mesh file of its own, and not all are written at once.
+	waveLeader = 30 * time.Second
 	// waveLook is how often it is looked who is gone, and whether somebody has said that
 	// an edit is meant.
 	waveLook = time.Second
@@ -52,9 +55,10 @@ func waveSizes(n int) []int {
 type Waves struct {
 	Revision string
 	Since    time.Time
-	Has, Of  int    // proxies that have it, and that it concerns; 0, 0: it waits for the fleet
+	Has, Of  int    // proxies that have it, and that it concerns; 0, 0: it waits for the fleet, or its turn
 	Why      string // it was taken back; empty: it was not
 	Service  string // of the proxy that was the reason; empty: none was
+	By       string // the replica that has taken it back, and this one after it; empty: this one
 	Source   string // the place in the mesh file that made what was refused, if it is known
 }
 
@@ -64,7 +68,7 @@ func (w *Waves) String() string {
 		return fmt.Sprintf("the last mesh file, for revision %s was taken back: %s: until the file changes, or controlplane accept --revision %s", w.Revision, w.Why, w.Revision)
 	}
 	if w.Of == 0 {
-		return fmt.Sprintf("the last mesh file: revision %s waits until the fleet is back", w.Revision)
+		return fmt.Sprintf("the last mesh file: revision %s waits until the fleet is back after the start, and until the replica that leads has it", w.Revision)
 	}
 	return fmt.Sprintf("the last mesh file for most proxies: %d of %d have revision %s so far", w.Has, w.Of, w.Revision)
 }
@@ -78,11 +82,14 @@ type waves struct {
 	leaves  func(resource.Profile) bool // it has said so
 	meant   func(revision string) bool
 	told    func() // that there is something else to see of it
+	// others is [editOfOthers]; nil: this replica is alone.
+	others func(revision string, seen time.Duration) (turn bool, by, why string)
 
 	begun  time.Time
 	all    *policy.Mesh // that every proxy has; nil: none has any
 	past   *policy.Mesh // goes to all at once
 	seen   *policy.Mesh // the newest that was looked at
+	since  time.Time    // when it was first
 	trial  *trial       // nil: none
 	back   *Waves       // of the newest mesh file, which was taken back; nil: it was not
 	trials int
@@ -116,6 +123,7 @@ type member struct {
 // outcome is how a wave has ended.
 type outcome struct {
 	why     string // the edit is to be taken back; empty: it is not
+	by      string // the replica that has done so; empty: this one
 	service string
 	source  string
 }
@@ -163,8 +171,8 @@ func goesInWaves(from, to *policy.Mesh) bool {
 // it while that is tried or was taken back.
 func (w *waves) most(newest *policy.Mesh, settled bool) *policy.Mesh {
 	fresh := newest != w.seen
-	if w.seen = newest; fresh && w.back != nil {
-		w.back = nil
+	if fresh {
+		w.seen, w.since, w.back = newest, time.Now(), nil
 	}
 	switch {
 	case w.acked == nil, w.all == nil, newest == w.all, newest == w.past, !goesInWaves(w.all, newest):
@@ -199,7 +207,7 @@ func (w *waves) ended(o outcome) {
 	w.over = nil
 	t := w.trial
 	if o.why != "" {
-		w.takeBack(o)
+		w.takeBack(t.mesh, o)
 		return
 	}
 	if t.sizes = t.sizes[1:]; len(t.sizes) > 0 {
@@ -212,11 +220,13 @@ func (w *waves) ended(o outcome) {
 }
 
 // takeBack has everybody have the last mesh file.
-func (w *waves) takeBack(o outcome) {
-	t := w.trial
-	w.back = &Waves{Revision: t.mesh.Revision, Since: time.Now(), Has: len(t.members), Of: len(t.order), Why: o.why, Service: o.service, Source: o.source}
-	w.log.Error("an edit of the mesh file is taken back: the last one stays in force", "revision", t.mesh.Revision, "why", o.why,
-		"service", o.service, "source", o.source, "had", len(t.members), "of", len(t.order))
+func (w *waves) takeBack(m *policy.Mesh, o outcome) {
+	w.back = &Waves{Revision: m.Revision, Since: time.Now(), Why: o.why, Service: o.service, Source: o.source, By: o.by}
+	if t := w.trial; t != nil {
+		w.back.Has, w.back.Of = len(t.members), len(t.order)
+	}
+	w.log.Error("an edit of the mesh file is taken back: the last one stays in force", "revision", m.Revision, "why", o.why,
+		"service", o.service, "source", o.source, "had", w.back.Has, "of", w.back.Of)
 	w.end()
 }
 
@@ -234,24 +244,31 @@ func (w *waves) stopWaiting() {
 }
 
 // look takes the edit back if something has happened to those who have it, and gives it to
-// others in the place of those that leave.
-func (w *waves) look(fleet *resource.Fleet, nacks []nack, now time.Time) {
+// others in the place of those that leave. It reports whether it did.
+func (w *waves) look(fleet *resource.Fleet, nacks []nack, now time.Time) (moved bool) {
+	if w.others != nil && w.tick != nil && w.back == nil && w.seen != w.past {
+		if _, by, why := w.others(w.seen.Revision, now.Sub(w.since)); by != "" {
+			w.takeBack(w.seen, outcome{why: why, by: by})
+			return true
+		}
+	}
 	t := w.trial
 	if t == nil {
-		return
+		return false
 	}
 	for _, n := range nacks {
 		if t.members[n.profile] == nil || !w.served.differs(n.profile, n.of.Type, n.of.Resource) {
 			continue
 		}
-		w.takeBack(refusal(n.node, n.profile, n.of.Type, n.of.Resource, n.of.Message, n.of.Source))
-		return
+		w.takeBack(t.mesh, refusal(n.node, n.profile, n.of.Type, n.of.Resource, n.of.Message, n.of.Source))
+		return true
 	}
 	for p, m := range t.members {
 		_, here := fleet.Get(p.Key())
 		switch {
 		case w.leaves(p):
 			delete(t.members, p)
+			moved = true
 		case here:
 			m.gone = time.Time{}
 		case m.gone.IsZero():
@@ -259,21 +276,23 @@ func (w *waves) look(fleet *resource.Fleet, nacks []nack, now time.Time) {
 			m.times++
 		}
 		if m.times > 1 || !m.gone.IsZero() && now.Sub(m.gone) >= waveGone {
-			w.takeBack(outcome{why: fmt.Sprintf("a proxy of %s that has it is gone", p.Service), service: p.Service})
-			return
+			w.takeBack(t.mesh, outcome{why: fmt.Sprintf("a proxy of %s that has it is gone", p.Service), service: p.Service})
+			return true
 		}
 	}
 	for ; len(t.members) < t.sizes[0] && t.next < len(t.order); t.next++ {
 		if p := t.order[t.next]; !w.leaves(p) {
 			if _, here := fleet.Get(p.Key()); here {
 				t.members[p] = &member{}
-				t.due = true
+				t.due, moved = true, true
 			}
 		}
 	}
 	if len(t.members) == 0 { // those whom it concerned have left: it begins anew
 		w.end()
+		moved = true
 	}
+	return moved
 }
 
 func refusal(node string, p resource.Profile, kind, name, message, source string) outcome {
@@ -323,7 +342,7 @@ func (l *Loop) beside(next *translate.Snapshot, made bool, in translate.Input) *
 		} else if tried, cause, _ := l.attempt(w.trial.last, in); tried != nil {
 			w.trial.last = tried
 		} else {
-			w.takeBack(outcome{why: cause})
+			w.takeBack(of, outcome{why: cause})
 			tries = false
 		}
 	}
@@ -357,10 +376,14 @@ func (l *Loop) beginTrial(all *translate.Snapshot, in translate.Input) bool {
 	if now.Sub(w.begun) < waveFleet {
 		return false
 	}
+	if w.others != nil {
+		if turn, _, _ := w.others(in.Mesh.Revision, now.Sub(w.since)); !turn {
+			return false
+		}
+	}
 	tried, cause, _ := l.attempt(all, in)
 	if tried == nil {
-		w.trial = &trial{mesh: in.Mesh}
-		w.takeBack(outcome{why: cause})
+		w.takeBack(in.Mesh, outcome{why: cause})
 		return false
 	}
 	concerned := concerns(tried, in.Mesh.Revision)

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"datapunk.dev/controlplane/policy"
+	"datapunk.dev/controlplane/replica"
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/translate"
 	"datapunk.dev/controlplane/watch"
@@ -44,13 +45,13 @@ type waved struct {
 	status  []xds.ProxyStatus
 }
 
-func startWaved(t *testing.T, n int) *waved {
+func startWaved(t *testing.T, n int, more ...func(*waves)) *waved {
 	w := &waved{t: t, files: make(map[string]string), has: make(map[resource.Profile]*resource.View), scopes: make(map[string]*resource.Scope)}
 	for i := range n {
 		w.proxies = append(w.proxies, proxyNo(i))
 	}
 	w.loop = NewLoop(slog.New(slog.NewTextHandler(&w.log, nil)), w.publish, w.fleet.acked)
-	w.loop.tryEdits(waves{
+	with := waves{
 		acked: func(ctx context.Context, _ func(string, resource.Profile) bool) <-chan struct{} {
 			return w.fleet.acked(ctx)
 		},
@@ -69,7 +70,11 @@ func startWaved(t *testing.T, n int) *waved {
 			defer w.mu.Unlock()
 			return revision == w.word
 		},
-	})
+	}
+	for _, set := range more {
+		set(&with)
+	}
+	w.loop.tryEdits(with)
 	run(t, w.loop.Run)
 	w.loop.SetCatalog(watch.NewCatalog().Update([]*watch.Service{service("api", 80)}, nil))
 	w.loop.SetFleet(resource.NewFleet(w.proxies...))
@@ -528,4 +533,61 @@ func TestTheSizesOfWaves(t *testing.T) {
 			t.Errorf("of %d proxies: %v, want %v", n, got, want)
 		}
 	}
+}
+
+func TestReplicasTryAnEditOneAfterTheOther(t *testing.T) {
+	member := func(name, mesh string, edit *replica.Edit) replica.Member {
+		return replica.Member{Name: name, Mesh: mesh, Edit: edit}
+	}
+	trying, back := &replica.Edit{Revision: "new"}, &replica.Edit{Revision: "new", TakenBack: "refused"}
+	for _, c := range []struct {
+		what string
+		v    *replica.View
+		seen time.Duration
+		turn bool
+		by   string
+	}{
+		{"alone", &replica.View{Self: "a", Leads: true, Leader: "a", Members: []replica.Member{member("a", "old", nil)}}, 0, true, ""},
+		{"the leader", &replica.View{Self: "a", Leads: true, Leader: "a", Members: []replica.Member{member("a", "old", nil), member("b", "old", trying)}}, 0, true, ""},
+		{"the leader tries it", &replica.View{Self: "b", Leader: "a", Members: []replica.Member{member("a", "old", trying), member("b", "old", trying)}}, time.Hour, false, ""},
+		{"the leader has it", &replica.View{Self: "b", Leader: "a", Members: []replica.Member{member("a", "new", nil), member("b", "old", trying)}}, 0, true, ""},
+		{"the leader has not heard of it", &replica.View{Self: "b", Leader: "a", Members: []replica.Member{member("a", "old", nil), member("b", "old", nil)}}, 0, false, ""},
+		{"nor does it ever", &replica.View{Self: "b", Leader: "a", Members: []replica.Member{member("a", "old", nil), member("b", "old", nil)}}, waveLeader, true, ""},
+		{"another has taken it back", &replica.View{Self: "a", Leads: true, Leader: "a", Members: []replica.Member{member("a", "old", trying), member("b", "old", back)}}, 0, false, "b"},
+		{"another has taken another one back", &replica.View{Self: "a", Leads: true, Leader: "a", Members: []replica.Member{member("a", "old", trying), member("b", "old", &replica.Edit{Revision: "x", TakenBack: "refused"})}}, 0, true, ""},
+		{"it does not know of the others", &replica.View{Self: "b", Trouble: "consul is away", Leader: "a", Members: []replica.Member{member("a", "old", trying)}}, 0, true, ""},
+	} {
+		if turn, by, _ := editOfOthers(c.v, "new", c.seen); turn != c.turn || by != c.by {
+			t.Errorf("%s: turn %v, taken back by %q; want %v, %q", c.what, turn, by, c.turn, c.by)
+		}
+	}
+
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		turn, by := false, ""
+		w := startWaved(t, 3, func(o *waves) {
+			o.others = func(string, time.Duration) (bool, string, string) {
+				mu.Lock()
+				defer mu.Unlock()
+				return turn, by, "it has"
+			}
+		})
+		w.edit("2s")
+		time.Sleep(time.Minute)
+		w.want("while it is another's turn", "1s", 3)
+		mu.Lock()
+		turn = true
+		mu.Unlock()
+		time.Sleep(waveLook)
+		w.want("when it is its turn", "2s", 1)
+		mu.Lock()
+		by = "b"
+		mu.Unlock()
+		time.Sleep(waveLook)
+		w.want("when another has taken it back", "1s", 3)
+		w.wantBack("it has")
+		if is := w.loop.Status().Waves; editForPeers(is) != nil {
+			t.Errorf("it tells the others %v", editForPeers(is))
+		}
+	})
 }

@@ -99,26 +99,3 @@ func TestALeaderThatIsFrozenOrDrainsAsTheOthersSeeIt(t *testing.T) {
 		t.Errorf("requests failed: %s", r)
 	}
 }
-
-// leaders is how many of the replicas lead.
-func leaders(planes []*run.ControlPlane) (n int, err error) {
-	for _, p := range planes {
-		metrics, err := p.Metrics()
-		if err != nil {
-			return 0, err
-		}
-		n += int(metrics["controlplane_leader"])
-	}
-	return n, nil
-}
-
-func leaderOf(t *testing.T, planes []*run.ControlPlane) *run.ControlPlane {
-	t.Helper()
-	for _, p := range planes {
-		if n, err := leaders([]*run.ControlPlane{p}); err == nil && n == 1 {
-			return p
-		}
-	}
-	t.Fatal("nobody leads")
-	return nil
-}

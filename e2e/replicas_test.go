@@ -113,6 +113,29 @@ func inStep(planes ...*run.ControlPlane) error {
 	return nil
 }
 
+// leaders is how many of the replicas lead.
+func leaders(planes []*run.ControlPlane) (n int, err error) {
+	for _, p := range planes {
+		metrics, err := p.Metrics()
+		if err != nil {
+			return 0, err
+		}
+		n += int(metrics["controlplane_leader"])
+	}
+	return n, nil
+}
+
+func leaderOf(t *testing.T, planes []*run.ControlPlane) *run.ControlPlane {
+	t.Helper()
+	for _, p := range planes {
+		if n, err := leaders([]*run.ControlPlane{p}); err == nil && n == 1 {
+			return p
+		}
+	}
+	t.Fatal("nobody leads")
+	return nil
+}
+
 // TestReplicasElectALeader: two real processes and a real Consul.
 func TestReplicasElectALeader(t *testing.T) {
 	t.Parallel() // it waits, most of the time

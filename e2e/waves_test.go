@@ -1,14 +1,18 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"datapunk.dev/controlplane/e2e/harness"
+	"datapunk.dev/controlplane/e2e/run"
 )
 
 const (
@@ -184,4 +188,85 @@ func TestAnEditIsTakenBackWhenTheEnvoyThatHasItDies(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestOfSeveralReplicasOneTriesAnEdit: two control planes have two Envoys each. A good edit is
+// in force at the one that leads before the other tries it; of a bad one a single Envoy of
+// the whole fleet hears, and both keep the last file.
+func TestOfSeveralReplicasOneTriesAnEdit(t *testing.T) {
+	t.Parallel()
+	m := harness.Start(t, harness.Options{Consul: true, Flags: electing, Allowed: []string{"RE2 program size"}})
+	second := another(t, m, "second")
+	port := func(p *run.ControlPlane) string {
+		_, port, err := net.SplitHostPort(p.Options().XDSAddress)
+		noError(t, err)
+		return port
+	}
+	ids := []string{"nexus-1", "nexus-2", "lake-1", "lake-2"}
+	for i, id := range ids {
+		m.Add(harness.Spec{Service: []string{"nexus", "nexus", "lake_service", "lake_service"}[i], ID: id, Bootstrap: func(s *harness.Sidecar, printed string) string {
+			if i%2 == 1 {
+				printed = strings.ReplaceAll(printed, port(m.Plane), port(second))
+			}
+			return takesNoLargeRegex(s, printed)
+		}})
+	}
+	planes := []*run.ControlPlane{m.Plane, second}
+	harness.Eventually(t, "they agree, and have two Envoys each", 30*time.Second, func() error {
+		n, err := envoysAt(planes)
+		if err == nil && (n[0] != 2 || n[1] != 2) {
+			err = fmt.Errorf("they have %v", n)
+		}
+		return errors.Join(err, inStep(planes...))
+	})
+	holding := func(p *run.ControlPlane) string {
+		_, ready, err := p.Readyz()
+		noError(t, err)
+		return strings.Join(ready.Holding, "\n")
+	}
+	m.EditSeed("  circuit_breakers:\n", inWaves)
+	time.Sleep(30 * time.Second)
+
+	m.EditSeed("max_connections: 1024", "max_connections: 1023")
+	leader := leaderOf(t, planes)
+	var had []string // in this order
+	harness.Eventually(t, "all have the edit", 40*time.Second, func() error {
+		for _, id := range ids {
+			if !slices.Contains(had, id) && hasLimit(m, id) {
+				had = append(had, id)
+			}
+		}
+		if len(had) < len(ids) {
+			return fmt.Errorf("%v have it", had)
+		}
+		return nil
+	})
+	first := map[bool][]string{true: {"nexus-1", "lake-1"}, false: {"nexus-2", "lake-2"}}[leader == m.Plane]
+	if !slices.Contains(first, had[0]) || !slices.Contains(first, had[1]) {
+		t.Errorf("they had it in the order %v, want those of the leader, %v, first", had, first)
+	}
+
+	harness.Eventually(t, "nothing is held", 20*time.Second, func() error {
+		if text := holding(m.Plane) + holding(second); text != "" {
+			return errors.New(text)
+		}
+		return nil
+	})
+	m.EditSeed("    retry:\n", manyMethods)
+	harness.Eventually(t, "both say that it was taken back", 20*time.Second, func() error {
+		for _, p := range planes {
+			if text := holding(p); !strings.Contains(text, "was taken back") {
+				return fmt.Errorf("%s holds %q", p.Name, text)
+			}
+		}
+		return nil
+	})
+	if refusers := refusedOf(m, ids...); len(refusers) != 1 || !slices.Contains(first, refusers[0]) {
+		t.Errorf("%v have refused it, want one of %v", refusers, first)
+	}
+	for _, p := range planes {
+		if text := holding(p); p != leader && !strings.Contains(text, "has taken it back: ") {
+			t.Errorf("%s holds %q", p.Name, text)
+		}
+	}
 }

@@ -14,6 +14,8 @@ type Member struct {
 	Streams int       `json:"streams"` // of Envoys
 	Mesh    string    `json:"mesh"`    // revision of the mesh file in force
 	Catalog string    `json:"catalog"` // digest of the catalog that it serves
+	// Edit is a newer mesh file that not all of its proxies have; nil: there is none.
+	Edit *Edit `json:"edit,omitempty"`
 	// Stage is the epoch of the last stage that all of its proxies have.
 	Stage    uint64 `json:"stage,omitempty"`
 	Draining bool   `json:"draining,omitempty"` // it takes no new streams
@@ -22,6 +24,12 @@ type Member struct {
 	// Quarantined are the contents that it has in quarantine, as package xds
 	// writes them.
 	Quarantined json.RawMessage `json:"quarantined,omitempty"`
+}
+
+// Edit is a mesh file that a replica tries on some of its proxies, or has taken back.
+type Edit struct {
+	Revision  string `json:"revision"`
+	TakenBack string `json:"taken_back,omitempty"` // why; empty: it was not
 }
 
 // Roots is how far a replica is with another root. Each of the two is a SHA-256, as text.
