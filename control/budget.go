@@ -349,9 +349,9 @@ func keepCatalog(was, is translate.Input) translate.Input {
 // manyInstances is how many more a service may have, or twice as many, while growth is held.
 const manyInstances = 100
 
-// withoutGrowth is the newest catalog without the services that are new, and with those
-// that have doubled as they were: an instance that has moved or gone is not called while
-// growth waits for a word.
+// withoutGrowth is the newest catalog without the services that are new, and with no more
+// instances than they had of those that have doubled: an instance that has moved or gone is
+// not called while growth waits for a word.
 func withoutGrowth(was, is *watch.Catalog) *watch.Catalog {
 	var put []*watch.Service
 	var gone []string
@@ -360,11 +360,43 @@ func withoutGrowth(was, is *watch.Catalog) *watch.Catalog {
 		switch {
 		case now == nil:
 			gone = append(gone, s.Name)
-		case now != s && (len(now.Instances) <= 2*len(s.Instances) || len(now.Instances)-len(s.Instances) <= manyInstances):
+		case now == s:
+		case len(now.Instances) <= 2*len(s.Instances), len(now.Instances)-len(s.Instances) <= manyInstances:
 			put = append(put, now)
+		default:
+			put = append(put, asMany(s, now))
 		}
 	}
 	return was.Update(put, gone)
+}
+
+// asMany is a service as it is now, with as many instances as it had: those that it had, and
+// others in the place of those that have gone.
+func asMany(was, now *watch.Service) *watch.Service {
+	type id struct{ datacenter, id string }
+	had := make(map[id]bool, len(was.Instances))
+	for _, i := range was.Instances {
+		had[id{i.Datacenter, i.ID}] = true
+	}
+	others := len(was.Instances)
+	for _, i := range now.Instances {
+		if had[id{i.Datacenter, i.ID}] {
+			others--
+		}
+	}
+	some := *now
+	some.Instances = make([]*watch.Instance, 0, len(was.Instances))
+	for _, i := range now.Instances {
+		switch {
+		case had[id{i.Datacenter, i.ID}]:
+		case others > 0:
+			others--
+		default:
+			continue
+		}
+		some.Instances = append(some.Instances, i)
+	}
+	return &some
 }
 
 // dueAgain reports whether the newest input is to be tried again, though it is no newer.

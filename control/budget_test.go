@@ -145,6 +145,31 @@ func TestACatalogThatGrowsMuchIsHeldAndWhatLeavesItIsGone(t *testing.T) {
 	})
 }
 
+// A service that has doubled has as many instances as it had: those of them that live, and
+// others in the place of those that do not.
+func TestWhileGrowthIsHeldNobodyCallsWhoIsGone(t *testing.T) {
+	was := watch.NewCatalog().Update([]*watch.Service{withInstances("db", 10), service("web", 80)}, nil)
+	grown := withInstances("db", 1000)
+	grown.Instances = grown.Instances[4:] // four have gone
+	grown.Instances[0] = &watch.Instance{ID: grown.Instances[0].ID, Address: grown.Instances[0].Address, Port: 1000, MeshPort: 1001, Weight: 1, Health: watch.Critical}
+	is := was.Update(append(many("new", 3), grown), nil)
+
+	got := withoutGrowth(was, is)
+	served := got.Service("db").Instances
+	if !slices.Equal(served, grown.Instances[:10]) || got.Len() != 2 {
+		t.Errorf("%d services; of db %d instances are served, the first %v", got.Len(), len(served), served[0])
+	}
+	if again := withoutGrowth(got, is); again != got {
+		t.Error("it changes though nothing has")
+	}
+
+	others := withInstances("db", 1000)
+	others.Instances = others.Instances[500:] // all of before have gone
+	if got := withoutGrowth(was, is.Update([]*watch.Service{others}, nil)).Service("db").Instances; !slices.Equal(got, others.Instances[:10]) {
+		t.Errorf("of a service whose instances were all replaced %d are served", len(got))
+	}
+}
+
 func names(services []*watch.Service) (all []string) {
 	for _, s := range services {
 		all = append(all, s.Name)
