@@ -78,8 +78,10 @@ func httpManager(d *builder, c *compiler, s *policy.Service, at hop, statPrefix 
 		UseRemoteAddress:             boolean(false),
 		SkipXffAppend:                true,
 		// Nobody is trusted to steer the proxy by x-envoy-* headers.
-		InternalAddressConfig: &hcmv3.HttpConnectionManager_InternalAddressConfig{},
-		UpgradeConfigs:        []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: webSocket}},
+		InternalAddressConfig:         nobodyInside(),
+		EarlyHeaderMutationExtensions: withoutSteering(d),
+
+		UpgradeConfigs: []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: webSocket}},
 		// Of the answers before the answer, Envoy passes on the first: 100, 102,
 		// 103 or 104. The Expect header goes to the application with it.
 		Proxy_100Continue:    true,

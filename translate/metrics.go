@@ -60,7 +60,7 @@ func metricsListener(c *compiler) listenerTemplate {
 		NormalizePath:                boolean(true),
 		MergeSlashes:                 true,
 		PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_REJECT_REQUEST,
-		InternalAddressConfig:        &hcmv3.HttpConnectionManager_InternalAddressConfig{},
+		InternalAddressConfig:        nobodyInside(),
 	}
 	if len(c.metrics.path) == 0 || c.metrics.path[0] != '/' {
 		d.failf("telemetry.metrics.path: %q does not begin with /", c.metrics.path)
