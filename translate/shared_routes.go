@@ -16,48 +16,44 @@ import (
 // shareRetries has the host say the retry policy that its routes repeat most. A route
 // without one would come to have it, so it says that it has none.
 func shareRetries(host *routev3.VirtualHost) {
-	actions := make([]*routev3.RouteAction, 0, len(host.Routes))
+	actions := make(map[string][]*routev3.RouteAction) // by what their policies are, encoded
+	var all []string                                   // those, as they come
 	none := 0
 	for _, r := range host.Routes {
 		action := r.GetRoute()
-		switch {
-		case action == nil: // it answers
-		case action.RetryPolicy == nil:
-			none++
-			actions = append(actions, action)
-		default:
-			actions = append(actions, action)
-		}
-	}
-	const sizeOfNone = 2
-	var shared *routev3.RetryPolicy
-	most := 0
-	for _, a := range actions {
-		if a.RetryPolicy == nil || proto.Equal(a.RetryPolicy, shared) {
+		if action == nil { // it answers
 			continue
 		}
-		others := -1
-		for _, b := range actions {
-			if proto.Equal(a.RetryPolicy, b.RetryPolicy) {
-				others++
-			}
+		says := ""
+		if action.RetryPolicy == nil {
+			none++
+		} else if body, err := (proto.MarshalOptions{Deterministic: true}).Marshal(action.RetryPolicy); err == nil {
+			says = string(body)
+		} else {
+			return // it is said when the routes are encoded
 		}
-		if saved := others*proto.Size(a.RetryPolicy) - none*sizeOfNone; saved > most {
-			shared, most = a.RetryPolicy, saved
+		if actions[says] == nil {
+			all = append(all, says)
+		}
+		actions[says] = append(actions[says], action)
+	}
+	const sizeOfNone = 2
+	shared, most := "", 0
+	for _, says := range all {
+		if saved := (len(actions[says])-1)*len(says) - none*sizeOfNone; says != "" && saved > most {
+			shared, most = says, saved
 		}
 	}
-	if shared == nil {
+	if shared == "" {
 		return
 	}
-	for _, a := range actions {
-		switch {
-		case a.RetryPolicy == nil:
-			a.RetryPolicy = &routev3.RetryPolicy{}
-		case proto.Equal(a.RetryPolicy, shared):
-			a.RetryPolicy = nil
-		}
+	host.RetryPolicy = actions[shared][0].RetryPolicy
+	for _, a := range actions[""] {
+		a.RetryPolicy = &routev3.RetryPolicy{}
 	}
-	host.RetryPolicy = shared
+	for _, a := range actions[shared] {
+		a.RetryPolicy = nil
+	}
 }
 
 // withoutTwins are the routes, but for those of gRPC that a later one stands for: one
