@@ -112,6 +112,9 @@ type trial struct {
 	// members have it.
 	members map[resource.Profile]*member
 	due     bool // a wave is to begin
+
+	fleet  *resource.Fleet // in which they were last looked for
+	looked time.Time       // when that was
 }
 
 // member is a proxy that has the edit.
@@ -211,7 +214,7 @@ func (w *waves) ended(o outcome) {
 		return
 	}
 	if t.sizes = t.sizes[1:]; len(t.sizes) > 0 {
-		t.due = true
+		t.due, t.fleet = true, nil
 		return
 	}
 	w.log.Info("an edit of the mesh file goes to all proxies", "revision", t.mesh.Revision, "had", len(t.members))
@@ -263,6 +266,10 @@ func (w *waves) look(fleet *resource.Fleet, nacks []nack, now time.Time) (moved 
 		w.takeBack(t.mesh, refusal(n.node, n.profile, n.of.Type, n.of.Resource, n.of.Message, n.of.Source))
 		return true
 	}
+	if fleet == t.fleet && now.Sub(t.looked) < waveLook {
+		return false // there may be a thousand other changes a second, and thousands of members
+	}
+	t.fleet, t.looked = fleet, now
 	for p, m := range t.members {
 		_, here := fleet.Get(p.Key())
 		switch {
