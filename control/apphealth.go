@@ -24,7 +24,7 @@ func (p *Plane) appCheckOf(service string) *policy.AppCheck {
 	if !p.registrations.On() {
 		return nil
 	}
-	return p.mesh.Load().Service(service).AppCheck
+	return p.serving().Service(service).AppCheck
 }
 
 // appCheck says what an Envoy is to check of its application.
@@ -32,7 +32,7 @@ func (p *Plane) appCheck(profile resource.Profile) proto.Message {
 	if !p.registrations.On() {
 		return nil
 	}
-	return translate.AppCheck(p.mesh.Load().Service(profile.Service), profile)
+	return translate.AppCheck(p.serving().Service(profile.Service), profile)
 }
 
 // checked reports whether the application of a proxy is checked that can have checks

@@ -72,7 +72,7 @@ func TestWhatASidecarIsToCheck(t *testing.T) {
 		if err := r.Follow(m); err != nil {
 			t.Fatal(err)
 		}
-		p := &Plane{registrations: r}
+		p := &Plane{loop: &Loop{}, registrations: r}
 		p.mesh.Store(m)
 		for n := range proxies {
 			r.proxies[string(rune(n+1))] = xds.Presence{}

@@ -71,7 +71,7 @@ func (p *Plane) checkMesh(c *checklist) {
 	p.mu.Lock()
 	rejected, hold, pinned, pinFailed, keepErr := p.rejected, p.hold, p.pin, p.pinFailed, p.keepErr
 	p.mu.Unlock()
-	revision := p.mesh.Load().Revision
+	revision := p.serving().Revision
 	switch {
 	case rejected != nil:
 		c.bad(api.Failed, "mesh file", "controlplane validate -f says all that is wrong with it", page, "revision %s is served, for the file is refused: %s", revision, rejected)

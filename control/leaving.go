@@ -249,6 +249,12 @@ func (l *leaving) Stays(node string) bool {
 	return ok && l.out != nil && present(l.out, m)
 }
 
+// leaves reports whether a proxy has said that it leaves, or this control plane has sent it
+// elsewhere.
+func (p *Plane) leaves(of resource.Profile) bool {
+	return p.leaving.leaves(of) || (p.Leader == LeaderConsul || p.Leader == LeaderNone) && p.xds.Released(of)
+}
+
 // leaves reports whether a proxy has said that it leaves.
 func (l *leaving) leaves(p resource.Profile) bool {
 	l.mu.Lock()

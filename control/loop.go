@@ -165,7 +165,6 @@ const publishAgain = time.Second
 // and a first full catalog: an empty answer to an Envoy is a deletion.
 func (l *Loop) Run(ctx context.Context) error {
 	var last *translate.Snapshot
-	l.waves.begun = time.Now()
 	for {
 		again := false // the input that there was is to be tried again
 		waved := false // more proxies, or fewer, may be to have an edit
@@ -181,7 +180,6 @@ func (l *Loop) Run(ctx context.Context) error {
 			again = l.budget.dueAgain()
 		case o := <-l.waves.over:
 			l.waves.ended(o)
-			waved = true
 		case <-l.waves.tick:
 			waved = l.waves.ticked()
 		}

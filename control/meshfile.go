@@ -48,7 +48,7 @@ func (p *Plane) firstOfFile() (*policy.Mesh, error) {
 			p.keptAt = path
 			return last, nil
 		}
-		if meant := p.revisions.Meant(disk.Revision); meant || h.Beginning == "" && rested(p.Files) {
+		if meant := p.revisions.Meant(disk.Revision); meant || h.Beginning == "" && rested(p.Files) && !goesInWaves(last, disk) {
 			p.Log.Warn("the mesh file has changed since the last one that was in force: "+h.String(),
 				"revision", h.Revision, "last_revision", last.Revision, "meant", meant)
 			return disk, nil
@@ -196,11 +196,14 @@ func (p *Plane) cameIntoForce(m *policy.Mesh, held *policy.Hold) {
 	if held != nil && held.Revision == m.Revision {
 		p.Log.Warn("the mesh file that waited is in force: "+held.String(), "revision", m.Revision, "meant", p.revisions.Meant(m.Revision))
 	}
-	if m.Edits.Waves {
-		p.Log.Info("the mesh file changed, and goes to the proxies in waves", "revision", m.Revision)
-		return // followWaves goes on when all have it
+	if !m.Edits.Waves {
+		p.hasCome(m)
+		return
 	}
-	p.hasCome(m)
+	// cameByWaves goes on when all have it.
+	if goesInWaves(p.serving(), m) && !p.revisions.Meant(m.Revision) {
+		p.Log.Info("the mesh file changed, and goes to the proxies in waves", "revision", m.Revision)
+	}
 }
 
 // hasCome is called when all proxies are served a mesh file, and keeps it for the next start.
@@ -214,9 +217,9 @@ func (p *Plane) hasCome(m *policy.Mesh) {
 	p.keep(m)
 }
 
-// followWaves says what becomes of edits that go to the proxies in waves. first is the mesh
-// file that the process began with.
-func (p *Plane) followWaves(ctx context.Context, first *policy.Mesh) {
+// followMesh is told when what most proxies have of mesh files has changed, and says what
+// becomes of edits that go to them in waves. first is the file that the process began with.
+func (p *Plane) followMesh(ctx context.Context, first *policy.Mesh) {
 	last, back := first, (*Waves)(nil)
 	for {
 		select {
@@ -225,19 +228,30 @@ func (p *Plane) followWaves(ctx context.Context, first *policy.Mesh) {
 		case <-p.waved:
 		}
 		is := p.loop.Status()
-		switch w := is.Waves; {
-		case w != nil && w.Why != "" && w != back:
+		if w := is.Waves; w != nil && w.Why != "" && w != back {
 			back = w
 			p.mu.Lock()
 			p.takenBack++
 			p.mu.Unlock()
 			p.journal.Add(api.Event{Kind: api.MeshTakenBack, Revision: w.Revision, Service: w.Service, Source: w.Source, Message: shorten(w.Why)})
-		case w == nil && is.Mesh != last && is.Mesh != nil:
-			last = is.Mesh
-			if last.Edits.Waves && p.pinIs() == nil {
-				p.hasCome(last)
-			}
 		}
+		if is.Mesh == nil || is.Mesh == last {
+			continue
+		}
+		last = is.Mesh
+		p.xds.ChecksChanged()
+		p.cameByWaves(last)
+	}
+}
+
+// cameByWaves is called when all proxies are served another mesh file. One that is pinned, or
+// that did not go to them in waves, came into force when it came.
+func (p *Plane) cameByWaves(m *policy.Mesh) {
+	p.edits.Lock()
+	defer p.edits.Unlock()
+	newest := p.mesh.Load()
+	if m.Edits.Waves && p.pinIs() == nil && (m == newest || newest.Edits.Waves) {
+		p.hasCome(m)
 	}
 }
 

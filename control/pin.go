@@ -264,7 +264,11 @@ func (p *Plane) release(who string, next *policy.Mesh) error {
 		revision, fresh = failed.Revision, failed.behind == nil
 	}
 	if next != nil {
-		if err := p.put(next, time.Now(), p.loop.SetEdit); err != nil {
+		set := p.loop.SetEdit
+		if _, err := p.revisions.find(next.Revision); err == nil {
+			set = p.loop.SetPast // it was in force
+		}
+		if err := p.put(next, time.Now(), set); err != nil {
 			return err
 		}
 		p.setPin(nil)

@@ -120,7 +120,6 @@ func (p *Plane) put(m *policy.Mesh, since time.Time, set func(*policy.Mesh, time
 	}
 	last := p.mesh.Swap(m)
 	set(m, since)
-	p.xds.ChecksChanged()
 	if text := caution(last, m); text != "" {
 		p.Log.Warn(text)
 	}
@@ -201,10 +200,18 @@ func (p *Plane) refused(err error) {
 	p.ClientLog.Warn("an xDS client was refused", "err", err)
 }
 
-// locate returns where the mesh file in force says what made a resource.
+// edited is the newest mesh file that a proxy has.
+func (p *Plane) edited() *policy.Mesh {
+	if p.loop.Status().Waves.tried() {
+		return p.mesh.Load()
+	}
+	return p.serving()
+}
+
+// locate returns where the mesh file says what made a resource.
 func (p *Plane) locate(keys []string) string {
 	if len(keys) == 0 {
 		return ""
 	}
-	return p.mesh.Load().Source(keys[0]).String()
+	return p.edited().Source(keys[0]).String()
 }

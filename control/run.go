@@ -87,8 +87,8 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 			return p.xds.Acked(ctx, who)
 		},
 		proxies: func() []xds.ProxyStatus { return p.xds.Proxies() },
-		leaves:  func(r resource.Profile) bool { return p.draining.Load() || p.leaving.leaves(r) },
-		meant:   p.revisions.Meant, told: func() {
+		leaves:  p.leaves, stopping: p.draining.Load,
+		meant: p.revisions.Meant, told: func() {
 			p.changedForPeers()
 			select {
 			case p.waved <- struct{}{}:
@@ -97,7 +97,7 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 		},
 	})
 	if p.Leader == LeaderConsul {
-		p.loop.waves.others = func(revision string, seen time.Duration) (bool, string, string) {
+		p.loop.waves.others = func(revision string, seen time.Duration) editElsewhere {
 			return editOfOthers(p.replicas.View(), revision, seen)
 		}
 	}
@@ -283,7 +283,7 @@ func (p *Plane) Run(ctx context.Context, reload <-chan os.Signal) error {
 		g.Go(func() error { p.followPins(ctx); return nil })
 	}
 	g.Go(func() error { return watcher.Run(ctx) })
-	g.Go(func() error { p.followWaves(ctx, first); return nil })
+	g.Go(func() error { p.followMesh(ctx, first); return nil })
 	g.Go(func() error { return p.watchReturns(ctx) })
 	if p.refusals != nil {
 		g.Go(func() error { p.refusals.keeper.Run(ctx); return nil })

@@ -18,7 +18,7 @@ type Scrape struct {
 
 // Scrape says how the mesh file in force wants proxies scraped.
 func (p *Plane) Scrape() Scrape {
-	m := p.mesh.Load().Metrics
+	m := p.serving().Metrics
 	return Scrape{Enabled: m.Enabled, Path: m.Path, Interval: m.ScrapeInterval, Port: m.Port}
 }
 

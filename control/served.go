@@ -20,7 +20,7 @@ func (p *Plane) Resources(node, kind string) ([]api.Resource, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s has no stream to this replica, or nothing is served to it yet", node)
 	}
-	mesh := p.mesh.Load()
+	mesh := p.edited()
 	all := []api.Resource{}
 	for _, s := range served {
 		if kind != "" && s.Type.String() != kind {

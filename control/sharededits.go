@@ -16,27 +16,40 @@ func editForPeers(w *Waves) *replica.Edit {
 	case w.Why != "":
 		return &replica.Edit{Revision: w.Revision, TakenBack: shorten(w.Why)}
 	}
-	return &replica.Edit{Revision: w.Revision}
+	return &replica.Edit{Revision: w.Revision, Idle: w.Idle}
 }
 
-// editOfOthers says whether it is this replica's turn to try a mesh file that it has seen so
-// long ago: the leader is the first, so that of the whole fleet one proxy has an edit
-// first. By is another one that has taken it back, and why.
-func editOfOthers(v *replica.View, revision string, seen time.Duration) (turn bool, by, why string) {
+// editElsewhere is what the other replicas do with an edit.
+type editElsewhere struct {
+	turn    bool   // this one may try it
+	busy    bool   // another one tries it, or is about to
+	by, why string // another one has taken it back, and why; empty: none has
+}
+
+// editOfOthers says what the others do with a mesh file that this replica has seen so long
+// ago. The leader is the first to try it, so that of the whole fleet one proxy has it
+// first; then a leader without a proxy that it concerns leaves it to the others.
+func editOfOthers(v *replica.View, revision string, seen time.Duration) (is editElsewhere) {
 	if v == nil || v.Trouble != "" {
-		return true, "", ""
+		return editElsewhere{turn: true}
 	}
 	for _, m := range v.Others() {
-		if m.Edit != nil && m.Edit.Revision == revision && m.Edit.TakenBack != "" {
-			return false, m.Name, fmt.Sprintf("replica %s has taken it back: %s", m.Name, m.Edit.TakenBack)
+		switch {
+		case m.Edit == nil || m.Edit.Revision != revision:
+		case m.Edit.TakenBack != "":
+			return editElsewhere{by: m.Name, why: fmt.Sprintf("replica %s has taken it back: %s", m.Name, m.Edit.TakenBack)}
+		case !m.Edit.Idle:
+			is.busy = true
 		}
 	}
 	leader := v.Member(v.Leader)
 	switch {
 	case v.Leads || leader == nil || leader.Mesh == revision:
-		return true, "", ""
+		is.turn = true
 	case leader.Edit != nil && leader.Edit.Revision == revision:
-		return false, "", ""
+		is.turn = leader.Edit.Idle
+	default:
+		is.turn = seen >= waveLeader
 	}
-	return seen >= waveLeader, "", ""
+	return is
 }

@@ -113,3 +113,33 @@ func moved(from, to *split, sameTrial bool) map[resource.Profile]bool {
 	}
 	return some
 }
+
+// differs reports whether a resource of a proxy that has the edit is another one by it.
+func (s *split) differs(p resource.Profile, kind, name string) bool {
+	if s == nil || s.tried == nil || !s.has[p] || name == "" {
+		return false
+	}
+	return versionIn(s.tried, p, kind, name) != versionIn(s.all, p, kind, name)
+}
+
+// versionOf is the version that the edit gives a resource of a proxy; empty: there is none.
+func (s *split) versionOf(p resource.Profile, kind, name string) string {
+	return versionIn(s.tried, p, kind, name)
+}
+
+func versionIn(s *translate.Snapshot, p resource.Profile, kind, name string) string {
+	t, ok := resource.TypeNamed(kind)
+	v := s.View(p)
+	if !ok || v == nil {
+		return ""
+	}
+	if r := v.Own.Get(t, name); r != nil {
+		return r.Version
+	}
+	if scope := s.Scope(v.Scope); scope != nil {
+		if r := scope.Sets.Get(t, name); r != nil {
+			return r.Version
+		}
+	}
+	return ""
+}

@@ -68,7 +68,7 @@ func (p *Plane) spread(ctx context.Context) {
 		case <-tick.C:
 		}
 		v, mine := p.replicas.View(), p.xds.Envoys()
-		if v == nil || p.loop.Status().Waves != nil { // a proxy that went would count as one that died of an edit
+		if v == nil || p.loop.Status().Waves.tried() { // a proxy that went would count as one that died of an edit
 			continue
 		}
 		if n := min(excess(v, mine), max(1, mine/movedShare)); n > 0 {

@@ -30,6 +30,7 @@ type Member struct {
 type Edit struct {
 	Revision  string `json:"revision"`
 	TakenBack string `json:"taken_back,omitempty"` // why; empty: it was not
+	Idle      bool   `json:"idle,omitempty"`       // it concerns none of its proxies
 }
 
 // Roots is how far a replica is with another root. Each of the two is a SHA-256, as text.

@@ -42,6 +42,9 @@ func (f *Fleet) Update(came, left []Profile) *Fleet {
 // Profiles iterates over the profiles, those of one service together.
 func (f *Fleet) Profiles() iter.Seq[Profile] { return f.profiles.Values() }
 
+// Len returns how many there are.
+func (f *Fleet) Len() int { return f.profiles.Len() }
+
 // Get returns the profile with the key, and whether a connected proxy has it.
 func (f *Fleet) Get(key string) (Profile, bool) { return f.profiles.Get(key) }
 

@@ -108,7 +108,7 @@ func (ts *typeState) rejected(r *response, message string) {
 	s.unmark(ts.typ)
 	if ts.fullState() {
 		s.suspectVersion()
-		if ts.claims != "" && !ts.acked || s.slot.profile.Kind.KeepsOnNack() {
+		if ts.isFinal() {
 			// It came with a state of which only the version is known, or it is of a
 			// kind that takes all but the bad one. What a response lacks it would
 			// delete, though it works with that: so there are no smaller ones, and
@@ -152,6 +152,11 @@ func (ts *typeState) rejected(r *response, message string) {
 		groups = [][]string{slices.Delete(slices.Clone(names), i, i+1), {n.Resource}}
 	}
 	ts.retries = append(groups, ts.retries...)
+}
+
+// isFinal reports whether a response that is refused now is not tried again in smaller ones.
+func (ts *typeState) isFinal() bool {
+	return ts.fullState() && (ts.claims != "" && !ts.acked || ts.stream.slot.profile.Kind.KeepsOnNack())
 }
 
 // halves splits names into the groups to try next. Where a response may hold a
@@ -214,6 +219,7 @@ func (ts *typeState) report(r *response, message string) *Nack {
 		Nonce:   r.nonce,
 		Version: r.version.String(),
 		Message: normalize(message),
+		Final:   ts.isFinal(),
 	}
 	for _, c := range r.changes[:min(len(r.changes), maxNackResources)] {
 		n.Resources = append(n.Resources, c.name)

@@ -62,7 +62,8 @@ type Server struct {
 	last     publication           // what it changed
 	envoys   int                   // ADS streams whose node is known
 	sentAway map[string]sentAway   // by node.id: see Move
-	disputed []content             // that other replicas have in quarantine: see Agree
+	released released
+	disputed []content // that other replicas have in quarantine: see Agree
 	moves    uint64
 
 	health healthStreams // has a lock of its own
@@ -477,6 +478,7 @@ func (s *Server) leave(st *stream) {
 	}
 	if delete(sl.streams, st); len(sl.streams) == 0 {
 		delete(s.slots, sl.profile)
+		s.noteEndLocked(st, time.Now())
 		if sl.own != nil {
 			s.served.release(sl.own)
 			sl.scope.remove(sl)

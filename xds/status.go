@@ -103,6 +103,9 @@ type TypeStatus struct {
 	Sent         string `json:"version_sent,omitempty"`
 	Acknowledged string `json:"version_acknowledged,omitempty"`
 	LastNack     *Nack  `json:"last_nack,omitempty"`
+	// Refused are the contents that the proxy does not take, by name the version; of as
+	// many as are told of a response.
+	Refused map[string]string `json:"-"`
 	// Quarantined are contents that the proxy would have, had others not
 	// refused them. Where it has the substitutes it is SYNCED.
 	Quarantined []Quarantined `json:"quarantined,omitempty"`
@@ -125,6 +128,8 @@ type Nack struct {
 	// Cause is what on the proxy's own machine or in its build made it refuse
 	// the resource, a word of cause.go; empty: the content, as far as is known.
 	Cause string `json:"cause,omitempty"`
+	// Final is whether nothing of the response is tried again in smaller ones.
+	Final bool `json:"-"`
 }
 
 // CertificateStatus is the certificate that a proxy was sent. Serial and
@@ -224,10 +229,28 @@ func (t *streamStatus) update(s *stream, v *view) {
 			t.types[i].pending = time.Now()
 		}
 		t.types[i].State = state
+		if state == Rejected || t.types[i].Refused != nil {
+			t.types[i].Refused = ts.refused()
+		}
 		if ts.base.known() && (ts.base.scope.fallbacks != nil || ts.base.own.fallbacks != nil || t.types[i].Quarantined != nil) {
 			t.types[i].Quarantined = ts.quarantined()
 		}
 	}
+}
+
+// refused returns the contents that the client does not take; nil: there are none.
+func (ts *typeState) refused() map[string]string {
+	var refused map[string]string
+	for name, s := range ts.names {
+		if s.rejection == nil || len(refused) >= maxNackResources {
+			continue
+		}
+		if refused == nil {
+			refused = make(map[string]string)
+		}
+		refused[name] = s.rejection.version
+	}
+	return refused
 }
 
 // quarantined returns what the client asked for and is not served, by name.
