@@ -185,13 +185,14 @@ func (s *stream) unmark(t resource.Type) {
 }
 
 // sentAll reports whether there is nothing of the view that waits to be sent: the
-// client was sent it, or has rejected it.
+// client was sent it, or has rejected it, or it is a removal that waits for what was
+// rejected.
 func (ts *typeState) sentAll(v *view) bool {
 	if ts.base != v.of(ts.typ) || len(ts.retries) > 0 {
 		return false
 	}
-	for _, n := range ts.names {
-		if n.waits() {
+	for name, n := range ts.names {
+		if n.waits() && !(v.get(ts.typ, name) == nil && ts.stream.removalsWaitForGood(ts.typ)) {
 			return false
 		}
 	}

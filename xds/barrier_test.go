@@ -214,3 +214,33 @@ func TestStatesOfProxiesAreMetrics(t *testing.T) {
 		}
 	})
 }
+
+// A proxy that cannot open one of its listeners keeps the clusters that are gone, for that
+// listener may need them. It has answered all the same.
+func TestABarrierDoesNotWaitForWhatARefusalHoldsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(testServer(), cluster("a", "1"), cluster("b", "1"), endpoint("a", "1"), endpoint("b", "1"),
+			listener("in", "1"), listener("out", "1"), route("out", "1", "a", "b"))
+		w.publish()
+		c := connected(t, w)
+		w.put(listener("in", "2")).publish()
+		m := c.peek("listener in@2")
+		c.nack(m, "Error adding/updating listener(s) in: cannot bind '10.0.0.1:9102': Address already in use")
+		c.settle("listener in@2")
+		wantClosed(t, w.server.Acked(t.Context(), nil), true, "it has refused a listener")
+		w.put(route("out", "2", "a")).remove(resource.Cluster, "b").remove(resource.Endpoint, "b").publish()
+		acked := w.server.Acked(t.Context(), nil)
+		for range 70 {
+			time.Sleep(time.Second)
+			c.settle()
+		}
+		wantClosed(t, acked, true, "a service is gone from the catalog a minute ago")
+		w.put(route("out", "3", "a")).publish() // an edit
+		acked = w.server.Acked(t.Context(), nil)
+		for range 70 {
+			time.Sleep(time.Second)
+			c.settle()
+		}
+		wantClosed(t, acked, true, "an edit that it has acknowledged, after a minute")
+	})
+}

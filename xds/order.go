@@ -149,6 +149,19 @@ func (s *stream) mayRemove(t resource.Type, v *view, now time.Time) bool {
 	return true
 }
 
+// removalsWaitForGood reports whether those of a type wait for something that the client
+// has rejected, and works without: until that changes, nothing becomes of them.
+func (s *stream) removalsWaitForGood(t resource.Type) bool {
+	for _, needs := range waits[t].remove {
+		for _, n := range s.types[needs].names {
+			if n.rejection != nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // ackedAll reports whether the client has acknowledged the view's state of the
 // type. A response that is not answered for long counts as acknowledged; a
 // rejected one never: the client still works with what was before.
