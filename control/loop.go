@@ -106,6 +106,13 @@ func (l *Loop) SetCatalog(c *watch.Catalog) {
 // SetMesh gives the loop a newer mesh file.
 func (l *Loop) SetMesh(m *policy.Mesh) { l.SetEdit(m, time.Time{}) }
 
+// start gives the loop the mesh file to begin with, which is in force whatever comes after
+// it before anything is served. It is called before [Loop.Run].
+func (l *Loop) start(m *policy.Mesh) {
+	l.waves.all = m
+	l.SetMesh(m)
+}
+
 // SetEdit is SetMesh with the time from which on the file is to be in force.
 func (l *Loop) SetEdit(m *policy.Mesh, since time.Time) {
 	l.set(func(in *translate.Input) { in.Mesh, l.edited = m, since })

@@ -220,7 +220,7 @@ func (p *Plane) hasCome(m *policy.Mesh) {
 // followMesh is told when what most proxies have of mesh files has changed, and says what
 // becomes of edits that go to them in waves. first is the file that the process began with.
 func (p *Plane) followMesh(ctx context.Context, first *policy.Mesh) {
-	last, back := first, (*Waves)(nil)
+	last, back, tried := first, (*Waves)(nil), ""
 	for {
 		select {
 		case <-ctx.Done():
@@ -235,12 +235,19 @@ func (p *Plane) followMesh(ctx context.Context, first *policy.Mesh) {
 			p.mu.Unlock()
 			p.journal.Add(api.Event{Kind: api.MeshTakenBack, Revision: w.Revision, Service: w.Service, Source: w.Source, Message: shorten(w.Why)})
 		}
+		if w := is.Waves; w.tried() && w.Revision != tried {
+			tried = w.Revision
+			p.journal.Add(api.Event{Kind: api.MeshTried, Revision: tried, Message: fmt.Sprintf("it goes to %d proxies in waves", w.Of)})
+		}
 		if is.Mesh == nil || is.Mesh == last {
 			continue
 		}
+		before := last
 		last = is.Mesh
 		p.xds.ChecksChanged()
-		p.cameByWaves(last)
+		if last.Revision != before.Revision {
+			p.cameByWaves(last)
+		}
 	}
 }
 

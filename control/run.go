@@ -260,7 +260,7 @@ func (p *Plane) Start() (*policy.Mesh, error) {
 	if is := p.pinIs(); is != nil && p.pins != nil {
 		p.pins.began(is)
 	}
-	p.loop.SetMesh(mesh)
+	p.loop.start(mesh)
 	return mesh, nil
 }
 
@@ -270,7 +270,7 @@ func (p *Plane) Run(ctx context.Context, reload <-chan os.Signal) error {
 	first := p.mesh.Load()
 	watcher := policy.NewWatcher(p.Files, p.MeshOptions, policy.WatcherOptions{
 		Logger: p.Log, Reload: reload, Current: first, OnMesh: p.adopt, OnError: p.reject,
-		OnHold: p.wait, OnAsked: p.Reloaded, Meant: p.revisions.Meant,
+		OnHold: p.wait, OnAsked: p.Reloaded, Meant: p.revisions.Meant, InForce: p.insteadOfEdit,
 		Check: p.accept, Removes: p.deselects,
 	})
 	g, ctx := errgroup.WithContext(ctx)

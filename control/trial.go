@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -197,7 +199,7 @@ func (t *trial) look(w *waves, fleet *resource.Fleet, nacks []nack, now time.Tim
 			m.times++
 		}
 		if m.times > 1 || !m.gone.IsZero() && now.Sub(m.gone) >= waveGone {
-			return &outcome{why: fmt.Sprintf("a proxy of %s that has it is gone", p.Service), service: p.Service}, false
+			return &outcome{why: fmt.Sprintf("the proxy of %s at %s, which has it, is gone%s", p.Service, at(p), again(m)), service: p.Service}, false
 		}
 		away = away || !m.gone.IsZero()
 	}
@@ -262,7 +264,7 @@ func (w *waves) wait(ctx context.Context, s *split, bake time.Duration) outcome 
 	patient, cancel := context.WithTimeout(ctx, wavePatience)
 	defer cancel()
 	if !within(patient, w.acked(patient, func(_ string, p resource.Profile) bool { return s.has[p] })) {
-		return outcome{why: fmt.Sprintf("a proxy that has it does not answer for %s", wavePatience)}
+		return s.silent(w.proxies())
 	}
 	if !within(ctx, time.After(bake)) {
 		return outcome{}
@@ -276,6 +278,30 @@ func (w *waves) wait(ctx context.Context, s *split, bake time.Duration) outcome 
 		}
 	}
 	return outcome{}
+}
+
+// silent says which of those that have the edit has not answered it.
+func (s *split) silent(all []xds.ProxyStatus) outcome {
+	for _, is := range all {
+		for _, of := range is.Types {
+			if s.has[is.Profile] && of.State == xds.Pending {
+				return outcome{why: fmt.Sprintf("%s, which has it, has not answered it for %s", is.Node, wavePatience), service: is.Service}
+			}
+		}
+	}
+	return outcome{why: fmt.Sprintf("a proxy that has it has not answered it for %s", wavePatience)}
+}
+
+// at is where a proxy takes the mesh's connections, for people.
+func at(p resource.Profile) string {
+	return net.JoinHostPort(cmp.Or(p.Address, "an address that it does not say"), strconv.Itoa(int(p.MeshPort)))
+}
+
+func again(m *member) string {
+	if m.times > 1 {
+		return " again"
+	}
+	return ""
 }
 
 // refusedBy returns what a proxy refuses of the edit, or others do; nil: nothing.

@@ -51,12 +51,20 @@ func (w *Waves) tried() bool { return w != nil && w.Why == "" && w.Of > 0 }
 // String says it in one line.
 func (w *Waves) String() string {
 	if w.Why != "" {
-		return fmt.Sprintf("the last mesh file, for revision %s was taken back: %s: until the file changes, or controlplane accept --revision %s", w.Revision, w.Why, w.Revision)
+		return fmt.Sprintf("the last mesh file, for revision %s was taken back: %s: until the file changes, or controlplane accept --revision %s", w.Revision, w.because(), w.Revision)
 	}
 	if w.Of == 0 {
 		return fmt.Sprintf("the last mesh file: revision %s waits until the fleet is back after the start, a step of mTLS is over, or other replicas have it", w.Revision)
 	}
 	return fmt.Sprintf("the last mesh file for most proxies: %d of %d have revision %s so far", w.Has, w.Of, w.Revision)
+}
+
+// because is why it was taken back, and where that stands in the mesh file.
+func (w *Waves) because() string {
+	if w.Source == "" {
+		return w.Why
+	}
+	return w.Source + ": " + w.Why
 }
 
 // waves takes edits to the fleet bit by bit. Only [Loop.Run] uses it.
@@ -72,7 +80,7 @@ type waves struct {
 	others func(revision string, seen time.Duration) editElsewhere
 
 	log    *slog.Logger
-	all    *policy.Mesh // that every proxy has; nil: none has any
+	all    *policy.Mesh // that every proxy has, or is to have first; nil: that is not known
 	past   *policy.Mesh // goes to all at once
 	seen   *policy.Mesh // the newest that was looked at
 	since  time.Time    // when it was first

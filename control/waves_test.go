@@ -51,7 +51,23 @@ func startWaved(t *testing.T, n int, more ...func(*waves)) *waved {
 		w.proxies = append(w.proxies, proxyNo(i))
 	}
 	w.loop = NewLoop(slog.New(slog.NewTextHandler(&w.log, nil)), w.publish, w.fleet.acked)
-	with := waves{
+	with := w.options()
+	for _, set := range more {
+		set(&with)
+	}
+	w.loop.tryEdits(with)
+	run(t, w.loop.Run)
+	w.loop.SetCatalog(watch.NewCatalog().Update([]*watch.Service{service("api", 80)}, nil))
+	w.loop.SetFleet(resource.NewFleet(w.proxies...))
+	w.edit("1s")
+	time.Sleep(waveFleet)
+	synctest.Wait()
+	return w
+}
+
+// options are those of a loop with its proxies.
+func (w *waved) options() waves {
+	return waves{
 		acked: func(ctx context.Context, _ func(string, resource.Profile) bool) <-chan struct{} {
 			return w.fleet.acked(ctx)
 		},
@@ -72,17 +88,6 @@ func startWaved(t *testing.T, n int, more ...func(*waves)) *waved {
 			return revision == w.word
 		},
 	}
-	for _, set := range more {
-		set(&with)
-	}
-	w.loop.tryEdits(with)
-	run(t, w.loop.Run)
-	w.loop.SetCatalog(watch.NewCatalog().Update([]*watch.Service{service("api", 80)}, nil))
-	w.loop.SetFleet(resource.NewFleet(w.proxies...))
-	w.edit("1s")
-	time.Sleep(waveFleet)
-	synctest.Wait()
-	return w
 }
 
 func proxyNo(i int) resource.Profile {
@@ -359,7 +364,7 @@ func TestAnEditThatIsNotAnsweredIsTakenBack(t *testing.T) {
 		w.want("while it is waited for", "2s", 1)
 		time.Sleep(2 * time.Second)
 		w.want("after that", "1s", 3)
-		w.wantBack("does not answer")
+		w.wantBack("has not answered it")
 	})
 }
 

@@ -155,6 +155,26 @@ func TestAFleetThatComesBackLateIsWaitedFor(t *testing.T) {
 	})
 }
 
+// The watcher reads the file of the disk before there is a catalog, as a rule.
+func TestAStartServesTheLastFileThoughTheNextIsThereBeforeTheCatalog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWaved(t, 10)
+		l := NewLoop(slog.New(slog.DiscardHandler), w.publish, answered)
+		l.tryEdits(w.options())
+		w.loop = l
+		l.start(mesh(t, inWaves("4s")))
+		next := mesh(t, inWaves("5s"))
+		w.files[next.Revision] = "5s"
+		l.SetMesh(next)
+		run(t, l.Run)
+		l.SetFleet(resource.NewFleet(w.proxies...))
+		l.SetCatalog(watch.NewCatalog().Update([]*watch.Service{service("api", 80)}, nil))
+		w.want("at first", "4s", 10)
+		time.Sleep(waveFleet + waveLook)
+		w.want("when the fleet is back", "5s", 1)
+	})
+}
+
 func TestWhichNacksTakeAnEditBack(t *testing.T) {
 	for _, c := range []struct {
 		what string

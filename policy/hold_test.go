@@ -26,6 +26,7 @@ type waiting struct {
 	holds  chan *policy.Hold
 	hangup chan os.Signal
 	meant  atomic.Pointer[string]
+	force  atomic.Pointer[policy.Mesh] // what is in force; nil: what was taken last
 
 	refused atomic.Int64 // files that are none
 }
@@ -43,6 +44,7 @@ func watch(t *testing.T, paths ...string) *waiting {
 		OnError: func(error) { w.refused.Add(1) }, // half a file is often none
 		OnHold:  func(h *policy.Hold) { w.holds <- h },
 		Meant:   func(revision string) bool { p := w.meant.Load(); return p != nil && *p == revision },
+		InForce: w.force.Load,
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
@@ -157,6 +159,30 @@ func TestAnEditThatIsTakenBackWaitsNoMore(t *testing.T) {
 	write(t, path, closed)
 	w.wantHold("")
 	w.wantNothingTaken(2 * rest)
+}
+
+// An edit that was taken, and is tried or was taken back from the proxies, is nothing that
+// the next one is judged by.
+func TestAnEditIsJudgedByWhatIsInForce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mesh.yaml")
+	write(t, path, closed)
+	was, err := policy.Load([]string{path}, policy.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := watch(t, path)
+	open := strings.Replace(closed, "sources: [nexus]", "sources: [nexus, web]", 1)
+	write(t, path, open)
+	w.wantHold("ALLOW nexus admits what no ALLOW did")
+	w.wantTaken()
+	w.force.Store(was)
+	write(t, path, strings.Replace(open, "version: '1'", "version: '2'", 1))
+	w.wantHold("ALLOW nexus admits what no ALLOW did")
+	began := time.Now()
+	write(t, path, closed)
+	if m := w.wantTaken(); m.Revision != was.Revision || time.Since(began) > 10*rest {
+		t.Errorf("the file in force is taken as %s after %v", m.Revision, time.Since(began))
+	}
 }
 
 // The file in force is not taken a second time, whatever stood there meanwhile.

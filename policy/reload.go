@@ -19,6 +19,9 @@ type WatcherOptions struct {
 	// Current is the mesh in force, loaded from the same files. Nil if none
 	// has been: the first good one is then handed to OnMesh at once.
 	Current *Mesh
+	// InForce is the mesh that is in force where that is not the last one that OnMesh took:
+	// edits are judged by it. It returns nil where it is; may be nil.
+	InForce func() *Mesh
 	// Check says why this process can never go on with a mesh, before it is
 	// judged; nil if it goes on with any.
 	Check func(*Mesh) error

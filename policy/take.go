@@ -56,13 +56,19 @@ func (w *Watcher) parse(files []File) (*Mesh, error) {
 
 // judge takes a mesh, or holds it.
 func (w *Watcher) judge(m *Mesh) {
+	last := w.Current
+	if w.InForce != nil {
+		if is := w.InForce(); is != nil {
+			last = is
+		}
+	}
 	var h *Hold
-	if w.Current != nil {
+	if last != nil {
 		var removes []string
 		if w.Removes != nil {
-			removes = w.Removes(w.Current, m)
+			removes = w.Removes(last, m)
 		}
-		h = Judge(w.Current, m, removes...)
+		h = Judge(last, m, removes...)
 	}
 	if h == nil || w.meant(h) {
 		w.take(m)

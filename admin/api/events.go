@@ -35,6 +35,7 @@ const (
 	MeshInForce    EventKind = "mesh_in_force"   // a mesh file came into force
 	MeshRefused    EventKind = "mesh_refused"    // one did not
 	MeshHeld       EventKind = "mesh_held"       // one waits
+	MeshTried      EventKind = "mesh_tried"      // one goes to the proxies bit by bit
 	MeshTakenBack  EventKind = "mesh_taken_back" // one was, from the proxies that had it first
 	MeshPinned     EventKind = "mesh_pinned"     // a revision is served until released
 	MeshReleased   EventKind = "mesh_released"   // and was
