@@ -71,7 +71,7 @@ func (p *Plane) checkMesh(c *checklist) {
 	p.mu.Lock()
 	rejected, hold, pinned, pinFailed, keepErr := p.rejected, p.hold, p.pin, p.pinFailed, p.keepErr
 	p.mu.Unlock()
-	revision := p.serving().Revision
+	revision, waves := p.serving().Revision, p.loop.Status().Waves
 	switch {
 	case rejected != nil:
 		c.bad(api.Failed, "mesh file", "controlplane validate -f says all that is wrong with it", page, "revision %s is served, for the file is refused: %s", revision, rejected)
@@ -81,6 +81,10 @@ func (p *Plane) checkMesh(c *checklist) {
 		c.bad(api.Failed, "mesh file", "controlplane history release, or pin another revision", page, "revision %s of the file is served: %s", revision, pinFailed)
 	case hold != nil:
 		c.bad(api.Warning, "mesh file", "controlplane accept -f has it taken at once", page, "revision %s waits: %s", hold.Revision, hold)
+	case waves != nil && waves.Why != "":
+		c.bad(api.Failed, "mesh file", "mend the line, or controlplane accept --revision "+waves.Revision, "operations.md#waves", "revision %s is served, for %s was taken back: %s", revision, waves.Revision, waves.because())
+	case waves != nil:
+		c.bad(api.Warning, "mesh file", "controlplane status says how far it is", "operations.md#waves", "revision %s is served to most: %s", revision, waves)
 	case keepErr != nil:
 		c.bad(api.Warning, "mesh file", "a restart could not go back to it", page, "it is not kept: %s", keepErr)
 	default:

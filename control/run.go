@@ -87,7 +87,7 @@ func New(ctx context.Context, o Options) (*Plane, error) {
 			return p.xds.Acked(ctx, who)
 		},
 		proxies: func() []xds.ProxyStatus { return p.xds.Proxies() },
-		leaves:  p.leaves, stopping: p.draining.Load,
+		leaves:  p.leaves, released: func(of resource.Profile) bool { return p.xds.Released(of) }, stopping: p.draining.Load,
 		meant: p.revisions.Meant, told: func() {
 			p.changedForPeers()
 			select {

@@ -195,8 +195,9 @@ func (t *trial) look(w *waves, fleet *resource.Fleet, nacks []nack, now time.Tim
 		case here && now.Sub(m.back) >= waveCalm:
 			m.times = 0
 		case !here && m.gone.IsZero():
-			m.gone = now
-			m.times++
+			if m.gone = now; !w.released(p) {
+				m.times++
+			}
 		}
 		if m.times > 1 || !m.gone.IsZero() && now.Sub(m.gone) >= waveGone {
 			return &outcome{why: fmt.Sprintf("the proxy of %s at %s, which has it, is gone%s", p.Service, at(p), again(m)), service: p.Service}, false

@@ -73,6 +73,7 @@ type waves struct {
 	acked    func(context.Context, func(node string, p resource.Profile) bool) <-chan struct{} // nil: an edit goes to all at once
 	proxies  func() []xds.ProxyStatus
 	leaves   func(resource.Profile) bool // it has gone for a reason that is known, or is about to
+	released func(resource.Profile) bool // this control plane has ended its stream; it comes back, as a rule
 	stopping func() bool                 // this control plane is: its proxies go elsewhere
 	meant    func(revision string) bool
 	told     func() // that there is something else to see of it
@@ -92,8 +93,8 @@ type waves struct {
 	served *split    // nil: nothing, or it is not known what
 
 	first time.Time // when anything was served first
-	count int       // proxies of the fleet
-	grown time.Time // when they last became more
+	count int       // proxies of the fleet, when there were most of them
+	grown time.Time // when that was
 	rests bool      // the fleet has come back since the start
 
 	tick <-chan time.Time // while the newest file is not in force
@@ -186,10 +187,8 @@ func (w *waves) ticked() bool {
 // look takes the edit back if something has happened to those who have it, or if another
 // replica has, and goes on to the next wave. It reports whether there is something to do.
 func (w *waves) look(fleet *resource.Fleet, nacks []nack, now time.Time) bool {
-	if n := fleet.Len(); n > w.count {
+	if n := fleet.Len(); n > w.count { // one that goes and comes back makes it no larger
 		w.count, w.grown = n, now
-	} else {
-		w.count = n
 	}
 	if w.tick == nil || w.back != nil || w.seen == w.past || w.stopping() {
 		return false // nothing is tried, or what happens to the proxies says nothing of it

@@ -81,7 +81,7 @@ func (w *waved) options() waves {
 			defer w.mu.Unlock()
 			return p == w.leaving
 		},
-		stopping: func() bool { return false },
+		released: func(resource.Profile) bool { return false }, stopping: func() bool { return false },
 		meant: func(revision string) bool {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -438,7 +438,7 @@ func TestAnEditWaitsUntilTheFleetIsBack(t *testing.T) {
 		l.tryEdits(waves{
 			acked:   func(ctx context.Context, _ func(string, resource.Profile) bool) <-chan struct{} { return answered(ctx) },
 			proxies: func() []xds.ProxyStatus { return nil },
-			leaves:  func(resource.Profile) bool { return false }, stopping: func() bool { return false }, meant: never,
+			leaves:  func(resource.Profile) bool { return false }, released: func(resource.Profile) bool { return false }, stopping: func() bool { return false }, meant: never,
 		})
 		run(t, l.Run)
 		l.SetCatalog(watch.NewCatalog().Update([]*watch.Service{service("api", 80)}, nil))

@@ -39,7 +39,7 @@ func refusedOf(m *harness.Mesh, ids ...string) (who []string) {
 // the control plane too. One that is good comes to all. No call fails.
 func TestABadEditReachesOneEnvoyAndIsTakenBack(t *testing.T) {
 	t.Parallel()
-	m := harness.Start(t, harness.Options{Allowed: []string{"RE2 program size"}})
+	m := harness.Start(t, harness.Options{Consul: true, Allowed: []string{"RE2 program size"}})
 	ids := []string{"nexus-1", "lake-1", "lake-2"}
 	for _, id := range ids {
 		service := map[bool]string{true: "nexus", false: "lake_service"}[id == "nexus-1"]

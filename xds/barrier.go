@@ -192,7 +192,7 @@ func (ts *typeState) sentAll(v *view) bool {
 		return false
 	}
 	for name, n := range ts.names {
-		if n.waits() && !(v.get(ts.typ, name) == nil && ts.stream.removalsWaitForGood(ts.typ)) {
+		if n.waits() && (v.get(ts.typ, name) != nil || !ts.stream.removalsWaitForGood(ts.typ)) {
 			return false
 		}
 	}
