@@ -81,8 +81,9 @@ func (l *Loop) beginTrial(all *translate.Snapshot, in translate.Input, now time.
 	}
 	order := concerns(tried, in.Mesh.Revision)
 	if len(order) == 0 {
-		w.concernsNobody(now)
-		l.set(func(*translate.Input) {}) // it may be to go on
+		if w.concernsNobody(now) {
+			l.set(func(*translate.Input) {}) // take it
+		}
 		return false
 	}
 	order, well := wellFirst(order, w.proxies())

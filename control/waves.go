@@ -267,13 +267,15 @@ func (w *waves) mayBegin(now time.Time) bool {
 	return w.others == nil || w.others(w.seen.Revision, now.Sub(w.since)).turn
 }
 
-// concernsNobody is told of an edit that does here. Where other replicas try it, what it is
-// worth is seen there: proxies of theirs may come here.
-func (w *waves) concernsNobody(now time.Time) {
-	w.idle = true
-	if seen := now.Sub(w.since); w.others == nil || seen >= waveHear && !w.others(w.seen.Revision, seen).busy {
-		w.past = w.seen
+// concernsNobody is told of an edit that does here, and reports whether it goes on. Where
+// other replicas try it, what it is worth is seen there: proxies of theirs may come here.
+func (w *waves) concernsNobody(now time.Time) bool {
+	w.idle, w.begin = true, now.Add(waveLook)
+	if seen := now.Sub(w.since); w.others != nil && (seen < waveHear || w.others(w.seen.Revision, seen).busy) {
+		return false
 	}
+	w.past = w.seen
+	return true
 }
 
 // beside returns what is served when most proxies have next; nil: it is served already.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,14 +36,17 @@ type waved struct {
 	log     bytes.Buffer
 	proxies []resource.Profile
 	files   map[string]string // the timeout by revision
+	made    atomic.Int64      // snapshots
 
-	mu      sync.Mutex
-	served  xds.Snapshot
-	has     map[resource.Profile]*resource.View
-	scopes  map[string]*resource.Scope // by what was told of them
-	word    string
-	leaving resource.Profile
-	status  []xds.ProxyStatus
+	mu       sync.Mutex
+	served   xds.Snapshot
+	has      map[resource.Profile]*resource.View
+	scopes   map[string]*resource.Scope // by what was told of them
+	word     string
+	panics   bool // an edit cannot be published
+	panicked int
+	leaving  resource.Profile
+	status   []xds.ProxyStatus
 }
 
 func startWaved(t *testing.T, n int, more ...func(*waves)) *waved {
@@ -51,6 +55,10 @@ func startWaved(t *testing.T, n int, more ...func(*waves)) *waved {
 		w.proxies = append(w.proxies, proxyNo(i))
 	}
 	w.loop = NewLoop(slog.New(slog.NewTextHandler(&w.log, nil)), w.publish, w.fleet.acked)
+	w.loop.translate = func(last *translate.Snapshot, in translate.Input) *translate.Snapshot {
+		w.made.Add(1)
+		return translate.Translate(last, in)
+	}
 	with := w.options()
 	for _, set := range more {
 		set(&with)
@@ -98,6 +106,10 @@ func proxyNo(i int) resource.Profile {
 func (w *waved) publish(_ *translate.Snapshot, served xds.Snapshot) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if s, ok := served.(*split); ok && s.tried != nil && w.panics {
+		w.panicked++
+		panic("in xds")
+	}
 	w.served = served
 	scopes, views := served.Changed()
 	for _, s := range scopes {

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -175,6 +177,41 @@ func TestAStartServesTheLastFileThoughTheNextIsThereBeforeTheCatalog(t *testing.
 	})
 }
 
+// A replica without a proxy that an edit concerns waits until the others have tried it, and
+// makes nothing of it meanwhile.
+func TestAnEditThatConcernsNobodyHereWaitsForTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		others := editElsewhere{turn: true, busy: true}
+		w := startWaved(t, 10, func(o *waves) {
+			o.others = func(string, time.Duration) editElsewhere {
+				mu.Lock()
+				defer mu.Unlock()
+				return others
+			}
+		})
+		before := w.made.Load()
+		m := mesh(t, strings.Replace(inWaves("1s"), "name: datapunk", "name: datapunk, version: '2'", 1))
+		w.loop.SetMesh(m)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if is := w.loop.Status(); is.Waves == nil || !is.Waves.Idle || w.made.Load()-before > 70 {
+			t.Errorf("while others try it: %v, %d snapshots", is.Waves, w.made.Load()-before)
+		}
+		if told := editForPeers(w.loop.Status().Waves); told == nil || !told.Idle {
+			t.Errorf("it tells the others %+v", told)
+		}
+		mu.Lock()
+		others.busy = false
+		mu.Unlock()
+		time.Sleep(2 * waveLook)
+		synctest.Wait()
+		if is := w.loop.Status(); is.Waves != nil || is.Mesh != m {
+			t.Errorf("when they have it: %v", is.Waves)
+		}
+	})
+}
+
 func TestWhichNacksTakeAnEditBack(t *testing.T) {
 	for _, c := range []struct {
 		what string
@@ -258,20 +295,15 @@ func TestAnEditThatMakesTooMuchIsTriedByNobody(t *testing.T) {
 
 func TestAnEditThatCannotBePublishedIsTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tried := 0
 		w := startWaved(t, 20)
-		w.loop.publish = func(s *translate.Snapshot, served xds.Snapshot) {
-			if served.(*split).tried != nil {
-				tried++
-				panic("in xds")
-			}
-			w.publish(s, served)
-		}
+		w.mu.Lock()
+		w.panics = true
+		w.mu.Unlock()
 		w.edit("2s")
 		time.Sleep(time.Minute)
 		w.wantBack("cannot be published")
-		if tried != 1 {
-			t.Errorf("it was tried %d times", tried)
+		if w.panicked != 1 {
+			t.Errorf("it was tried %d times", w.panicked)
 		}
 		w.want("then", "1s", 20)
 	})
@@ -280,11 +312,11 @@ func TestAnEditThatCannotBePublishedIsTakenBack(t *testing.T) {
 // While this control plane stops, its proxies go to others, and that says nothing of an edit.
 func TestWhileTheControlPlaneStopsNothingIsTried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		stops := false
-		w := startWaved(t, 20, func(o *waves) { o.stopping = func() bool { return stops } })
+		var stops atomic.Bool
+		w := startWaved(t, 20, func(o *waves) { o.stopping = stops.Load })
 		w.edit("2s")
 		w.want("at once", "2s", 1)
-		stops = true
+		stops.Store(true)
 		fleet := w.loop.Status().Snapshot.Input.Fleet
 		for _, p := range w.proxies[:15] {
 			fleet = fleet.Update(nil, []resource.Profile{p})
