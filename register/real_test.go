@@ -175,6 +175,11 @@ func raftIndex(t testing.TB, a *consulagent.Agent) int {
 func writesOf(t testing.TB, a *consulagent.Agent) []string {
 	t.Helper()
 	metrics, err := a.API.Agent().Metrics()
+	// Consul cannot write a mean of nothing, which it has for moments at a time.
+	for n := 0; err != nil && strings.Contains(err.Error(), "NaN") && n < 40; n++ {
+		time.Sleep(500 * time.Millisecond)
+		metrics, err = a.API.Agent().Metrics()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
