@@ -5,11 +5,8 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"net"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -349,63 +346,6 @@ func (c *Catalogs) hand(catalog *watch.Catalog) {
 	c.publish(catalog)
 }
 
-// target is what tells one source from another.
-type target struct {
-	file   string
-	consul consulTarget
-}
-
-type consulTarget struct {
-	address                                    string
-	fallbacks                                  string // others, with blanks in between
-	scheme, datacenter, tokenFile, consistency string
-	datacenters                                string // all that are read, with blanks in between; empty: datacenter alone
-	tls                                        policy.ConsulTLS
-}
-
-func (c *Catalogs) target(m *policy.Mesh) target { return targetOf(c.override, m) }
-
-func targetOf(override string, m *policy.Mesh) target {
-	if path, ok := strings.CutPrefix(override, "file:"); ok {
-		return target{file: path}
-	}
-	if override == "" && m.Discovery.Method == "file" {
-		return target{file: m.Discovery.File}
-	}
-	d := m.Discovery.Consul
-	return target{consul: consulTarget{
-		address:     net.JoinHostPort(d.Host, strconv.Itoa(int(d.Port))),
-		fallbacks:   strings.Join(d.Fallbacks, " "),
-		scheme:      d.Scheme,
-		datacenter:  d.Datacenter,
-		datacenters: strings.Join(d.Followed(), " "),
-		tokenFile:   d.TokenFile,
-		consistency: d.Consistency,
-		tls:         d.TLS,
-	}}
-}
-
-// sameAgent reports whether both may be Consul at one address.
-func (t target) sameAgent(o target) bool {
-	return t.file == "" && o.file == "" && slices.ContainsFunc(t.consul.addresses(), func(at string) bool {
-		return slices.Contains(o.consul.addresses(), at)
-	})
-}
-
-// follows are the datacenters that are read where there are several, the mesh's own
-// first.
-func (t *consulTarget) follows() []string { return strings.Fields(t.datacenters) }
-
-// has reports whether instances of a datacenter, as the last source had it, are read.
-func (t *target) has(datacenter string) bool {
-	return t.file != "" || datacenter == "" || datacenter == t.consul.datacenter || slices.Contains(t.consul.follows(), datacenter)
-}
-
-// addresses are those that may be asked, the first one first.
-func (t *consulTarget) addresses() []string {
-	return append([]string{t.address}, strings.Fields(t.fallbacks)...)
-}
-
 // open makes a source. It does not run yet.
 func (c *Catalogs) open(t target, m *policy.Mesh) (*source, error) {
 	s := &source{target: t, close: func() {}}
@@ -471,46 +411,4 @@ func (c *Catalogs) openConsul(t *consulTarget, demand watchconsul.Demand, publis
 // remembers reports whether a source that takes over is judged by what was there before.
 func (c *Catalogs) remembers(now time.Time) bool {
 	return c.active != nil || c.kept != nil && now.Sub(c.kept.Known) < c.maxAge
-}
-
-// client returns a client with so many connections, 0 for as many as it takes. The
-// file names the address; a token alone may come from the environment.
-func (t *consulTarget) client(lookupEnv func(string) (string, bool), connections int) (*consul.Client, error) {
-	cfg := consul.Config{
-		Address: t.address, Fallbacks: strings.Fields(t.fallbacks), Scheme: t.scheme, Datacenter: t.datacenter,
-		TokenFile: t.tokenFile, TLS: consul.TLS(t.tls), MaxConnections: connections,
-	}
-	if cfg.TokenFile == "" {
-		cfg.Token, _ = lookupEnv("CONSUL_HTTP_TOKEN")
-		cfg.TokenFile, _ = lookupEnv("CONSUL_HTTP_TOKEN_FILE")
-	}
-	client, err := consul.New(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("discovery.consul: %w", err)
-	}
-	return client, nil
-}
-
-// demand is which services the mesh needs to know: by name those that the file
-// names, and all that are in the mesh. Only where plaintext peers are served
-// too is every service of the catalog one.
-func demand(m *policy.Mesh) watchconsul.Demand {
-	r := m.Discovery.Consul.Removals
-	d := watchconsul.Demand{
-		MeshOnly: m.MTLS.Enabled && m.MTLS.Mode == policy.Strict,
-		Guard:    watchconsul.Guard{Confirm: r.Confirm, Sidecar: r.Connected, Restored: r.Restored},
-		Select:   watch.Selection(m.Discovery.Consul.Select),
-	}
-	for _, name := range append(m.Names(), "") {
-		if name != "" {
-			d.Services = append(d.Services, m.Service(name).ConsulService)
-		}
-		d.NodeMeta = append(d.NodeMeta, m.Service(name).LoadBalancing.Locality.ZoneMeta)
-	}
-	slices.Sort(d.NodeMeta)
-	d.NodeMeta = slices.DeleteFunc(slices.Compact(d.NodeMeta), func(key string) bool { return key == policy.MetaZone }) // which a source looks for anyway
-	if m.Tracing.Enabled && m.Tracing.Endpoint == "" {
-		d.Services = append(d.Services, m.Tracing.Service)
-	}
-	return d
 }
