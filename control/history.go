@@ -181,20 +181,3 @@ func (p *Plane) Diff(from, to string) (api.Diff, error) {
 	}
 	return is, nil
 }
-
-// insteadOfEdit is the mesh file that most proxies have while the newest is tried on some, or
-// was taken back; nil: they have the newest, or something is pinned.
-func (p *Plane) insteadOfEdit() *policy.Mesh {
-	if is := p.loop.Status(); is.Waves != nil {
-		return is.Mesh
-	}
-	return nil
-}
-
-// serving is the mesh file that most proxies have.
-func (p *Plane) serving() *policy.Mesh {
-	if m := p.loop.Status().Mesh; m != nil {
-		return m
-	}
-	return p.mesh.Load()
-}

@@ -200,6 +200,23 @@ func (p *Plane) refused(err error) {
 	p.ClientLog.Warn("an xDS client was refused", "err", err)
 }
 
+// insteadOfEdit is the mesh file that most proxies have while the newest is tried on some, or
+// was taken back; nil: they have the newest, or something is pinned.
+func (p *Plane) insteadOfEdit() *policy.Mesh {
+	if is := p.loop.Status(); is.Waves != nil {
+		return is.Mesh
+	}
+	return nil
+}
+
+// serving is the mesh file that most proxies have.
+func (p *Plane) serving() *policy.Mesh {
+	if m := p.loop.Status().Mesh; m != nil {
+		return m
+	}
+	return p.mesh.Load()
+}
+
 // edited is the newest mesh file that a proxy has.
 func (p *Plane) edited() *policy.Mesh {
 	if p.loop.Status().Waves.tried() {

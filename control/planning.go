@@ -80,7 +80,11 @@ func (p *Plane) Plan(ctx context.Context, files []api.File) (api.Plan, error) {
 		return api.Plan{}, err
 	}
 	is := PlanOf(made)
-	if h := policy.Judge(p.mesh.Load(), mesh, p.deselects(p.mesh.Load(), mesh)...); h != nil && !p.revisions.Meant(h.Revision) {
+	inForce := p.mesh.Load()
+	if m := p.insteadOfEdit(); m != nil {
+		inForce = m
+	}
+	if h := policy.Judge(inForce, mesh, p.deselects(inForce, mesh)...); h != nil && !p.revisions.Meant(h.Revision) {
 		is.Waits = h.String()
 	}
 	is.Warnings = append(problems(mesh.Warnings), problems(analyze.Unselected(mesh, in.Catalog))...)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"datapunk.dev/controlplane/admin/api"
 	"datapunk.dev/controlplane/policy"
 	"datapunk.dev/controlplane/resource"
 	"datapunk.dev/controlplane/translate"
@@ -381,6 +382,29 @@ func TestWhatIsNotInASnapshotWaitsWithTheEdit(t *testing.T) {
 	p.checkMesh(c)
 	if is := p.Status().Mesh; !strings.Contains(c.all[0].Message, "is served to most") || is.Revision == next.Revision || is.Waves == nil || is.Waves.Revision != next.Revision {
 		t.Errorf("operators are told %q, %+v", c.all[0].Message, is)
+	}
+}
+
+// What an edit opens is opened to what is in force, and not to an edit that waits, or that was
+// taken back: a plan says so as the watcher does.
+func TestAPlanIsOfTheFileInForce(t *testing.T) {
+	p := planeWithWaves(t, t.TempDir(), "mesh: {name: datapunk, edits: {waves: true}, security: {authorization: {policies: [{name: a, action: ALLOW, sources: [web]}]}}}")
+	run(t, p.loop.Run)
+	p.loop.SetCatalog(watch.NewCatalog().Update([]*watch.Service{service("api", 80)}, nil))
+	p.loop.SetFleet(resource.NewFleet(proxyNo(0), proxyNo(1)))
+	for p.loop.Status().Snapshot == nil {
+		time.Sleep(time.Millisecond)
+	}
+	const open = "mesh: {name: datapunk, edits: {waves: true}, security: {authorization: {enabled: false}}}"
+	if err := p.adopt(mesh(t, open), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for p.loop.Status().Waves == nil {
+		time.Sleep(time.Millisecond)
+	}
+	is, err := p.Plan(t.Context(), []api.File{{Name: "mesh.yaml", Content: open + "\n# again\n"}})
+	if err != nil || !strings.Contains(is.Waits, "authorization is off") {
+		t.Errorf("it waits for %q, %v", is.Waits, err)
 	}
 }
 
