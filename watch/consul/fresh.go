@@ -18,8 +18,9 @@ import (
 
 const (
 	freshEvery = 5 * time.Second
-	// freshTime is how long that read may take. With freshEvery it is how soon a Consul
-	// is noticed that takes connections and does not answer.
+	// freshTime is how long that read may take, and a leader may be looked for. With
+	// freshEvery it is how soon a Consul is noticed that takes connections and does not
+	// answer, or has lost its leader.
 	freshTime = 5 * time.Second
 	// staleAfter is how long ago a server may have heard from its leader, which it does
 	// several times a second.
@@ -43,9 +44,10 @@ func (s *Source) watchFreshness(ctx context.Context) {
 		}
 		asOf, err := s.freshness(ctx, query{path: healthPath(canary)}, freshTime)
 		if errors.Is(err, errStale) {
+			old := func() { s.health.fresh(asOf, isOld(at, asOf)) }
 			// An agent leaves a server that has no leader when it asks for one.
 			if s.cfg.Consistency == "stale" {
-				if now, asked := s.freshness(ctx, query{path: healthPath(canary), leader: true}, 0); asked == nil {
+				if now, asked := s.askLeader(ctx, old); asked == nil {
 					asOf, err = now, nil
 					s.client.MoveOn(at) // what waits there is asked anew
 				}
@@ -62,7 +64,7 @@ func (s *Source) watchFreshness(ctx context.Context) {
 		case err == nil:
 			s.health.fresh(asOf, "")
 		case errors.Is(err, errStale):
-			s.health.fresh(asOf, fmt.Sprintf("%s has heard from no leader since %s: what it says may be old", at, asOf.UTC().Format(time.RFC3339)))
+			s.health.fresh(asOf, isOld(at, asOf))
 		case errors.As(err, &status), errors.Is(err, consul.ErrMoved), s.client.Heard().After(began):
 			// It answers; what it refuses its queries say for themselves.
 		case consul.IsTimeout(err):
@@ -75,6 +77,34 @@ func (s *Source) watchFreshness(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// isOld is what is said of an address whose answers are of that time.
+func isOld(at string, asOf time.Time) string {
+	return fmt.Sprintf("%s has heard from no leader since %s: what it says may be old", at, asOf.UTC().Format(time.RFC3339))
+}
+
+// askLeader makes a read that needs a leader. A server that has none looks for one for
+// 7 s and more, and one whose leader is frozen waits for its answer as long as it is let:
+// late is called when an election would be over.
+func (s *Source) askLeader(ctx context.Context, late func()) (time.Time, error) {
+	type answer struct {
+		asOf time.Time
+		err  error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		asOf, err := s.freshness(ctx, query{path: healthPath(canary), leader: true}, 0)
+		answered <- answer{asOf, err}
+	}()
+	select {
+	case a := <-answered:
+		return a.asOf, a.err
+	case <-time.After(freshTime):
+		late()
+	}
+	a := <-answered
+	return a.asOf, a.err
 }
 
 // freshness makes a read, and returns from when on what it says may be old.

@@ -78,6 +78,37 @@ func TestOldAnswersAreSaid(t *testing.T) {
 	}
 }
 
+// A server whose leader is frozen forwards to it what needs a leader, and waits as long
+// as it is let. What is known meanwhile is said, and goes when the leader answers.
+func TestOldAnswersAreSaidWhileALeaderIsLookedFor(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		fake := newFake()
+		fake.set("lake", many(2)...)
+		r := start(t, fake, Demand{MeshOnly: true})
+		time.Sleep(time.Minute)
+		fake.lock(func() { fake.contact = time.Minute })
+		back := make(chan struct{})
+		fake.fail(func(req *http.Request) (*http.Response, error) {
+			if req.URL.Query().Has("stale") {
+				return nil, nil
+			}
+			select {
+			case <-back:
+				return nil, nil
+			case <-req.Context().Done():
+				return nil, req.Context().Err()
+			}
+		})
+		time.Sleep(freshEvery + freshTime)
+		synctest.Wait()
+		r.wantWaiting("fresh answers: consul:8500 has heard from no leader since ")
+		close(back)
+		synctest.Wait()
+		r.wantWaiting("")
+		r.want("lake", 2)
+	})
+}
+
 // An agent asks another server when it is asked for what needs a leader; what waits at
 // the one that has none would wait there for its time.
 func TestAnAgentWhoseServerIsOutOfTouchIsAskedAnew(t *testing.T) {
