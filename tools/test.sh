@@ -7,6 +7,11 @@
 # leaves them out, and this does not. That each of them ran is checked by name.
 # Those with the tag `slow` are left to `make faults`; each is named at the end.
 #
+# Where real components share two processors, one test of thousands may run out of
+# its time. So up to three tests that failed are run once more, alone: what fails
+# again fails the run, and what does not is named at the end. A data race, a panic
+# and a package that failed without naming a test are never run again.
+#
 #   tools/test.sh            everything
 #   tools/test.sh component  the tests with that tag alone
 set -u
@@ -14,7 +19,7 @@ cd "$(dirname "$0")/.."
 
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
-status=0
+status=0 tests=0
 only=${1:-}
 
 tagged() { grep -rlE --include='*_test.go' '^//go:build component$' . | grep -vE '^\./\.tools/'; }
@@ -30,12 +35,36 @@ else
   flags=()
 fi
 go test -race -v -timeout 15m -tags component "${flags[@]}" "${unit[@]}" 2>&1 | tee -a "$out" | grep -v -E '^(=== |\s*--- PASS|PASS$)'
-[ "${PIPESTATUS[0]}" = 0 ] || status=1
+[ "${PIPESTATUS[0]}" = 0 ] || tests=1
 
 if [ "$only" != component ]; then
   go test -v -count=1 -parallel 3 -timeout 45m ./e2e/... 2>&1 | tee -a "$out" | grep -v -E '^(=== |PASS$)'
-  [ "${PIPESTATUS[0]}" = 0 ] || status=1
+  [ "${PIPESTATUS[0]}" = 0 ] || tests=1
 fi
+
+# again runs the tests that failed once more, and is true when they pass.
+again() {
+  local failed where package race pattern rerun
+  mapfile -t failed < <(sed -nE 's/^--- FAIL: (Test[^ ]*) .*/\1/p' "$out" | sort -u)
+  mapfile -t where < <(sed -nE 's/^FAIL\t([^\t ]+)\t.*/\1/p' "$out" | sort -u)
+  [ "${#failed[@]}" != 0 ] && [ "${#failed[@]}" -le 3 ] && [ "${#where[@]}" != 0 ] || return 1
+  ! grep -qE '^panic: |DATA RACE|race detected during|\[(build|setup) failed\]' "$out" || return 1
+  pattern="^($(IFS='|'; echo "${failed[*]}"))\$"
+  rerun=$(mktemp)
+  for package in "${where[@]}"; do
+    race=-race
+    [[ $package != */e2e && $package != */e2e/* ]] || race=-race=false
+    echo "once more, alone: ${failed[*]} of $package"
+    if ! go test "$race" -v -count=1 -parallel 1 -timeout 10m -tags component -run "$pattern" "$package" 2>&1 | tee "$rerun" | grep -v -E '^(=== |PASS$)' ||
+      ! grep -qE '^--- PASS: ' "$rerun" || grep -qE '^--- (FAIL|SKIP): |^FAIL' "$rerun"; then
+      rm -f "$rerun"
+      return 1
+    fi
+  done
+  rm -f "$rerun"
+  echo "failed among the others, and passed alone: ${failed[*]}"
+}
+[ "$tests" = 0 ] || again || status=1
 
 for name in "${components[@]}"; do
   grep -qE "^--- (PASS|FAIL): $name " "$out" || { echo "$name did not run"; status=1; }
