@@ -61,7 +61,7 @@ func TestControlPlaneStartsBeforeConsul(t *testing.T) {
 		t.Fatal(err)
 	}
 	pid := m.Plane.Pid()
-	harness.Eventually(t, "/readyz says what it waits for", 30*time.Second, func() error {
+	harness.Eventually(t, "/readyz says what it waits for", 10*time.Second, func() error {
 		status, ready, err := m.Plane.Readyz()
 		if err != nil {
 			return err
@@ -84,7 +84,7 @@ func TestControlPlaneStartsBeforeConsul(t *testing.T) {
 	// An Envoy that comes now is told to wait, and not that the mesh is empty.
 	lake := m.Prepare(harness.Spec{Service: "lake_service", ID: "lake-1"})
 	m.Launch(lake)
-	harness.Eventually(t, "lake-1 is told to wait", 30*time.Second, func() error {
+	harness.Eventually(t, "lake-1 is told to wait", 10*time.Second, func() error {
 		stats, err := lake.Envoy.Stats()
 		if err == nil && stats["cluster.xds.upstream_rq_total"] == 0 {
 			err = errors.New("it has not asked")
@@ -103,10 +103,10 @@ func TestControlPlaneStartsBeforeConsul(t *testing.T) {
 	if err := m.Consul.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Plane.WaitReady(t.Context(), time.Minute); err != nil {
+	if err := m.Plane.WaitReady(t.Context(), 20*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if err := lake.Envoy.WaitReady(t.Context(), time.Minute); err != nil {
+	if err := lake.Envoy.WaitReady(t.Context(), 15*time.Second); err != nil {
 		t.Fatal(err)
 	}
 	m.Register(lake)

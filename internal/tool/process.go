@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// stopTime is how long a process may take to end by itself, on a machine that is busy.
-const stopTime = 20 * time.Second
+// stopTime is how long a process may take to end by itself.
+const stopTime = 8 * time.Second
 
 // Process is a command in a process group of its own. The kernel kills it when
 // this process ends, however it ends.
