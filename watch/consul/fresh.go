@@ -44,10 +44,9 @@ func (s *Source) watchFreshness(ctx context.Context) {
 		}
 		asOf, err := s.freshness(ctx, query{path: healthPath(canary)}, freshTime)
 		if errors.Is(err, errStale) {
-			old := func() { s.health.fresh(asOf, isOld(at, asOf)) }
 			// An agent leaves a server that has no leader when it asks for one.
 			if s.cfg.Consistency == "stale" {
-				if now, asked := s.askLeader(ctx, old); asked == nil {
+				if now, asked := s.askLeader(ctx, func() { s.health.fresh(asOf, outOfTouch(at, asOf)) }); asked == nil {
 					asOf, err = now, nil
 					s.client.MoveOn(at) // what waits there is asked anew
 				}
@@ -64,7 +63,7 @@ func (s *Source) watchFreshness(ctx context.Context) {
 		case err == nil:
 			s.health.fresh(asOf, "")
 		case errors.Is(err, errStale):
-			s.health.fresh(asOf, isOld(at, asOf))
+			s.health.fresh(asOf, outOfTouch(at, asOf))
 		case errors.As(err, &status), errors.Is(err, consul.ErrMoved), s.client.Heard().After(began):
 			// It answers; what it refuses its queries say for themselves.
 		case consul.IsTimeout(err):
@@ -79,21 +78,21 @@ func (s *Source) watchFreshness(ctx context.Context) {
 	}
 }
 
-// isOld is what is said of an address whose answers are of that time.
-func isOld(at string, asOf time.Time) string {
+// outOfTouch is what is said of an address whose answers are of that time.
+func outOfTouch(at string, asOf time.Time) string {
 	return fmt.Sprintf("%s has heard from no leader since %s: what it says may be old", at, asOf.UTC().Format(time.RFC3339))
 }
 
 // askLeader makes a read that needs a leader. A server that has none looks for one for
 // 7 s and more, and one whose leader is frozen waits for its answer as long as it is let:
-// late is called when an election would be over.
+// late is called when an election would be over. It has returned before askLeader does.
 func (s *Source) askLeader(ctx context.Context, late func()) (time.Time, error) {
 	type answer struct {
 		asOf time.Time
 		err  error
 	}
 	answered := make(chan answer, 1)
-	go func() {
+	go func() { // ended by the client's own limit, if by nothing else
 		asOf, err := s.freshness(ctx, query{path: healthPath(canary), leader: true}, 0)
 		answered <- answer{asOf, err}
 	}()
