@@ -9,8 +9,9 @@
 #
 # Where real components share two processors, one test of thousands may run out of
 # its time. So up to three tests that failed are run once more, alone: what fails
-# again fails the run, and what does not is named at the end. A data race, a panic
-# and a package that failed without naming a test are never run again.
+# again fails the run, and what does not is named at the end, with what it had said:
+# it may have found a fault all the same. A data race, a panic and a package that
+# failed without naming a test are never run again.
 #
 #   tools/test.sh            everything
 #   tools/test.sh component  the tests with that tag alone
@@ -18,7 +19,8 @@ set -u
 cd "$(dirname "$0")/.."
 
 out=$(mktemp)
-trap 'rm -f "$out"' EXIT
+rerun=$(mktemp)
+trap 'rm -f "$out" "$rerun"' EXIT
 status=0 tests=0
 only=${1:-}
 
@@ -42,26 +44,35 @@ if [ "$only" != component ]; then
   [ "${PIPESTATUS[0]}" = 0 ] || tests=1
 fi
 
+# said prints the last that a test said when it failed, from among the others' lines.
+said() {
+  awk -v test="$1" '
+    /^=== / { split($3, name, "/"); now = name[1]; next }
+    $0 ~ "^--- FAIL: " test " " { ended = 1; exit }
+    now == test { lines[++n] = $0 }
+    END { if (ended) for (i = n > 60 ? n - 59 : 1; i <= n; i++) print lines[i] }' "$out"
+}
+
 # again runs the tests that failed once more, and is true when they pass.
 again() {
-  local failed where package race pattern rerun
+  local failed where name package race pattern
   mapfile -t failed < <(sed -nE 's/^--- FAIL: (Test[^ ]*) .*/\1/p' "$out" | sort -u)
   mapfile -t where < <(sed -nE 's/^FAIL\t([^\t ]+)\t.*/\1/p' "$out" | sort -u)
+  for name in "${failed[@]:0:10}"; do
+    echo "$name failed, and had said:"
+    said "$name"
+  done
   [ "${#failed[@]}" != 0 ] && [ "${#failed[@]}" -le 3 ] && [ "${#where[@]}" != 0 ] || return 1
   ! grep -qE '^panic: |DATA RACE|race detected during|\[(build|setup) failed\]' "$out" || return 1
   pattern="^($(IFS='|'; echo "${failed[*]}"))\$"
-  rerun=$(mktemp)
   for package in "${where[@]}"; do
     race=-race
     [[ $package != */e2e && $package != */e2e/* ]] || race=-race=false
-    echo "once more, alone: ${failed[*]} of $package"
-    if ! go test "$race" -v -count=1 -parallel 1 -timeout 10m -tags component -run "$pattern" "$package" 2>&1 | tee "$rerun" | grep -v -E '^(=== |PASS$)' ||
-      ! grep -qE '^--- PASS: ' "$rerun" || grep -qE '^--- (FAIL|SKIP): |^FAIL' "$rerun"; then
-      rm -f "$rerun"
-      return 1
-    fi
+    echo "once more, alone: $package"
+    go test "$race" -v -count=1 -parallel 1 -timeout 10m -tags component -run "$pattern" "$package" >"$rerun" 2>&1 || { cat "$rerun"; return 1; }
+    # Where no test ran, the package had failed of itself.
+    grep -qE '^--- PASS: ' "$rerun" && ! grep -qE '^\s*--- SKIP: ' "$rerun" || return 1
   done
-  rm -f "$rerun"
   echo "failed among the others, and passed alone: ${failed[*]}"
 }
 [ "$tests" = 0 ] || again || status=1
